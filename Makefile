@@ -1,0 +1,37 @@
+# Every command a person needs; `make help` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UP_ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## run everything on this machine until Ctrl-C (embedded servers, data in ./data)
+	@scripts/install-venv runtime
+	@exec $(BIN)/comment-monitor up $(UP_ARGS)
+
+test: ## the whole test suite, on embedded servers of its own
+	@scripts/install-venv dev
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: ## style, layers and generated pages
+	@scripts/install-venv dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: ## strict type check
+	@scripts/install-venv dev
+	@$(BIN)/mypy
+
+docs: ## write the generated pages under docs/ again
+	@scripts/install-venv dev
+	@$(BIN)/python scripts/generate-docs
+
+lock: ## resolve the dependencies again and write requirements/*.lock
+	@scripts/lock
+
+clean: ## remove the virtual environment and caches, never ./data
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.PHONY: help up test lint types docs lock clean

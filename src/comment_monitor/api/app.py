@@ -1,0 +1,84 @@
+"""The HTTP application: routes, errors and lifetime in one table."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Request, Response, get
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.response import Redirect
+from litestar.static_files import create_static_files_router
+from litestar_offline_docs import generate_static_files_config
+
+from comment_monitor import errors
+from comment_monitor.api import health, problems, process, read
+from comment_monitor.api.middleware import EncodedSlash, RequestId
+from comment_monitor.api.openapi import openapi_config
+from comment_monitor.api.state import Service
+from comment_monitor.config import Settings
+from comment_monitor.runtime import open_runtime
+
+
+@get("/", include_in_schema=False)
+async def home() -> Redirect:
+    """Where a person lands."""
+    return Redirect("/docs")
+
+
+@get("/openapi.json", include_in_schema=False, media_type="application/json")
+async def openapi_json(request: Request[Any, Any, State]) -> Response[dict[str, Any]]:
+    """The OpenAPI document."""
+    return Response(request.app.openapi_schema.to_schema())
+
+
+def provide_service(state: State) -> Service:
+    """The service of this process."""
+    service: Service = state.service
+    return service
+
+
+@asynccontextmanager
+async def _lifespan(app: Litestar) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    async with open_runtime(settings, application="comment-monitor orchestrator") as runtime:
+        app.state.service = Service(runtime)
+        yield
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The application for these settings; its lifespan opens and closes everything it needs."""
+    assets = generate_static_files_config()
+    return Litestar(
+        route_handlers=[
+            process.process_comments,
+            read.list_comments,
+            read.get_comment,
+            read.list_posts,
+            read.post_summary,
+            health.health,
+            home,
+            openapi_json,
+            create_static_files_router(
+                "/docs/assets", directories=list(assets.directories), include_in_schema=False
+            ),
+        ],
+        dependencies={"service": Provide(provide_service, sync_to_thread=False)},
+        lifespan=[_lifespan],
+        state=State({"settings": settings, "max_request_bytes": settings.max_request_bytes}),
+        middleware=[RequestId],
+        exception_handlers={
+            errors.Problem: problems.render,
+            HTTPException: problems.render_http,
+            Exception: problems.render_unexpected,
+        },  # type: ignore[dict-item]
+        request_max_body_size=settings.max_request_bytes,
+        openapi_config=openapi_config(),
+        logging_config=None,
+    )
+
+
+def create_asgi(app: Litestar) -> EncodedSlash:
+    """The application with what has to happen before routing."""
+    return EncodedSlash(app)  # type: ignore[arg-type]

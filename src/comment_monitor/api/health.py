@@ -1,0 +1,32 @@
+"""`GET /health`: both probes ask it, so no outage of a server behind this process may fail it."""
+
+import msgspec
+from litestar import Response, get
+
+from comment_monitor.api.state import Service
+
+
+class Health(msgspec.Struct):
+    """ok: all there; degraded: this process answers, something behind it does not; draining: it is on its way out."""
+
+    status: str
+    checks: dict[str, str]
+
+
+@get("/health", summary="Whether this process can answer", tags=["service"], responses={})
+async def health(service: Service) -> Response[Health]:
+    """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
+    runtime = service.runtime
+    schema, cache = runtime.schema.problem, runtime.cache.usable
+    checks = {
+        "database": schema.detail if schema else "ok",
+        "schema": runtime.schema.revision or "unknown",
+        "cache": "ok" if cache else "off" if not runtime.settings.redis_url else "away",
+        "broker": "ok" if runtime.publisher.available else "away",
+        "intake": "on" if runtime.settings.enabled else "off",
+        "queue": str(len(runtime.pipeline.queue)),
+    }
+    if service.leaving:
+        return Response(Health("draining", checks), status_code=503, headers={"Retry-After": "1"})
+    degraded = schema or checks["cache"] == "away" or checks["broker"] == "away"
+    return Response(Health("degraded" if degraded else "ok", checks))

@@ -1,0 +1,53 @@
+"""What every request passes through: its id, and slashes inside path segments."""
+
+import re
+import uuid
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote
+
+import structlog
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# Stands for a slash that belongs to an id while the router splits the path. From Unicode's private use area.
+SLASH: Final = "\ue02f"
+
+
+class RequestId:
+    """Binds a request's id (the caller's, where it is sane) to its log lines and sends it back."""
+
+    def __init__(self, app: "ASGIApp"):
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["state"]["request_id"] = request_id
+        header = (b"x-request-id", request_id.encode())
+
+        async def send_with_id(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self.app(scope, receive, send_with_id)
+
+
+class EncodedSlash:
+    """Keeps an encoded slash inside its path segment: ids such as Bluesky's `at://...` hold slashes."""
+
+    def __init__(self, app: "ASGIApp"):
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        raw: bytes | None = scope.get("raw_path") if scope["type"] == "http" else None
+        if raw and b"%2f" in raw.lower():
+            text = raw.split(b"?", 1)[0].decode("latin-1")
+            scope["path"] = unquote(re.sub("%2f", quote(SLASH), text, flags=re.IGNORECASE))
+        await self.app(scope, receive, send)

@@ -1,0 +1,80 @@
+"""Every error as a problem document (RFC 9457)."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import asyncpg
+from litestar import Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from comment_monitor import errors, log, metrics
+from comment_monitor.db import AWAY, NO_SCHEMA
+
+logger = log.get(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+AnyRequest = Request[Any, Any, State]
+
+
+def render(request: AnyRequest, problem: errors.Problem) -> Response[dict[str, object]]:
+    """The document of a problem."""
+    return _document(
+        request, problem.status, problem.slug, problem.title, problem.detail, problem.extra,
+        {**problem.headers, **({"Retry-After": str(problem.retry_after)} if problem.retry_after else {})},
+    )  # fmt: skip
+
+
+def render_http(request: AnyRequest, error: HTTPException) -> Response[dict[str, object]]:
+    """The document of an error that the framework raised: an unknown path or method, a parameter out of bounds."""
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        metrics.count_error(errors.TooLarge.slug)
+        limit = f"A request may hold at most {request.app.state.max_request_bytes} bytes."
+        return render(request, errors.TooLarge(limit))
+    title = HTTPStatus(error.status_code).phrase
+    slug = title.lower().replace(" ", "-")
+    extra = {"errors": error.extra} if isinstance(error.extra, list) else {}
+    return _document(request, error.status_code, slug, title, error.detail, extra, dict(error.headers or {}))
+
+
+def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, object]]:
+    """The document of any other error: the database's trouble by name, the rest without a word of its inside."""
+    if isinstance(error, asyncpg.QueryCanceledError | TimeoutError):
+        return render(request, errors.QueryTooSlow("Narrow it with `post_id`, `since` or `until`."))
+    if isinstance(error, NO_SCHEMA):
+        return render(request, errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`."))
+    if isinstance(error, AWAY):
+        return render(request, errors.DatabaseUnavailable("The database does not answer."))
+    if isinstance(error, asyncpg.DataError):
+        return render(request, errors.BadRequest("A parameter holds a value that can't be looked for."))
+    metrics.count_error(errors.Problem.slug)
+    # The exception itself is left out of the log: its message may quote what a user sent.
+    logger.error("request_failed", path=request.url.path, error=type(error).__name__, at=_where(error))
+    return render(request, errors.Problem("An error of ours. The request_id finds it in the logs."))
+
+
+def _where(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+
+
+def _document(  # noqa: PLR0913 - the members of the document
+    request: AnyRequest,
+    status: int,
+    slug: str,
+    title: str,
+    detail: str,
+    extra: dict[str, object],
+    headers: dict[str, str],
+) -> Response[dict[str, object]]:
+    content: dict[str, object] = {
+        "type": f"urn:comment-monitor:problem:{slug}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request.scope["state"].get("request_id"),
+        **extra,
+    }
+    return Response(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,63 @@
+"""`POST /comments/process`: the way in."""
+
+from hashlib import blake2b
+from typing import Any
+
+from litestar import Request, Response, post
+from litestar.datastructures import State
+
+from comment_monitor import errors, metrics
+from comment_monitor.api.openapi import ProcessOperation, problems
+from comment_monitor.api.state import Service
+from comment_monitor.limits import Verdict
+from comment_monitor.model import Receipt
+from comment_monitor.parse import parse_request
+
+
+@post(
+    "/comments/process",
+    status_code=200,
+    summary="Store comments and queue them for analysis",
+    description=(
+        "200 means committed: each stored comment and its place in the analysis queue. "
+        "A bad comment is rejected by name and the rest is stored; a repeat of the request is always safe."
+    ),
+    operation_class=ProcessOperation,
+    responses=problems(400, 413, 422, 429, 503),
+    tags=["comments"],
+)
+async def process_comments(request: Request[Any, Any, State], service: Service) -> Response[Receipt]:
+    """Parses the body, stores its comments, answers with what became of them."""
+    try:
+        service.require_work()
+        verdict = await _count(request, service)
+        parsed = parse_request(
+            await request.body(), max_comments=service.runtime.settings.max_comments_per_request
+        )
+    except errors.Problem as problem:
+        metrics.count_error(problem.slug)
+        raise
+    receipt = await service.runtime.pipeline.process(parsed)
+    if receipt.rejected and len(receipt.rejected) == receipt.received:
+        metrics.count_error(errors.NothingAccepted.slug)
+        raise errors.NothingAccepted(
+            f"None of the {receipt.received} comments can be stored.", extra={"rejected": receipt.rejected}
+        )
+    return Response(receipt, headers=verdict.headers if verdict else None)
+
+
+async def _count(request: Request[Any, Any, State], service: Service) -> Verdict | None:
+    verdict = await service.runtime.limit.hit(_client(request))
+    if verdict and not verdict.allowed:
+        metrics.RATE_LIMITED.inc()
+        raise errors.RateLimited(
+            f"{verdict.limit} requests a minute are allowed.", retry_after=verdict.reset, headers=verdict.headers
+        )
+    return verdict
+
+
+def _client(request: Request[Any, Any, State]) -> str:
+    """Who is counted: the API key, else the address; hashed, because a key is a secret and Redis is not its place."""
+    key = request.headers.get("x-api-key") or request.headers.get("authorization")
+    name = f"key {key}" if key else f"address {request.client.host if request.client else ''}"
+    return blake2b(name.encode(), digest_size=12).hexdigest()

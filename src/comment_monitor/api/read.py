@@ -1,0 +1,122 @@
+"""The reading endpoints."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import get
+from litestar.params import Parameter
+
+from comment_monitor import views
+from comment_monitor.api.middleware import SLASH
+from comment_monitor.api.openapi import problems
+from comment_monitor.api.state import Service
+from comment_monitor.errors import BadRequest
+
+Words = Annotated[str | None, Parameter(max_length=200)]
+Moment = Annotated[
+    str | None,
+    Parameter(
+        max_length=40,
+        description="RFC 3339, such as 2026-01-31T09:30:00Z; or a day, which begins at midnight UTC.",
+    ),
+]
+Limit = Annotated[int, Parameter(ge=1, le=500)]
+Cursor = Annotated[str | None, Parameter(max_length=1000, description="`next_cursor` of the page before.")]
+
+
+@get("/comments", summary="List comments, newest first", responses=problems(400, 503), tags=["comments"])
+async def list_comments(  # noqa: PLR0913 - the filters of the contract
+    service: Service,
+    post_id: Words = None,
+    author: Words = None,
+    source: Words = None,
+    parent_id: Words = None,
+    since: Moment = None,
+    until: Moment = None,
+    q: Annotated[str | None, Parameter(max_length=200, description="Words in the text, in any case.")] = None,
+    label: Words = None,
+    language: Annotated[str | None, Parameter(max_length=3, description="ISO 639-1, or `und`.")] = None,
+    sentiment: Annotated[str | None, Parameter(pattern="^(positive|neutral|negative)$")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> views.CommentPage:
+    """Comments that meet all given filters."""
+    service.runtime.schema.require()
+    filters: dict[str, Any] = {
+        "post_id": plain("post_id", post_id),
+        "author": plain("author", author),
+        "source": plain("source", source),
+        "parent_id": plain("parent_id", parent_id),
+        "since": moment("since", since),
+        "until": moment("until", until),
+        "q": plain("q", q),
+        "label": plain("label", label),
+        "language": plain("language", language),
+        "sentiment": sentiment,
+    }
+    return await views.comments(service.runtime.reading, filters, limit=limit, cursor=cursor)
+
+
+@get(
+    "/comments/{source:str}/{comment_id:str}",
+    summary="One comment",
+    description="A slash in the id is written %2F.",
+    responses=problems(400, 404, 503),
+    tags=["comments"],
+)
+async def get_comment(service: Service, source: str, comment_id: str) -> views.CommentView:
+    """The comment of this identity."""
+    service.runtime.schema.require()
+    return await views.comment(
+        service.runtime.reading, segment("source", source), segment("comment_id", comment_id)
+    )
+
+
+@get("/posts", summary="List posts, the one with the newest comment first", responses=problems(400, 503), tags=["posts"])
+async def list_posts(service: Service, limit: Limit = 50, cursor: Cursor = None) -> views.PostPage:
+    """Posts that have comments."""
+    service.runtime.schema.require()
+    return await views.posts(service.runtime.reading, limit=limit, cursor=cursor)
+
+
+@get(
+    "/posts/{source:str}/{post_id:str}/summary",
+    summary="A post's comments in numbers",
+    description="A slash in the id is written %2F.",
+    responses=problems(400, 404, 503),
+    tags=["posts"],
+)
+async def post_summary(service: Service, source: str, post_id: str) -> views.PostSummary:
+    """Counts by sentiment, language and label, authors, replies, edits and what is pending."""
+    service.runtime.schema.require()
+    return await views.post_summary(
+        service.runtime.reading, segment("source", source), segment("post_id", post_id)
+    )
+
+
+def plain(name: str, value: str | None) -> str | None:
+    """A text that PostgreSQL can take."""
+    if value is not None and "\0" in value:
+        raise BadRequest(f"`{name}` holds a NUL character.")
+    return value
+
+
+def segment(name: str, value: str) -> str:
+    """A path segment, in which EncodedSlash has hidden slashes."""
+    value = value.replace(SLASH, "/")
+    plain(name, value)
+    return value
+
+
+def moment(name: str, value: str | None) -> datetime | None:
+    """A moment from a query parameter. An unescaped `+` of an offset arrives as a space, and means itself."""
+    if not value:
+        return None
+    text = value.strip().replace(" ", "+")
+    if len(text) == len("2026-01-31"):
+        text += "T00:00:00Z"
+    try:
+        return msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
+    except msgspec.ValidationError:
+        raise BadRequest(f"`{name}` must be RFC 3339, such as 2026-01-31T09:30:00Z, or a day.") from None

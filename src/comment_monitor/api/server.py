@@ -1,0 +1,73 @@
+"""The process that serves: uvicorn, the metrics port, and an orderly way out."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import prometheus_client
+import uvicorn
+
+from comment_monitor import log
+from comment_monitor.api.app import create_app, create_asgi
+from comment_monitor.api.state import Service
+from comment_monitor.config import Settings
+
+logger = log.get(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn that leaves the signals to us: its own first act on SIGTERM is to close the door."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+async def serve(settings: Settings, *, host: str, port: int) -> bool:
+    """Serves until SIGTERM or SIGINT, then drains; False where the start failed (uvicorn has logged why)."""
+    app = create_app(settings)
+    server = Server(
+        uvicorn.Config(
+            create_asgi(app),
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=2048,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=settings.processing_timeout + 5,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not serving.done():
+        await _drain(app.state.service, settings)
+        server.should_exit = True
+    await serving
+    return server.started
+
+
+async def _drain(service: Service, settings: Settings) -> None:
+    """`/health` says 503 first; then no new work, and what was accepted is finished."""
+    service.leaving = True
+    logger.info("leaving", drain_delay=settings.drain_delay)
+    await asyncio.sleep(settings.drain_delay)
+    service.draining = True
+    logger.info("draining", waiting=len(service.runtime.pipeline.queue))
+
+
+def serve_metrics(host: str, port: int) -> None:
+    """`/metrics` on a port and threads of its own, so that a busy event loop is still scraped."""
+    prometheus_client.start_http_server(port, addr=host)

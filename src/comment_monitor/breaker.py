@@ -1,0 +1,33 @@
+"""A circuit breaker for side paths: what is away is not asked again with every request."""
+
+import random
+import time
+from typing import Final
+
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 15.0
+
+
+class Breaker:
+    """Open after a failure, for a pause that doubles with each further one (with jitter), up to 15 seconds."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._open_until = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether a try makes sense now."""
+        return time.monotonic() >= self._open_until
+
+    def failure(self) -> bool:
+        """Notes a failure; True where it is the first after a success, so that it is logged once."""
+        pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
+        self._open_until = time.monotonic() + pause * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+        self._failures = min(self._failures + 1, 10)
+        return self._failures == 1
+
+    def success(self) -> None:
+        """Notes that it works."""
+        self._failures = 0
+        self._open_until = 0.0

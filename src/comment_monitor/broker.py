@@ -1,0 +1,54 @@
+"""The Celery application as publisher and worker both need it: queue, delivery and time limits in one place."""
+
+from typing import Final
+
+from celery import Celery
+from kombu import Queue
+
+from comment_monitor.config import Settings
+
+QUEUE_NAME: Final = "comment-analysis"
+ANALYSE: Final = "comment_monitor.analyse"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery application for these settings; it connects when it is used."""
+    app = Celery("comment_monitor", broker=settings.broker_url or "memory://", set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE_NAME,
+        # Durable and persistent are the defaults; said here because delivery across a broker's restart rests on them.
+        task_queues=[Queue(QUEUE_NAME, durable=True)],
+        task_default_delivery_mode="persistent",
+        task_ignore_result=True,
+        # Acknowledged when done, and given back when the worker process is lost: a redelivery is harmless.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        # A batch takes milliseconds: a few in hand hide the broker's round trip, more would starve other workers.
+        worker_prefetch_multiplier=8,
+        # The soft limit raises inside the analyser, which then fails that comment; the hard one is the last resort.
+        task_soft_time_limit=settings.processing_timeout,
+        task_time_limit=settings.processing_timeout + 15,
+        # Event messages for the standard exporters cost a message each; they are switched on where one listens.
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=4,
+        # Publishing fails at once where the broker is away: the outbox has the batch, the sweep sends it again.
+        task_publish_retry=False,
+        broker_transport_options=_transport_options(settings.broker_url),
+        task_serializer="json",
+        accept_content=["json"],
+    )
+    return app
+
+
+def _transport_options(url: str) -> dict[str, object]:
+    if url.startswith("redis"):
+        # Redis gives an unacknowledged message back after this time.
+        return {"visibility_timeout": 300, "socket_connect_timeout": 2, "socket_timeout": 10}
+    if url.startswith(("amqp", "pyamqp")):
+        return {"confirm_publish": True, "max_retries": 1, "interval_start": 0, "interval_max": 0.5}
+    return {}

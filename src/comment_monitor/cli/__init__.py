@@ -1,0 +1,59 @@
+"""Every way to start the program."""
+
+import sys
+
+import click
+
+from comment_monitor import __version__
+from comment_monitor.errors import CommentMonitorError
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are asked for: `--help` need not load a language model."""
+
+    modules = (
+        ("up", "up", "Run everything on this machine: servers, API and worker, until Ctrl-C."),
+        ("serve", "serve", "Run the HTTP API."),
+        ("worker", "worker", "Run a Celery worker, which analyses comments."),
+        ("migrate", "migrate", "Bring the database to this version's schema."),
+        ("check", "check", "Prove the data's invariants on the live database."),
+        ("ingest", "ingest", "Read comments from a file: JSON Lines or CSV, also .gz."),
+        ("cleanup", "cleanup", "Remove old comments, and keep the index of recent ones recent."),
+        ("load-test", "load_test", "Drive a running service and measure it."),
+    )
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a user meets them."""
+        return [name for name, _, _ in self.modules]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command's module."""
+        module = next((module for name, module, _ in self.modules if name == cmd_name), None)
+        if module is None:
+            return None
+        command: click.Command = getattr(__import__(f"comment_monitor.cli.{module}", fromlist=[module]), module)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, _, text in self.modules])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="comment-monitor")
+def cli() -> None:
+    """Comment Monitoring Pipeline: every comment, once, sorted by what matters, never lost.
+
+    Settings are environment variables (docs/configuration.md). While `up` runs, the other commands find its servers
+    by themselves.
+    """
+
+
+def main() -> None:
+    """The console script: an error of ours is one line, not a traceback."""
+    try:
+        cli()
+    except CommentMonitorError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,57 @@
+"""`comment-monitor check`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from comment_monitor.cli.settings import data_dir_option, load_settings
+from comment_monitor.config import Settings
+from comment_monitor.db import AWAY, NO_SCHEMA, open_database
+from comment_monitor.invariants import Finding, check as look
+from comment_monitor.runtime import require_dsn
+
+# A full look at a large database takes its time.
+TIMEOUT = 3600.0
+TIMEOUTS_TO_WAIT = 10
+
+
+@click.command
+@click.option(
+    "--oldest",
+    type=click.FloatRange(min=0),
+    help=f"Seconds a batch may wait for its analysis. [default: {TIMEOUTS_TO_WAIT} x COMMENT_PROCESSING_TIMEOUT]",
+)
+@data_dir_option
+def check(oldest: float | None, data_dir: Path) -> None:
+    """Prove the data's invariants on the live database, in one snapshot.
+
+    Exit code 0: all hold. 1: it names what is broken, with examples.
+    """
+    settings = load_settings(data_dir)
+    require_dsn(settings)
+    bound = TIMEOUTS_TO_WAIT * settings.processing_timeout if oldest is None else oldest
+    try:
+        findings = asyncio.run(_check(settings, bound))
+    except NO_SCHEMA:
+        raise click.ClickException("The database has no tables yet: run `comment-monitor migrate`.") from None
+    except AWAY as error:
+        raise click.ClickException(f"The database does not answer ({type(error).__name__}).") from None
+    for finding in findings:
+        state = "ok    " if not finding.violations else "BROKEN"
+        click.echo(f"{state} {finding.promise}")
+        if finding.violations:
+            click.echo(f"       {finding.name}: {finding.violations}, such as {'; '.join(finding.examples)}")
+    broken = sum(1 for finding in findings if finding.violations)
+    click.echo(f"{len(findings) - broken} of {len(findings)} hold")
+    sys.exit(1 if broken else 0)
+
+
+async def _check(settings: Settings, oldest: float) -> list[Finding]:
+    database = await open_database(settings.postgres_dsn, size=1, timeout=TIMEOUT, application="comment-monitor check")
+    try:
+        async with database.snapshot() as conn:
+            return await look(conn, oldest=oldest)
+    finally:
+        await database.close()

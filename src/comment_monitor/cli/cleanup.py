@@ -1,0 +1,59 @@
+"""`comment-monitor cleanup`."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from comment_monitor import retention
+from comment_monitor.cli.progress import Progress
+from comment_monitor.cli.settings import data_dir_option, load_settings
+from comment_monitor.config import Settings
+from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, open_database
+from comment_monitor.runtime import require_dsn
+
+# An index over a large table takes its time; it holds nobody up.
+TIMEOUT = 6 * 3600.0
+
+
+@click.command
+@click.option("--days", type=click.IntRange(min=1), help="Keep this many days. [default: COMMENT_RETENTION_DAYS]")
+@click.option("--yes", is_flag=True, help="Do it. Without it: a dry run, which says what would be done.")
+@data_dir_option
+def cleanup(days: int | None, yes: bool, data_dir: Path) -> None:
+    """Remove comments stored longer ago than COMMENT_RETENTION_DAYS, and keep the index of recent ones recent.
+
+    A dry run unless --yes is given. Works in small transactions beside live traffic; cut short, run it again.
+    """
+    settings = load_settings(data_dir)
+    require_dsn(settings)
+    before = datetime.now(UTC) - timedelta(days=days or settings.retention_days)
+    try:
+        asyncio.run(_cleanup(settings, before, act=yes))
+    except NO_SCHEMA:
+        raise click.ClickException("The database has no tables yet: run `comment-monitor migrate`.") from None
+    except (*AWAY, *CONFLICT) as error:
+        raise click.ClickException(f"Cut short by the database ({type(error).__name__}); run it again.") from None
+
+
+async def _cleanup(settings: Settings, before: datetime, *, act: bool) -> None:
+    database = await open_database(
+        settings.postgres_dsn, size=1, timeout=TIMEOUT, application="comment-monitor cleanup"
+    )
+    try:
+        old = await retention.count_old(database, before)
+        day = before.date()
+        if not act:
+            click.echo(f"{old.count} comments stored before {day} would be removed (dry run; --yes removes them)")
+            return
+        removed = 0
+        with Progress(old.count, "removing") as progress:
+            async for amount in retention.delete_old(database, before):
+                removed += amount
+                progress.at(removed, removed)
+        click.echo(f"{removed} comments stored before {day} removed")
+        name, replaced = await retention.roll_recent_index(database)
+        click.echo(f"index of recent comments: {name}" + (f", in place of {', '.join(replaced)}" if replaced else ""))
+    finally:
+        await database.close()

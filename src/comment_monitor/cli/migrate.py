@@ -1,0 +1,33 @@
+"""`comment-monitor migrate`."""
+
+from pathlib import Path
+
+import click
+import psycopg2
+import sqlalchemy.exc
+
+from comment_monitor import migrations
+from comment_monitor.cli.settings import data_dir_option, load_settings
+from comment_monitor.runtime import require_dsn
+
+
+@click.command
+@click.argument("revision", default="head")
+@click.option("--down", is_flag=True, help="Go back to REVISION (`base`: to an empty database). Data is lost.")
+@data_dir_option
+def migrate(revision: str, down: bool, data_dir: Path) -> None:
+    """Bring the database to REVISION (default: this version's newest).
+
+    Several at once wait for one another. Runs beside live traffic: a lock that can't be had within 4 seconds ends
+    it with exit code 1 and nothing changed; run it again.
+    """
+    settings = load_settings(data_dir)
+    require_dsn(settings)
+    try:
+        (migrations.downgrade if down else migrations.upgrade)(settings.postgres_dsn, revision)
+    except (psycopg2.Error, sqlalchemy.exc.DBAPIError) as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        raise click.ClickException(f"Not migrated: {reason}") from None
+    except migrations.UnknownRevisionError as error:
+        raise click.ClickException(f"Not migrated: {error}") from None
+    click.echo(f"The database is at revision {migrations.current(settings.postgres_dsn) or 'base (empty)'}.")

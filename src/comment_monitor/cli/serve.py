@@ -1,0 +1,32 @@
+"""`comment-monitor serve`."""
+
+import sys
+
+import click
+import uvloop
+
+from comment_monitor.api import server
+from comment_monitor.cli.settings import load_settings
+from comment_monitor.runtime import require_dsn
+
+
+@click.command
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, help="Port of the HTTP API.")
+@click.option("--metrics-port", default=9090, show_default=True, help="Port of /metrics.")
+def serve(host: str, port: int, metrics_port: int) -> None:
+    """Run the HTTP API and this process's part of the pipeline.
+
+    Answers /health at once, even before the database is there or migrated. SIGTERM: /health turns 503, accepted
+    work is finished, then the process ends.
+    """
+    settings = load_settings()
+    require_dsn(settings)
+    try:
+        server.serve_metrics(host, metrics_port)
+    except OSError as error:
+        raise click.ClickException(
+            f"Port {metrics_port} on {host} can't be used ({error.strerror}); choose another with --metrics-port."
+        ) from None
+    if not uvloop.run(server.serve(settings, host=host, port=port)):
+        sys.exit(1)

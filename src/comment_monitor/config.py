@@ -1,0 +1,242 @@
+"""Every setting, declared once with its bounds, its default and its sentence; read from the environment.
+
+docs/configuration.md is generated from this file.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, get_type_hints
+
+import msgspec
+
+from comment_monitor.errors import ConfigurationError
+
+RATE_LIMIT_MIN: Final = 50
+
+
+def setting(variable: str, description: str, *, secret: bool = False, **bounds: Any) -> msgspec.Meta:
+    """The annotation of one field of `Settings`.
+
+    Args:
+        variable: the environment variable.
+        description: the sentence of the documentation.
+        secret: the value may hold a password, so no message shows it.
+        bounds: msgspec constraints: `ge`, `le`, `gt`, `min_length`.
+    """
+    return msgspec.Meta(description=description, extra={"variable": variable, "secret": secret}, **bounds)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The program's settings, within their bounds."""
+
+    enabled: Annotated[
+        bool,
+        setting(
+            "COMMENT_MONITORING_ENABLED",
+            "Take comments in. `false`: `POST /comments/process` answers 503, everything else works.",
+        ),
+    ] = True
+    batch_size: Annotated[
+        int,
+        setting("COMMENT_BATCH_SIZE", "Comments per processing batch and per Celery task.", ge=5, le=25),
+    ] = 10
+    dedup_cache_ttl: Annotated[
+        int,
+        setting("COMMENT_DEDUP_CACHE_TTL", "Seconds for which Redis remembers a comment.", ge=1800, le=7200),
+    ] = 3600
+    processing_timeout: Annotated[
+        int,
+        setting(
+            "COMMENT_PROCESSING_TIMEOUT",
+            "Seconds from a batch's arrival to its commit; over it the request answers 503 and may be repeated.",
+            ge=15,
+            le=45,
+        ),
+    ] = 30
+    rate_limit_per_minute: Annotated[
+        int,
+        setting(
+            "COMMENT_RATE_LIMIT_PER_MINUTE",
+            "Requests to `POST /comments/process` a minute and client (API key, else address), over all pods. 0: no limit.",
+            ge=0,
+            le=200,
+        ),
+    ] = 100
+    max_retries: Annotated[
+        int,
+        setting(
+            "COMMENT_MAX_RETRIES", "Repeats after a first failed try, wherever something is retried.", ge=0, le=10
+        ),
+    ] = 3
+    backoff_multiplier: Annotated[
+        float,
+        setting(
+            "COMMENT_BACKOFF_MULTIPLIER",
+            "Factor by which the wait grows from retry to retry (jitter is added).",
+            ge=1,
+            le=10,
+        ),
+    ] = 2
+    queue_capacity: Annotated[
+        int,
+        setting(
+            "COMMENT_QUEUE_CAPACITY",
+            "Comments that may wait in one process; beyond it requests answer 503 with `Retry-After`.",
+            ge=25,
+            le=1_000_000,
+        ),
+    ] = 10_000
+    max_comments_per_request: Annotated[
+        int,
+        setting("COMMENT_MAX_PER_REQUEST", "Comments in one request; more answer 413.", ge=1, le=100_000),
+    ] = 10_000
+    max_request_bytes: Annotated[
+        int,
+        setting(
+            "COMMENT_MAX_REQUEST_BYTES", "Bytes of one request's body; more answer 413.", ge=1024, le=268_435_456
+        ),
+    ] = 16 * 1024 * 1024
+    writers: Annotated[
+        int,
+        setting(
+            "COMMENT_WRITERS", "Concurrent writes to PostgreSQL in one process; each holds a connection.", ge=1, le=16
+        ),
+    ] = 2
+    write_group_size: Annotated[
+        int,
+        setting(
+            "COMMENT_WRITE_GROUP_SIZE", "Comments at most that share one write (group commit).", ge=25, le=10_000
+        ),
+    ] = 1000
+    read_connections: Annotated[
+        int,
+        setting("COMMENT_READ_CONNECTIONS", "PostgreSQL connections for reading, beside the writers'.", ge=1, le=64),
+    ] = 4
+    read_timeout: Annotated[
+        int,
+        setting("COMMENT_READ_TIMEOUT", "Seconds after which a reading query is given up with 503.", ge=1, le=120),
+    ] = 10
+    drain_delay: Annotated[
+        int,
+        setting(
+            "COMMENT_DRAIN_DELAY",
+            "Seconds after SIGTERM in which `/health` is 503 but work is still taken, so that load balancers notice.",
+            ge=0,
+            le=60,
+        ),
+    ] = 0
+    sweep_interval: Annotated[
+        float,
+        setting("COMMENT_SWEEP_INTERVAL", "Seconds between two looks for analysis work to send again.", gt=0, le=60),
+    ] = 1
+    resend_after: Annotated[
+        int,
+        setting(
+            "COMMENT_RESEND_AFTER",
+            "Seconds after which a batch not yet analysed is sent again (each time longer, with jitter).",
+            ge=1,
+            le=3600,
+        ),
+    ] = 60
+    retention_days: Annotated[
+        int,
+        setting(
+            "COMMENT_RETENTION_DAYS", "Days for which `cleanup` keeps a comment after it was stored.", ge=1, le=36_500
+        ),
+    ] = 365
+    postgres_dsn: Annotated[
+        str,
+        setting("POSTGRES_DSN", "PostgreSQL, as a plain libpq URI.", secret=True),
+    ] = ""
+    redis_url: Annotated[
+        str,
+        setting("REDIS_URL", "Redis for deduplication and rate limits. Empty: work without it.", secret=True),
+    ] = ""
+    celery_broker_url: Annotated[
+        str,
+        setting("CELERY_BROKER_URL", "The broker of the analysis queue.", secret=True),
+    ] = ""
+    rabbitmq_url: Annotated[
+        str,
+        setting("RABBITMQ_URL", "Read where `CELERY_BROKER_URL` is not set.", secret=True),
+    ] = ""
+    log_level: Annotated[
+        str,
+        setting("LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$"),
+    ] = "INFO"
+
+    @property
+    def broker_url(self) -> str:
+        """The Celery broker's URL; empty where none is set."""
+        return self.celery_broker_url or self.rabbitmq_url
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True):
+    """What the documentation and the error messages know about one setting."""
+
+    field: str
+    variable: str
+    description: str
+    default: Any
+    bounds: str
+    type: Any
+    secret: bool
+
+
+def bounds_of(variable: str, meta: msgspec.Meta, kind: type) -> str:
+    """The allowed values in words, such as `5 to 25`."""
+    if variable == "COMMENT_RATE_LIMIT_PER_MINUTE":
+        return f"0 or {RATE_LIMIT_MIN} to {meta.le}"
+    if variable == "LOG_LEVEL":
+        return "DEBUG, INFO, WARNING, ERROR or CRITICAL"
+    if kind is bool:
+        return "true or false"
+    low = f"{meta.ge:g}" if meta.ge is not None else f"above {meta.gt:g}" if meta.gt is not None else None
+    return "text" if low is None else f"{low} to {meta.le:g}"
+
+
+def declared() -> tuple[Declared, ...]:
+    """All settings in the order of their declaration."""
+    hints = get_type_hints(Settings, include_extras=True)
+    result = []
+    for field in msgspec.structs.fields(Settings):
+        kind, meta = hints[field.name].__origin__, hints[field.name].__metadata__[0]
+        variable = meta.extra["variable"]
+        result.append(
+            Declared(
+                field=field.name,
+                variable=variable,
+                description=meta.description,
+                default=field.default,
+                bounds=bounds_of(variable, meta, kind),
+                type=hints[field.name],
+                secret=meta.extra["secret"],
+            )
+        )
+    return tuple(result)
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings from the environment; an empty variable counts as not set.
+
+    Raises:
+        ConfigurationError: a value is out of bounds; the message names variable, value and bounds in one line.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for one in declared():
+        raw = source.get(one.variable, "").strip()
+        if raw:
+            values[one.field] = _convert(one, raw.upper() if one.variable == "LOG_LEVEL" else raw)
+    return Settings(**values)
+
+
+def _convert(one: Declared, raw: str) -> Any:
+    try:
+        value = msgspec.convert(raw, one.type, strict=False)
+        if one.field == "rate_limit_per_minute" and 0 < value < RATE_LIMIT_MIN:
+            raise msgspec.ValidationError
+    except msgspec.ValidationError:
+        shown = "<hidden>" if one.secret else raw
+        raise ConfigurationError(f"{one.variable}={shown}: must be {one.bounds}") from None
+    return value

@@ -1,0 +1,98 @@
+"""What Redis remembers of stored comments: it saves PostgreSQL work and decides nothing.
+
+Written after the commit, holding revision and digest of the text, so an entry is proof that this text of this
+comment was committed to this database. Forgotten or away, it costs time only.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from comment_monitor import log, metrics
+from comment_monitor.breaker import Breaker
+from comment_monitor.model import Comment
+
+logger = log.get(__name__)
+
+AWAY: Final = (RedisError, OSError, TimeoutError)
+
+# Sets each key to revision and digest unless a later revision stands there: two processes may answer for the same
+# comment out of order, and an old text must not pass for the latest.
+REMEMBER: Final = """
+local ttl = ARGV[1]
+for i, key in ipairs(KEYS) do
+    local new = ARGV[i + 1]
+    local old = redis.call('GET', key)
+    if not old or old:sub(1, 4) <= new:sub(1, 4) then redis.call('SET', key, new, 'EX', ttl) end
+end
+"""
+
+
+class Known(NamedTuple):
+    """A comment as Redis should remember it."""
+
+    comment: Comment
+    revision: int
+
+
+def digest(comment: Comment) -> bytes:
+    """12 bytes that stand for the text."""
+    return blake2b(comment.text.encode(), digest_size=12).digest()
+
+
+class DedupCache:
+    """The cache of one process. `namespace` is that of the database in use; without one nothing is remembered."""
+
+    def __init__(self, client: "redis.asyncio.Redis | None", *, ttl: int):
+        self._client = client
+        self._ttl = ttl
+        self._breaker = Breaker()
+        self._remember = client.register_script(REMEMBER) if client else None
+        self.namespace: bytes | None = None
+
+    def _key(self, comment: Comment) -> bytes:
+        name = f"{comment.source}\0{comment.id}".encode()
+        return blake2b(name, digest_size=16, key=self.namespace or b"").digest()
+
+    @property
+    def usable(self) -> bool:
+        """Whether asking makes sense now."""
+        return self._client is not None and self.namespace is not None and self._breaker.closed
+
+    async def seen(self, comments: Sequence[Comment]) -> list[bool]:
+        """For each comment whether it is stored with this very text; all False when Redis is away. One round trip."""
+        if not comments or not self.usable or self._client is None:
+            return [False] * len(comments)
+        try:
+            values = await self._client.mget([self._key(c) for c in comments])
+        except AWAY as error:
+            self._failed(error)
+            return [False] * len(comments)
+        self._breaker.success()
+        result = [
+            value is not None and value[4:] == digest(c) for value, c in zip(values, comments, strict=True)
+        ]
+        hits = sum(result)
+        metrics.CACHE_HITS.inc(hits)
+        metrics.CACHE_MISSES.inc(len(result) - hits)
+        return result
+
+    async def remember(self, known: Sequence[Known]) -> None:
+        """Notes committed comments. One round trip; away, it is left out."""
+        if not known or not self.usable or self._remember is None:
+            return
+        values = [one.revision.to_bytes(4, "big") + digest(one.comment) for one in known]
+        try:
+            await self._remember(keys=[self._key(one.comment) for one in known], args=[self._ttl, *values])
+        except AWAY as error:
+            self._failed(error)
+        else:
+            self._breaker.success()
+
+    def _failed(self, error: Exception) -> None:
+        metrics.count_error("cache")
+        if self._breaker.failure():
+            logger.warning("redis_away", error=type(error).__name__, effect="duplicates are found by PostgreSQL")

@@ -1,0 +1,207 @@
+"""Comments from files: JSON Lines and CSV, gzip or not, of any size in constant memory.
+
+A line that can't be read is named with its number and the rest goes on. Reading again is safe: what is stored
+already is counted as a duplicate.
+"""
+
+import asyncio
+import csv
+import gzip
+import io
+import json
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import IO, Any, Final, NamedTuple
+
+import msgspec
+
+from comment_monitor.model import Comment, Fate
+from comment_monitor.parse import DEFAULT_SOURCE, BadCommentError, build_comment, check_name
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+# A text of 10,000 characters, all escaped, with its metadata, fits many times over.
+MAX_LINE: Final = 4 * 1024 * 1024
+FIELDS: Final = ("source", "post_id", "id", "text", "author", "timestamp", "parent_id", "metadata")
+
+
+class BadLine(NamedTuple):
+    """A line that holds no comment that can be stored."""
+
+    line: int
+    id: str | None
+    reason: str
+
+
+class FileError(Exception):
+    """The file can't be read on from here. What came before is stored."""
+
+
+class LineHead(msgspec.Struct, kw_only=True):
+    """What a line says of its post; the comment itself is read like a request's."""
+
+    post_id: str | None = None
+    source: str | None = None
+
+
+_head = msgspec.json.Decoder(LineHead)
+
+
+class Numbered(NamedTuple):
+    """A comment and the line it stood on."""
+
+    line: int
+    comment: Comment
+
+
+def open_stream(raw: IO[bytes]) -> IO[bytes]:
+    """The plain bytes of a file that may be gzip (told by its first bytes, not by its name)."""
+    buffered = io.BufferedReader(raw, 1 << 20) if isinstance(raw, io.RawIOBase) else raw
+    peek = buffered.peek(2) if isinstance(buffered, io.BufferedReader) else b""
+    return gzip.GzipFile(fileobj=buffered) if peek[:2] == GZIP_MAGIC else buffered  # type: ignore[return-value]
+
+
+def read_json_lines(stream: IO[bytes], *, post_id: str | None, source: str | None) -> Iterator[Numbered | BadLine]:
+    """Comments from JSON Lines; `post_id` and `source` stand in where a line has none.
+
+    Raises:
+        FileError: a compressed file is damaged or cut short.
+    """
+    for number, line in _lines(stream):
+        if not line.strip():
+            continue
+        try:
+            if len(line) > MAX_LINE:
+                raise BadCommentError(f"the line is longer than {MAX_LINE} bytes")
+            yield Numbered(number, _from_json(line, post_id, source))
+        except BadCommentError as error:
+            yield BadLine(number, None, str(error))
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        while line := stream.readline(MAX_LINE + 2):
+            number += 1
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            while len(line) > MAX_LINE and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE)
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        raise FileError(f"damaged or cut short after line {number} ({error})") from None
+
+
+def _from_json(line: bytes, post_id: str | None, source: str | None) -> Comment:
+    try:
+        line.decode()
+        head = _head.decode(line)
+        item: Any = msgspec.Raw(line)
+    except UnicodeDecodeError as error:
+        raise BadCommentError(f"not UTF-8 at byte {error.start}") from None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        head, item = _carefully(line, error)
+    return build_comment(
+        check_name("post_id", head.post_id or post_id),
+        check_name("source", head.source or source or DEFAULT_SOURCE),
+        item,
+    )
+
+
+def _carefully(line: bytes, first: Exception) -> tuple[LineHead, Any]:
+    """By the standard library, which alone reads lone surrogates, so that they can be named."""
+    try:
+        item = json.loads(line)
+        return msgspec.convert(item, LineHead), item
+    except msgspec.ValidationError as error:
+        raise BadCommentError(f"{error}") from None
+    except (ValueError, RecursionError):
+        raise BadCommentError(f"not JSON: {first}") from None
+
+
+def read_csv(
+    stream: IO[bytes], *, post_id: str | None, source: str | None, columns: Mapping[str, str]
+) -> Iterator[Numbered | BadLine]:
+    """Comments from CSV with a header row. `columns` maps our field names to the file's, where they differ.
+
+    Columns that are no field are left out; `metadata` holds a JSON object.
+
+    Raises:
+        FileError: the header lacks a needed column, or the file can't be read on.
+    """
+    csv.field_size_limit(MAX_LINE)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.DictReader(text, strict=True)
+    header = reader.fieldnames or []
+    names = {field: columns.get(field, field) for field in FIELDS}
+    needed = ["id", "text", "author", *([] if post_id else ["post_id"])]
+    if missing := [names[field] for field in needed if names[field] not in header]:
+        raise FileError(
+            f"the header has no column {', '.join(missing)} (it has: {', '.join(header) or 'nothing'}); "
+            "--column FIELD=NAME names another"
+        )
+    number = reader.line_num
+    try:
+        for row in reader:
+            number = reader.line_num
+            yield _from_row(number, row, names, post_id, source)
+    except csv.Error as error:
+        raise FileError(f"not CSV after line {number} ({error})") from None
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        raise FileError(f"damaged or cut short after line {number} ({error})") from None
+
+
+def _from_row(
+    number: int, row: dict[str, str], names: Mapping[str, str], post_id: str | None, source: str | None
+) -> Numbered | BadLine:
+    values = {field: row.get(name) for field, name in names.items()}
+    item = {field: value for field, value in values.items() if value not in (None, "") or field == "text"}
+    try:
+        if "metadata" in item:
+            item["metadata"] = json.loads(item["metadata"] or "null")
+        comment = build_comment(
+            check_name("post_id", values["post_id"] or post_id),
+            check_name("source", values["source"] or source or DEFAULT_SOURCE),
+            item,
+        )
+        return Numbered(number, comment)
+    except json.JSONDecodeError:
+        return BadLine(number, values["id"], "`metadata` is not JSON")
+    except BadCommentError as error:
+        return BadLine(number, values["id"], str(error))
+
+
+async def ingest(
+    items: Iterable[Numbered | BadLine],
+    settle: Callable[[list[Comment]], Awaitable[list[Fate]]],
+    *,
+    chunk: int,
+    in_flight: int,
+    on_bad: Callable[[BadLine], None],
+) -> None:
+    """Feeds comments to the pipeline, `chunk` at a time with `in_flight` chunks under way.
+
+    Memory is bounded by `chunk * in_flight` comments. The first error of the pipeline ends it, after what was under
+    way is settled.
+    """
+    room = asyncio.Semaphore(in_flight)
+
+    async def store(part: list[Numbered]) -> None:
+        try:
+            result: list[Fate] = await settle([one.comment for one in part])
+            for one, fate in zip(part, result, strict=True):
+                if fate.kind == "rejected":
+                    on_bad(BadLine(one.line, one.comment.id, fate.reason))
+        finally:
+            room.release()
+
+    async with asyncio.TaskGroup() as group:
+        part: list[Numbered] = []
+        for item in items:
+            if isinstance(item, BadLine):
+                on_bad(item)
+                continue
+            part.append(item)
+            if len(part) == chunk:
+                await room.acquire()
+                group.create_task(store(part))
+                part = []
+        if part:
+            await room.acquire()
+            group.create_task(store(part))

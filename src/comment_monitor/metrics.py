@@ -1,0 +1,121 @@
+"""Every metric, declared once. docs/metrics.md is generated from this file, and a test holds code and page together.
+
+No label has unbounded values: no ids, no addresses, no texts.
+"""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Fine where a healthy batch is (milliseconds), with an edge at each threshold that alerts and settings use
+# (2, 10, 15 and 45 seconds).
+DURATION_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 45, 60,
+)  # fmt: skip
+
+PROCESSING_DURATION: Final = Histogram(
+    "comment_processing_duration_seconds",
+    "Seconds from a batch's arrival to its commit.",
+    buckets=DURATION_BUCKETS,
+)
+QUEUE_LENGTH: Final = Gauge(
+    "comment_processing_queue_length",
+    "Comments that this process has accepted and not yet committed.",
+    multiprocess_mode="livesum",
+)
+ERRORS: Final = Counter(
+    "comment_processing_errors_total",
+    "Errors by reason: a batch not committed, a comment rejected, a side path (cache, broker, rate limit) failed.",
+    ["reason"],
+)
+DUPLICATES: Final = Counter(
+    "comment_duplicates_detected_total",
+    "Duplicates by where they were found: in the same write, in Redis, in PostgreSQL.",
+    ["tier"],
+)
+DB_QUERY_DURATION: Final = Histogram(
+    "comment_db_query_duration_seconds",
+    "Seconds of one statement, by its name.",
+    ["query"],
+    buckets=DURATION_BUCKETS,
+)
+ATTEMPTS: Final = Counter("comment_processing_attempts_total", "Batches accepted for processing.")
+SUCCESS: Final = Counter("comment_processing_success_total", "Batches committed.")
+CACHE_HITS: Final = Counter(
+    "comment_dedup_cache_hits_total", "Comments that Redis knew to be stored with the same text."
+)
+CACHE_MISSES: Final = Counter("comment_dedup_cache_misses_total", "Comments that Redis did not know, so PostgreSQL was asked.")
+RATE_LIMITED: Final = Counter("comment_rate_limited_total", "Requests answered 429.")
+STORED: Final = Counter("comment_stored_total", "Comments committed, by whether they were new or edited.", ["kind"])
+BACKLOG: Final = Gauge(
+    "comment_analysis_backlog",
+    "Comments stored and not yet analysed, in the whole system.",
+    multiprocess_mode="max",
+)
+OUTBOX_RESENT: Final = Counter(
+    "comment_outbox_resent_total", "Analysis batches sent again because no result came in time."
+)
+ANALYSIS_DURATION: Final = Histogram(
+    "comment_analysis_duration_seconds",
+    "Seconds from a worker's start on a batch to its stored results.",
+    buckets=DURATION_BUCKETS,
+)
+ANALYSIS: Final = Counter("comment_analysis_total", "Comments by the outcome of their analysis: done, failed, retried.", ["outcome"])
+
+ALL: Final = (
+    PROCESSING_DURATION,
+    QUEUE_LENGTH,
+    ERRORS,
+    DUPLICATES,
+    DB_QUERY_DURATION,
+    ATTEMPTS,
+    SUCCESS,
+    CACHE_HITS,
+    CACHE_MISSES,
+    RATE_LIMITED,
+    STORED,
+    BACKLOG,
+    OUTBOX_RESENT,
+    ANALYSIS_DURATION,
+    ANALYSIS,
+)
+
+# The label values that can occur. They are made at import, so that a rate has a zero to start from and an alert
+# is never on an absent series.
+TIERS: Final = ("request", "cache", "database")
+ERROR_REASONS: Final = (
+    "all-rejected",
+    "analysis",
+    "broker",
+    "cache",
+    "database-unavailable",
+    "disabled",
+    "draining",
+    "internal",
+    "invalid-comment",
+    "invalid-request",
+    "not-json",
+    "not-storable",
+    "queue-full",
+    "rate-limit-store",
+    "rate-limited",
+    "schema-behind",
+    "timeout",
+    "too-large",
+    "upkeep",
+)
+for _tier in TIERS:
+    DUPLICATES.labels(tier=_tier)
+for _reason in ERROR_REASONS:
+    ERRORS.labels(reason=_reason)
+for _kind in ("new", "edited"):
+    STORED.labels(kind=_kind)
+for _outcome in ("done", "failed", "retried"):
+    ANALYSIS.labels(outcome=_outcome)
+
+
+def count_error(reason: str, amount: int = 1) -> None:
+    """Counts an error under a declared reason; a reason not declared above is a programming error (KeyError)."""
+    if reason not in ERROR_REASONS:
+        raise KeyError(reason)
+    ERRORS.labels(reason=reason).inc(amount)

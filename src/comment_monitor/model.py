@@ -1,0 +1,75 @@
+"""The values that flow through the pipeline. All frozen; a comment is what came, character for character."""
+
+from datetime import datetime
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+
+MAX_ID: Final = 200
+MAX_AUTHOR: Final = 200
+MAX_TEXT: Final = 10_000
+MAX_NAME: Final = 200
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
+class Comment(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One comment that passed every check."""
+
+    source: str
+    post_id: str
+    id: str
+    text: str
+    author: str
+    timestamp: datetime | None = None  # aware, in UTC; None: unknown
+    parent_id: str | None = None
+    metadata: str | None = None  # JSON object, as it came
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """A comment's identity in the whole system."""
+        return (self.source, self.id)
+
+
+class Rejection(msgspec.Struct, frozen=True, gc=False):
+    """Why the comment at this index of the request was not taken."""
+
+    index: int
+    id: str | None
+    reason: str
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """A request taken apart: what can be stored and what can't. `indexes[i]` is where `comments[i]` stood."""
+
+    post_id: str
+    comments: list[Comment]
+    indexes: list[int]
+    rejected: list[Rejection]
+
+
+class Fate(NamedTuple):
+    """What became of one comment: stored | updated | duplicate | rejected."""
+
+    kind: str
+    reason: str = ""
+
+
+STORED: Final = Fate("stored")
+UPDATED: Final = Fate("updated")
+DUPLICATE: Final = Fate("duplicate")
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `POST /comments/process`.
+
+    received = stored + updated + duplicates + len(rejected), and queued = stored + updated.
+    """
+
+    post_id: str
+    received: int
+    stored: int
+    updated: int
+    duplicates: int
+    queued: int
+    rejected: list[Rejection]

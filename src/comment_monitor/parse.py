@@ -1,0 +1,280 @@
+"""From bytes to comments: every bad comment is named, the good rest goes on.
+
+Three ways, tried in turn: one typed decode of the whole body (nearly always), then comment by comment, and last the
+standard library's decoder, which alone reads lone surrogates and so can name the comment that has them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from comment_monitor.errors import InvalidRequest, NotJson, TooLarge
+from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_NAME, MAX_TEXT, Comment, Name, Parsed, Rejection
+
+DEFAULT_SOURCE: Final = "threads"
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+Author = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AUTHOR)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+# Raw can't stand in a union: an empty one says that the field is not there.
+ABSENT: Final = msgspec.Raw()
+
+
+class IncomingComment(msgspec.Struct, gc=False, kw_only=True):
+    """A comment as a request may hold it."""
+
+    id: Id
+    text: Text
+    author: Author
+    timestamp: Moment | None = None
+    parent_id: Id | None = None
+    metadata: msgspec.Raw = ABSENT
+
+
+class LooseComment(msgspec.Struct, gc=False, kw_only=True):
+    """The same with a timestamp that may be blank."""
+
+    id: Id
+    text: Text
+    author: Author
+    timestamp: str | None = None
+    parent_id: str | None = None
+    metadata: msgspec.Raw = ABSENT
+
+
+class Request(msgspec.Struct, gc=False, kw_only=True):
+    """A body whose comments all have the right shape."""
+
+    post_id: Name
+    source: Name = DEFAULT_SOURCE
+    comments: list[IncomingComment]
+
+
+class RawRequest(msgspec.Struct, kw_only=True):
+    """A body whose comments are yet to be looked at."""
+
+    post_id: Name
+    source: Name = DEFAULT_SOURCE
+    comments: list[msgspec.Raw]
+
+
+class AnyRequest(msgspec.Struct, kw_only=True):
+    """The same, decoded by the standard library."""
+
+    post_id: Name
+    source: Name = DEFAULT_SOURCE
+    comments: list[Any]
+
+
+class BadCommentError(Exception):
+    """One comment's reason for rejection, in words for its sender."""
+
+
+_fast = msgspec.json.Decoder(Request)
+_raw = msgspec.json.Decoder(RawRequest)
+
+
+def parse_request(body: bytes, *, max_comments: int) -> Parsed:
+    """Takes a request's body apart.
+
+    Raises:
+        NotJson: it can't be read.
+        InvalidRequest: it has not the shape of a request.
+        TooLarge: more than `max_comments` comments.
+    """
+    try:
+        body.decode()
+        request = _fast.decode(body)
+    except UnicodeDecodeError as error:
+        raise NotJson(f"The body is not UTF-8 at byte {error.start}.") from None
+    except (msgspec.MsgspecError, RecursionError):
+        return _parse_carefully(body, max_comments)
+    _check_head(request.post_id, request.source, len(request.comments), max_comments)
+    return _gather(request.post_id, request.source, request.comments)
+
+
+def _parse_carefully(body: bytes, max_comments: int) -> Parsed:
+    try:
+        request: RawRequest | AnyRequest = _raw.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{error}.") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        request = _any_request(body, error)
+    _check_head(request.post_id, request.source, len(request.comments), max_comments)
+    return _gather(request.post_id, request.source, request.comments)
+
+
+def _any_request(body: bytes, first_error: Exception) -> AnyRequest:
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise NotJson(f"{first_error}.") from None
+    try:
+        return msgspec.convert(value, AnyRequest)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{error}.") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_head(post_id: str, source: str, count: int, max_comments: int) -> None:
+    for name, value in (("post_id", post_id), ("source", source)):
+        if fault := _text_fault(value):
+            raise InvalidRequest(f"`{name}` {fault}.")
+    if count > max_comments:
+        raise TooLarge(f"The request holds {count} comments; at most {max_comments} go into one.")
+
+
+def check_name(name: str, value: str | None) -> str:
+    """A post's or a source's name, of a comment that carries its own.
+
+    Raises:
+        BadCommentError: it is missing, too long or can't be stored.
+    """
+    if not value:
+        raise BadCommentError(f"`{name}` is missing")
+    if len(value) > MAX_NAME:
+        raise BadCommentError(f"`{name}` is longer than {MAX_NAME} characters")
+    if fault := _text_fault(value):
+        raise BadCommentError(f"`{name}` {fault}")
+    return value
+
+
+def _gather(post_id: str, source: str, items: Sequence[Any]) -> Parsed:
+    comments: list[Comment] = []
+    indexes: list[int] = []
+    rejected: list[Rejection] = []
+    for index, item in enumerate(items):
+        try:
+            comments.append(build_comment(post_id, source, item))
+            indexes.append(index)
+        except BadCommentError as error:
+            rejected.append(Rejection(index, _id_of(item), str(error)))
+    return Parsed(post_id, comments, indexes, rejected)
+
+
+def build_comment(post_id: str, source: str, item: Any) -> Comment:
+    """One comment from its decoded form, its raw JSON, or what the standard library made of it.
+
+    Raises:
+        BadCommentError: with the reason.
+    """
+    incoming = item if isinstance(item, IncomingComment) else _loose(item)
+    for name, value in (("id", incoming.id), ("author", incoming.author), ("text", incoming.text)):
+        if fault := _text_fault(value):
+            raise BadCommentError(f"`{name}` {fault}")
+    if incoming.parent_id is not None and (fault := _text_fault(incoming.parent_id)):
+        raise BadCommentError(f"`parent_id` {fault}")
+    if incoming.text.isspace():
+        raise BadCommentError("`text` is blank")
+    return Comment(
+        source=source,
+        post_id=post_id,
+        id=incoming.id,
+        text=incoming.text,
+        author=incoming.author,
+        timestamp=_utc(incoming.timestamp),
+        parent_id=incoming.parent_id or None,
+        metadata=_metadata(incoming.metadata),
+    )
+
+
+def _loose(item: Any) -> IncomingComment:
+    raw = item if isinstance(item, msgspec.Raw) else _raw_again(item)
+    try:
+        loose = msgspec.json.decode(raw, type=LooseComment)
+        stamp = loose.timestamp.strip() if loose.timestamp else None
+        timestamp = msgspec.convert(stamp, Moment) if stamp else None
+        parent = msgspec.convert(loose.parent_id, Id) if loose.parent_id else None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadCommentError(_in_words(error)) from None
+    return IncomingComment(
+        id=loose.id,
+        text=loose.text,
+        author=loose.author,
+        timestamp=timestamp,
+        parent_id=parent,
+        metadata=loose.metadata,
+    )
+
+
+def _raw_again(item: Any) -> msgspec.Raw:
+    """What the standard library decoded, as JSON again; a lone surrogate can't be encoded and so is found here."""
+    try:
+        return msgspec.Raw(json.dumps(item, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        fields = item.items() if isinstance(item, dict) else ()
+        names = [name for name, value in fields if _text_fault(json.dumps(value, ensure_ascii=False))]
+        raise BadCommentError(f"`{names[0] if names else 'comment'}` holds a lone surrogate") from None
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = str(error)
+    if "RFC3339" in text or "timezone" in text:
+        return "`timestamp` must be RFC 3339, such as 2026-01-31T09:30:00Z"
+    return text.replace("$.", "").replace(" - at `$`", "")
+
+
+def _text_fault(value: str) -> str | None:
+    if "\0" in value:
+        return "holds a NUL character"
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "holds a lone surrogate"
+    return None
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise BadCommentError("`timestamp` lies outside the years 1 to 9999") from None
+
+
+def _metadata(raw: msgspec.Raw) -> str | None:
+    text = bytes(raw).decode()
+    if text in ("", "null"):
+        return None
+    if not text.startswith("{"):
+        raise BadCommentError("`metadata` must be an object")
+    if "\\u0000" in text and _holds_nul(json.loads(text)):
+        raise BadCommentError("`metadata` holds a NUL character")
+    return text
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    children: Iterable[Any] = ()
+    if isinstance(value, dict):
+        children = [*value.keys(), *value.values()]
+    elif isinstance(value, list):
+        children = value
+    return any(map(_holds_nul, children))
+
+
+def _id_of(item: Any) -> str | None:
+    """The id to name a rejected comment by, cut to a readable length; None where there is none."""
+    if isinstance(item, msgspec.Raw):
+        try:
+            item = json.loads(bytes(item))
+        except (ValueError, RecursionError):
+            return None
+    value = item.get("id") if isinstance(item, dict) else getattr(item, "id", None)
+    if not isinstance(value, str):
+        return None
+    return value[:MAX_NAME].encode("utf-8", "replace").decode()

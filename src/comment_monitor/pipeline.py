@@ -1,0 +1,198 @@
+"""The flow of a comment on one page: batch, queue, dedup, store, commit, remember, answer, publish."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import asyncpg
+import stamina
+
+from comment_monitor import errors, log, metrics, store
+from comment_monitor.config import Settings
+from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, Database
+from comment_monitor.dedup import DedupCache
+from comment_monitor.model import DUPLICATE, Comment, Fate, Parsed, Receipt, Rejection
+from comment_monitor.publish import Publisher
+from comment_monitor.queue import Batch, ProcessingQueue
+from comment_monitor.store import Written
+from comment_monitor.waves import Plan
+
+logger = log.get(__name__)
+
+RETRIED: Final = (*AWAY, *CONFLICT)
+
+
+class Pipeline:
+    """One process's way from parsed comments to committed ones."""
+
+    def __init__(self, settings: Settings, database: Database, cache: DedupCache, publisher: Publisher | None):
+        self.settings = settings
+        self.queue = ProcessingQueue(settings.queue_capacity)
+        self._database = database
+        self._cache = cache
+        self._publisher = publisher
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Pipeline"]:
+        """Runs the writers; at the end the queue is closed and what it holds is written."""
+        writers = [asyncio.create_task(self._writer(), name=f"writer-{n}") for n in range(self.settings.writers)]
+        try:
+            yield self
+        finally:
+            await self.queue.close()
+            await asyncio.gather(*writers)
+
+    async def process(self, parsed: Parsed) -> Receipt:
+        """Stores a request's comments; returns once they are committed.
+
+        Raises:
+            Unavailable: QueueFull, Draining, Timeout, DatabaseUnavailable, SchemaBehind. Some batches may have been
+                committed; a repeat counts them as duplicates.
+        """
+        fates = await self.settle(parsed.comments)
+        rejected = list(parsed.rejected)
+        counts = {"stored": 0, "updated": 0, "duplicate": 0, "rejected": 0}
+        for comment, index, fate in zip(parsed.comments, parsed.indexes, fates, strict=True):
+            counts[fate.kind] += 1
+            if fate.kind == "rejected":
+                rejected.append(Rejection(index, comment.id, fate.reason))
+        if parsed.rejected:
+            metrics.count_error("invalid-comment", len(parsed.rejected))
+        return Receipt(
+            post_id=parsed.post_id,
+            received=len(parsed.comments) + len(parsed.rejected),
+            stored=counts["stored"],
+            updated=counts["updated"],
+            duplicates=counts["duplicate"],
+            queued=counts["stored"] + counts["updated"],
+            rejected=sorted(rejected, key=lambda one: one.index),
+        )
+
+    async def settle(self, comments: Sequence[Comment]) -> list[Fate]:
+        """The fate of each comment, in order, once all are committed."""
+        size = self.settings.batch_size
+        batches = await self.queue.put([comments[at : at + size] for at in range(0, len(comments), size)])
+        waiting = [batch.done for batch in batches]
+        try:
+            async with asyncio.timeout(self.settings.processing_timeout):
+                return [fate for fates in await asyncio.gather(*waiting) for fate in fates]
+        except TimeoutError:
+            late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
+            raise errors.Timeout(late) from None
+        finally:
+            for future in waiting:
+                future.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _writer(self) -> None:
+        while (group := await self.queue.take(self.settings.write_group_size)) is not None:
+            await self._write(group)
+
+    async def _write(self, group: list[Batch]) -> None:
+        """Settles every batch of the group, one way or the other; never raises, or the writer would be gone."""
+        try:
+            await self._commit_group(group)
+        except errors.Problem as problem:
+            metrics.count_error(problem.slug, len(group))
+            _give_up(group, problem)
+        except Exception:
+            logger.exception("write_failed")
+            metrics.count_error("internal", len(group))
+            _give_up(group, errors.DatabaseUnavailable("The comments could not be stored; repeat the request."))
+
+    async def _commit_group(self, group: list[Batch]) -> None:
+        """Commits batches together; if PostgreSQL refuses them as data, each by itself, to find the one at fault."""
+        try:
+            fates = await self._commit([batch.comments for batch in group])
+        except errors.NotStorableError as error:
+            if len(group) > 1:
+                for batch in group:
+                    await self._write([batch])
+                return
+            fates = [await self._one_by_one(group[0].comments, error)]
+        for batch, result in zip(group, fates, strict=True):
+            _settle(batch, result)
+
+    async def _one_by_one(self, comments: Sequence[Comment], error: errors.NotStorableError) -> list[Fate]:
+        """Stores what can be stored of a batch in which some comment can't."""
+        if len(comments) == 1:
+            metrics.count_error("not-storable")
+            return [Fate("rejected", str(error))]
+        result: list[Fate] = []
+        for comment in comments:
+            try:
+                [[fate]] = await self._commit([[comment]])
+            except errors.NotStorableError as why:
+                [fate] = await self._one_by_one([comment], why)
+            result.append(fate)
+        return result
+
+    async def _commit(self, parts: list[Sequence[Comment]]) -> list[list[Fate]]:
+        """Dedup, store, commit, remember and publish for all parts in one go; retried while PostgreSQL is away."""
+        comments = [comment for part in parts for comment in part]
+        plan = Plan(comments, await self._cache.seen(comments))
+        try:
+            written = await self._store_with_retries(plan) if plan.waves else []
+        except NO_SCHEMA:
+            raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
+        except RETRIED as error:
+            logger.warning("database_unavailable", error=type(error).__name__)
+            raise errors.DatabaseUnavailable("The database does not answer; repeating the request is safe.") from None
+        except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
+            raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
+        await self._cache.remember(plan.apply(written))
+        if self._publisher:
+            self._publisher.publish([id_ for one in written for id_ in one.outbox])
+        _count(plan)
+        fates = iter(plan.fates)
+        return [[next(fates) for _ in part] for part in parts]
+
+    async def _store_with_retries(self, plan: Plan) -> list[Written]:
+        async for attempt in stamina.retry_context(
+            on=RETRIED,
+            attempts=self.settings.max_retries + 1,
+            timeout=self.settings.processing_timeout,
+            wait_initial=0.1,
+            wait_max=5.0,
+            wait_jitter=0.5,
+            wait_exp_base=self.settings.backoff_multiplier,
+        ):
+            with attempt:
+                return await self._store(plan)
+        raise AssertionError("stamina returns or raises")
+
+    async def _store(self, plan: Plan) -> list[Written]:
+        async with self._database.transaction() as conn:
+            return [
+                await store.write(
+                    conn,
+                    plan.wave(number),
+                    batch_size=self.settings.batch_size,
+                    due_in=self.settings.resend_after,
+                )
+                for number in range(len(plan.waves))
+            ]
+
+
+def _count(plan: Plan) -> None:
+    new, edited = plan.new_and_edited()
+    metrics.STORED.labels(kind="new").inc(new)
+    metrics.STORED.labels(kind="edited").inc(edited)
+    for tier, amount in plan.duplicates.items():
+        metrics.DUPLICATES.labels(tier=tier).inc(amount)
+
+
+def _settle(batch: Batch, fates: list[Fate]) -> None:
+    metrics.PROCESSING_DURATION.observe(time.perf_counter() - batch.arrived)
+    metrics.SUCCESS.inc()
+    if not batch.done.done():
+        batch.done.set_result(fates)
+
+
+def _give_up(group: list[Batch], problem: errors.Problem) -> None:
+    for batch in group:
+        if not batch.done.done():
+            batch.done.set_exception(problem)

@@ -1,0 +1,96 @@
+"""Removal of old comments, and the index of recent ones kept recent: both beside live traffic."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, NamedTuple
+
+from comment_monitor.db import Database, Query
+
+RECENT_DAYS: Final = 7
+BATCH: Final = 1000
+# Between two batches, so that removal never takes the disk from ingestion.
+PAUSE: Final = 0.02
+INDEX_PREFIX: Final = "comments_recent_"
+
+# How many comments were stored before $1, and when the first of them was.
+COUNT_OLD: Final = Query("count_old_comments", "SELECT count(*), min(created_at) FROM comments WHERE created_at < $1")
+
+# Removes the oldest comments stored before $1, at most $2. Ids grow with time, so this walks the primary key from
+# its low end; rows that someone is writing to wait for the next batch. Results and versions go with them (cascade),
+# and an outbox row that names only comments that are gone ends when a worker takes it.
+DELETE_OLD: Final = Query(
+    "delete_old_comments",
+    """
+    WITH first AS (SELECT id, created_at FROM comments ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED),
+    gone AS (DELETE FROM comments WHERE id IN (SELECT id FROM first WHERE created_at < $1) RETURNING 1)
+    SELECT count(*) FROM gone
+    """,
+)
+
+# The indexes of recent comments that there are, with whether each is valid (a build that was cut short is not).
+RECENT_INDEXES: Final = Query(
+    "recent_indexes",
+    """
+    SELECT i.relname AS name, x.indisvalid AS valid FROM pg_index x
+    JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
+    WHERE t.oid = 'comments'::regclass AND i.relname LIKE 'comments\\_recent\\_%' ORDER BY 1
+    """,
+)
+
+
+class Old(NamedTuple):
+    """What a removal would take away."""
+
+    count: int
+    oldest: datetime | None
+
+
+async def count_old(database: Database, before: datetime) -> Old:
+    """Counts the comments stored before a moment."""
+    async with database.connection() as conn:
+        (row,) = await conn.fetch(COUNT_OLD, before)
+    return Old(*row)
+
+
+async def delete_old(database: Database, before: datetime) -> AsyncIterator[int]:
+    """Removes comments stored before a moment, a small transaction at a time; yields how many each took."""
+    while True:
+        async with database.transaction() as conn:
+            removed = await conn.value(DELETE_OLD, before, BATCH)
+        if not removed:
+            return
+        yield removed
+        await asyncio.sleep(PAUSE)
+
+
+def recent_index_name(since: date) -> str:
+    """The name of the partial index whose predicate starts at this day."""
+    return f"{INDEX_PREFIX}{since:%Y%m%d}"
+
+
+async def roll_recent_index(database: Database, today: date | None = None) -> tuple[str, list[str]]:
+    """Makes the index of recent comments start seven days ago; returns its name and those it replaced.
+
+    Builds the new one first and drops the old one last, both CONCURRENTLY: queries always have one, writers never
+    wait. Cut short at any point, a repeat completes it: an invalid index is dropped and built again.
+    """
+    since = (today or datetime.now(UTC).date()) - timedelta(days=RECENT_DAYS)
+    name = recent_index_name(since)
+    async with database.connection() as conn:
+        await conn.raw.execute("SET statement_timeout = 0")
+        try:
+            existing = {row["name"]: row["valid"] for row in await conn.fetch(RECENT_INDEXES)}
+            if existing.get(name) is False:
+                await conn.raw.execute(f"DROP INDEX CONCURRENTLY {name}")
+            if not existing.get(name):
+                await conn.raw.execute(
+                    f"CREATE INDEX CONCURRENTLY {name} ON comments (occurred_at DESC, id DESC) "
+                    f"WHERE occurred_at >= '{since.isoformat()} 00:00:00+00'"
+                )
+            replaced = [one for one in existing if one != name]
+            for one in replaced:
+                await conn.raw.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {one}")
+        finally:
+            await conn.raw.execute("RESET statement_timeout")
+    return name, replaced

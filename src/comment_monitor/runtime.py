@@ -1,0 +1,101 @@
+"""Opens pools and clients once and closes them again: the only place with lifetimes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import redis.asyncio
+import redis.asyncio.retry
+import redis.backoff
+
+from comment_monitor.broker import make_celery
+from comment_monitor.config import Settings
+from comment_monitor.db import Database, open_database
+from comment_monitor.dedup import DedupCache
+from comment_monitor.errors import ConfigurationError
+from comment_monitor.limits import RateLimit
+from comment_monitor.pipeline import Pipeline
+from comment_monitor.publish import Publisher
+from comment_monitor.schema import Schema
+from comment_monitor.upkeep import Upkeep
+
+REDIS_TIMEOUT = 0.5
+
+
+class Runtime(NamedTuple):
+    """What a process that takes comments in works with."""
+
+    settings: Settings
+    writing: Database
+    reading: Database
+    schema: Schema
+    cache: DedupCache
+    limit: RateLimit
+    pipeline: Pipeline
+    upkeep: Upkeep
+    publisher: Publisher
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator[Runtime]:
+    """Everything a process needs that takes comments in; at the end accepted work is finished, then all is closed.
+
+    Raises:
+        ConfigurationError: POSTGRES_DSN is missing or can't be read.
+    """
+    require_dsn(settings)
+    writing = await open_database(
+        settings.postgres_dsn,
+        size=settings.writers + 2,
+        timeout=settings.processing_timeout,
+        application=application,
+    )
+    reading = await open_database(
+        settings.postgres_dsn,
+        size=settings.read_connections,
+        timeout=settings.read_timeout,
+        application=f"{application} reading",
+    )
+    client = open_redis(settings.redis_url)
+    cache = DedupCache(client, ttl=settings.dedup_cache_ttl)
+    publisher = Publisher(make_celery(settings))
+    schema = Schema()
+    pipeline = Pipeline(settings, writing, cache, publisher)
+    upkeep = Upkeep(settings, writing, schema, cache, publisher)
+    limit = RateLimit(settings.rate_limit_per_minute, settings.redis_url, timeout=REDIS_TIMEOUT)
+    try:
+        await upkeep.look_at_schema()
+        async with upkeep.running(), pipeline.running():
+            yield Runtime(settings, writing, reading, schema, cache, limit, pipeline, upkeep, publisher)
+    finally:
+        publisher.close(timeout=5)
+        await writing.close()
+        await reading.close()
+        if client:
+            await client.aclose()
+
+
+def require_dsn(settings: Settings) -> None:
+    """Says what is missing where no database is named."""
+    if not settings.postgres_dsn:
+        raise ConfigurationError(
+            "POSTGRES_DSN is not set and no `comment-monitor up` is running on this data folder: start it, "
+            "or name a database, such as POSTGRES_DSN=postgresql://user:password@host:5432/comments"
+        )
+
+
+def open_redis(url: str) -> "redis.asyncio.Redis | None":
+    """A client that gives up soon: Redis is a side path, and a slow one must not hold up a write."""
+    if not url:
+        return None
+    try:
+        client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
+            url,
+            socket_timeout=REDIS_TIMEOUT,
+            socket_connect_timeout=REDIS_TIMEOUT,
+            # One immediate repeat: a pooled connection may have been closed by a restart of the server.
+            retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1),
+        )
+    except ValueError:
+        raise ConfigurationError("REDIS_URL=<hidden>: must be redis://, rediss:// or unix://") from None
+    return client

@@ -1,0 +1,49 @@
+"""Whether the database at hand is one that this code can work on."""
+
+from typing import Final
+
+from comment_monitor import migrations
+from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query
+from comment_monitor.errors import DatabaseUnavailable, Problem, SchemaBehind
+
+# The revision of the database, and the prefix of its keys in Redis.
+REVISION: Final = Query("schema_revision", "SELECT version_num FROM alembic_version")
+NAMESPACE: Final = Query("cache_namespace", "SELECT cache_namespace FROM installation")
+
+
+class Schema:
+    """What is known of the database's schema; looked at on a clock, asked by every request that works on it."""
+
+    def __init__(self) -> None:
+        self._usable = migrations.usable_revisions()
+        self._known = migrations.known_revisions()
+        self.revision: str | None = None
+        self.namespace: bytes | None = None
+        self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
+
+    def require(self) -> None:
+        """Raises SchemaBehind or DatabaseUnavailable where work can't be done now."""
+        if self.problem:
+            raise self.problem
+
+    async def look(self, database: Database) -> None:
+        """Finds out anew; never raises for a database that is away."""
+        try:
+            async with database.connection() as conn:
+                await self._read(conn)
+        except NO_SCHEMA:
+            self.problem = SchemaBehind("The database has no tables yet: run `comment-monitor migrate`.")
+        except AWAY as error:
+            self.problem = DatabaseUnavailable(f"The database does not answer ({type(error).__name__}).")
+
+    async def _read(self, conn: Connection) -> None:
+        self.revision = await conn.value(REVISION)
+        # A revision unknown here was made by a later release, which keeps it working for this one.
+        if self.revision in self._usable or (self.revision is not None and self.revision not in self._known):
+            self.namespace = (await conn.value(NAMESPACE)).bytes
+            self.problem = None
+        else:
+            self.problem = SchemaBehind(
+                f"The database is at revision {self.revision}, older than {migrations.OLDEST_USABLE}: "
+                "run `comment-monitor migrate`."
+            )

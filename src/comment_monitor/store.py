@@ -1,0 +1,204 @@
+"""The statements that write comments, their place in the analysis queue and their results. None of them commits."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from comment_monitor.analysis import VERSION, Analysis, Failure
+from comment_monitor.db import Connection, Query
+from comment_monitor.model import STORED, UPDATED, Comment, Fate
+
+# Stores new comments, takes the text of edited ones (a trigger keeps the old text as a version), leaves duplicates
+# alone, and queues what is new or edited for analysis in rows of at most $10 comments: all in one statement,
+# whatever the number of comments. The rows arrive sorted by identity, so that two writers lock in one order.
+WRITE: Final = Query(
+    "write_comments",
+    """
+    WITH written AS (
+        INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
+        SELECT source, comment_id, post_id, author, text, posted_at, parent_id, metadata::json
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
+            AS new (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
+        ON CONFLICT (source, comment_id) DO UPDATE SET text = excluded.text
+            WHERE c.text IS DISTINCT FROM excluded.text
+        RETURNING c.id, c.source, c.comment_id, c.revision
+    ), numbered AS (
+        SELECT id, (row_number() OVER (ORDER BY id) - 1) / $10::int AS part FROM written
+    ), queued AS (
+        INSERT INTO analysis_outbox (comment_ids, due_at)
+        SELECT array_agg(id ORDER BY id), now() + make_interval(secs => $9) FROM numbered GROUP BY part
+        RETURNING id
+    )
+    SELECT id, source, comment_id, revision FROM written
+    UNION ALL
+    SELECT id, NULL, NULL, NULL FROM queued
+    """,
+)
+
+# One outbox row's comments as they are now; the row stays until its results are stored.
+LOAD_BATCH: Final = Query(
+    "load_batch",
+    """
+    SELECT o.starts, o.resends, o.failures, c.id, c.revision, c.text
+    FROM analysis_outbox o
+    LEFT JOIN LATERAL unnest(o.comment_ids) AS wanted (id) ON true
+    LEFT JOIN comments c ON c.id = wanted.id
+    WHERE o.id = $1
+    ORDER BY c.id
+    """,
+)
+
+# Counts a start on a batch that was sent before: how a batch that kills its worker is told from one that was lost.
+COUNT_START: Final = Query(
+    "count_start", "UPDATE analysis_outbox SET starts = starts + 1 WHERE id = $1 RETURNING starts"
+)
+
+# Two workers that store the same text at once must see each other, or neither finds the repetition.
+LOCK_TEXTS: Final = Query(
+    "lock_texts",
+    "SELECT pg_advisory_xact_lock(digest) FROM (SELECT DISTINCT unnest($1::bigint[]) AS digest ORDER BY 1) AS sorted",
+)
+
+# Stores results, never over those of a later revision, and ends their outbox row ($1). A text that stands in
+# another comment too is labelled `repeated`, here and there. Comments removed in the meantime are left out.
+SAVE_RESULTS: Final = Query(
+    "save_results",
+    """
+    WITH ended AS (
+        DELETE FROM analysis_outbox WHERE id = $1
+    ), new AS (
+        SELECT r.*, r.digest IS NOT NULL AND (
+            EXISTS (SELECT FROM comment_analyses o WHERE o.text_digest = r.digest AND o.comment_id <> r.comment_id)
+            OR count(*) OVER (PARTITION BY r.digest) > 1
+        ) AS repeated
+        FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::real[], $7::text[], $8::real[], $9::text[],
+                    $10::bigint[], $11::text[])
+            AS r (comment_id, revision, status, language, language_confidence, sentiment, sentiment_score, labels,
+                  digest, error)
+        JOIN comments c ON c.id = r.comment_id
+    ), saved AS (
+        INSERT INTO comment_analyses AS a (comment_id, revision, status, analyser_version, language, language_confidence,
+            sentiment, sentiment_score, labels, text_digest, error)
+        SELECT comment_id, revision, status, $12, language, language_confidence, sentiment, sentiment_score,
+            string_to_array(labels, ',') || CASE WHEN repeated THEN '{repeated}'::text[] ELSE '{}' END, digest, error
+        FROM new ORDER BY comment_id
+        ON CONFLICT (comment_id) DO UPDATE SET revision = excluded.revision, status = excluded.status,
+            analyser_version = excluded.analyser_version, analysed_at = now(), language = excluded.language,
+            language_confidence = excluded.language_confidence, sentiment = excluded.sentiment,
+            sentiment_score = excluded.sentiment_score, labels = excluded.labels,
+            text_digest = excluded.text_digest, error = excluded.error
+        WHERE a.revision <= excluded.revision
+        RETURNING comment_id
+    ), labelled AS (
+        UPDATE comment_analyses SET labels = labels || '{repeated}'::text[]
+        WHERE text_digest IN (SELECT digest FROM new WHERE repeated)
+            AND comment_id <> ALL ($2) AND NOT labels @> '{repeated}'
+    )
+    SELECT count(*) FROM saved
+    """,
+)
+
+# Keeps in the outbox row only the comments that failed, for a later try.
+KEEP_FAILING: Final = Query(
+    "keep_failing",
+    """
+    UPDATE analysis_outbox SET comment_ids = $2, failures = failures + 1, due_at = now() + make_interval(secs => $3)
+    WHERE id = $1
+    """,
+)
+
+# Gives each comment of a row a row of its own, due now: one that kills its worker must not take others with it.
+SPLIT_BATCH: Final = Query(
+    "split_batch",
+    """
+    WITH old AS (DELETE FROM analysis_outbox WHERE id = $1 RETURNING comment_ids, created_at)
+    INSERT INTO analysis_outbox (comment_ids, created_at, due_at, resends)
+    SELECT ARRAY[one], created_at, now(), 1 FROM old, unnest(comment_ids) AS one
+    """,
+)
+
+# Takes overdue rows for sending again, each a longer time ahead. Any process may run it at any time.
+SWEEP: Final = Query(
+    "sweep_outbox",
+    """
+    UPDATE analysis_outbox SET resends = resends + 1,
+        due_at = now() + make_interval(secs => least($2 * $3 ^ least(resends + 1, 20), 3600) * (0.75 + random() / 2))
+    WHERE id IN (SELECT id FROM analysis_outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING id
+    """,
+)
+
+
+class Written(NamedTuple):
+    """What a write did: the fate and revision of each comment that is new or edited, and the outbox rows made."""
+
+    fates: dict[tuple[str, str], tuple[Fate, int]]
+    outbox: list[int]
+
+
+async def write(conn: Connection, comments: Sequence[Comment], *, batch_size: int, due_in: float) -> Written:
+    """Stores comments of distinct identity, sorted by it. What is not in `fates` afterwards is a duplicate."""
+    rows = await conn.fetch(
+        WRITE,
+        [c.source for c in comments],
+        [c.id for c in comments],
+        [c.post_id for c in comments],
+        [c.author for c in comments],
+        [c.text for c in comments],
+        [c.timestamp for c in comments],
+        [c.parent_id for c in comments],
+        [c.metadata for c in comments],
+        due_in,
+        batch_size,
+    )
+    result = Written({}, [])
+    for id_, source, comment_id, revision in rows:
+        if source is None:
+            result.outbox.append(id_)
+        else:
+            result.fates[source, comment_id] = (STORED if revision == 1 else UPDATED, revision)
+    return result
+
+
+class Loaded(NamedTuple):
+    """A batch to analyse: (id, revision, text) of each comment that still exists, and the row's counters."""
+
+    comments: list[tuple[int, int, str]]
+    starts: int
+    resends: int
+    failures: int
+
+
+async def load_batch(conn: Connection, outbox_id: int) -> Loaded | None:
+    """The batch behind an outbox row; None where it is done already."""
+    rows = await conn.fetch(LOAD_BATCH, outbox_id)
+    if not rows:
+        return None
+    first = rows[0]
+    comments = [(row["id"], row["revision"], row["text"]) for row in rows if row["id"] is not None]
+    return Loaded(comments, first["starts"], first["resends"], first["failures"])
+
+
+type_of_results = Sequence[tuple[int, int, Analysis | Failure]]
+
+
+async def save_results(conn: Connection, outbox_id: int | None, results: type_of_results) -> None:
+    """Stores (comment id, revision, result) and ends the outbox row; None leaves the row to the caller."""
+    done = [r if isinstance(r, Analysis) else None for _, _, r in results]
+    digests = [d.text_digest if d else None for d in done]
+    if found := [digest for digest in digests if digest is not None]:
+        await conn.fetch(LOCK_TEXTS, found)
+    await conn.fetch(
+        SAVE_RESULTS,
+        outbox_id,
+        [id_ for id_, _, _ in results],
+        [revision for _, revision, _ in results],
+        ["done" if d else "failed" for d in done],
+        [d.language if d else None for d in done],
+        [d.language_confidence if d else None for d in done],
+        [d.sentiment if d else None for d in done],
+        [d.sentiment_score if d else None for d in done],
+        [",".join(d.labels) if d else "" for d in done],
+        digests,
+        [r.reason if isinstance(r, Failure) else None for _, _, r in results],
+        VERSION,
+    )

@@ -1,0 +1,87 @@
+"""What runs on a clock: sending lost work again, looking at the schema, the backlog, and removing what is old."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from comment_monitor import log, metrics, store
+from comment_monitor.config import Settings
+from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, Database, Query
+from comment_monitor.dedup import DedupCache
+from comment_monitor.publish import Publisher
+from comment_monitor.schema import Schema
+
+logger = log.get(__name__)
+
+SWEEP_BATCH: Final = 500
+BACKLOG_INTERVAL: Final = 5.0
+SCHEMA_INTERVAL: Final = 2.0
+BURST_PAUSE: Final = 0.05
+
+# Comments whose analysis is outstanding. An edit that waits beside its first text counts twice: two analyses wait.
+BACKLOG: Final = Query("analysis_backlog", "SELECT coalesce(sum(cardinality(comment_ids)), 0) FROM analysis_outbox")
+
+
+class Upkeep:
+    """The clocks of one process."""
+
+    def __init__(
+        self, settings: Settings, database: Database, schema: Schema, cache: DedupCache, publisher: Publisher
+    ):
+        self._settings = settings
+        self._database = database
+        self._schema = schema
+        self._cache = cache
+        self._publisher = publisher
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs the clocks until the end of the block."""
+        clocks = (
+            (self._settings.sweep_interval, self.sweep),
+            (BACKLOG_INTERVAL, self.measure_backlog),
+            (SCHEMA_INTERVAL, self.look_at_schema),
+        )
+        tasks = [asyncio.create_task(_every(interval, step), name=step.__name__) for interval, step in clocks]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def look_at_schema(self) -> None:
+        """Whether this process can work on the database, and under which prefix Redis remembers it."""
+        await self._schema.look(self._database)
+        self._cache.namespace = self._schema.namespace
+
+    async def measure_backlog(self) -> None:
+        """Sets the gauge of comments not yet analysed."""
+        async with self._database.connection() as conn:
+            metrics.BACKLOG.set(await conn.value(BACKLOG))
+
+    async def sweep(self) -> None:
+        """Sends overdue outbox rows again, while the broker takes them."""
+        while self._publisher.available:
+            async with self._database.transaction() as conn:
+                rows = await conn.fetch(
+                    store.SWEEP, SWEEP_BATCH, self._settings.resend_after, self._settings.backoff_multiplier
+                )
+            self._publisher.publish([row["id"] for row in rows])
+            metrics.OUTBOX_RESENT.inc(len(rows))
+            if len(rows) < SWEEP_BATCH:
+                return
+
+
+async def _every(interval: float, step: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await step()
+        except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
+            logger.debug("upkeep_waits", step=step.__name__, error=type(error).__name__)  # type: ignore[attr-defined]
+        except Exception:
+            metrics.count_error("upkeep")
+            logger.exception("upkeep_failed", step=step.__name__)  # type: ignore[attr-defined]
+        await asyncio.sleep(interval)

@@ -1,0 +1,64 @@
+"""Which comments of one write go to PostgreSQL, and in which order, when identities repeat within the write.
+
+One statement can touch a row once. So the first occurrence of each identity goes in the first wave, a later one
+with another text (an edit of it) in the next, and so on; a repeat of the same text goes nowhere. Nearly always
+there is one wave.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from comment_monitor.dedup import Known
+from comment_monitor.model import DUPLICATE, STORED, Comment, Fate
+from comment_monitor.store import Written
+
+
+class Plan:
+    """The waves of one write, as indexes into `comments`; after `apply`, the fate of every comment."""
+
+    def __init__(self, comments: Sequence[Comment], seen: Sequence[bool]):
+        self.comments = comments
+        self.waves: list[list[int]] = []
+        self.duplicates: Counter[str] = Counter()
+        self.fates: list[Fate] = [DUPLICATE] * len(comments)
+        latest: dict[tuple[str, str], tuple[str, int]] = {}
+        for index, comment in enumerate(comments):
+            text, depth = latest.get(comment.key, (None, 0))
+            if text == comment.text:
+                self.duplicates["request"] += 1
+            elif text is None and seen[index]:
+                self.duplicates["cache"] += 1
+                latest[comment.key] = (comment.text, 0)
+            else:
+                if depth == len(self.waves):
+                    self.waves.append([])
+                self.waves[depth].append(index)
+                latest[comment.key] = (comment.text, depth + 1)
+        for wave in self.waves:
+            # Two writers that lock the same rows do so in the same order, and so never wait for each other in a ring.
+            wave.sort(key=lambda at: comments[at].key)
+
+    def wave(self, number: int) -> list[Comment]:
+        """The comments of one wave, sorted by identity."""
+        return [self.comments[index] for index in self.waves[number]]
+
+    def apply(self, written: Sequence[Written]) -> list[Known]:
+        """Takes over what each wave's write did; returns what Redis should remember of it.
+
+        A duplicate's revision is not known here: 0, which yields to whatever Redis holds.
+        """
+        known: dict[tuple[str, str], Known] = {}
+        for wave, result in zip(self.waves, written, strict=True):
+            for index in wave:
+                comment = self.comments[index]
+                fate, revision = result.fates.get(comment.key, (DUPLICATE, 0))
+                self.fates[index] = fate
+                known[comment.key] = Known(comment, revision)
+                if fate is DUPLICATE:
+                    self.duplicates["database"] += 1
+        return list(known.values())
+
+    def new_and_edited(self) -> tuple[int, int]:
+        """How many comments were stored and how many updated."""
+        kinds = Counter(fate.kind for fate in self.fates)
+        return kinds[STORED.kind], kinds["updated"]
