@@ -57,16 +57,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_RATE_LIMIT_PER_MINUTE",
-            "Requests to `POST /comments/process` a minute and client (API key, else address), over all pods. 0: no limit.",
+            "Requests to `POST /comments/process` a minute and client (API key, else address), "
+            "shared by all pods. 0: no limit.",
             ge=0,
             le=200,
         ),
     ] = 100
     max_retries: Annotated[
         int,
-        setting(
-            "COMMENT_MAX_RETRIES", "Repeats after a first failed try, wherever something is retried.", ge=0, le=10
-        ),
+        setting("COMMENT_MAX_RETRIES", "Repeats after a first failed try, wherever something is retried.", ge=0, le=10),
     ] = 3
     backoff_multiplier: Annotated[
         float,
@@ -92,9 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10_000
     max_request_bytes: Annotated[
         int,
-        setting(
-            "COMMENT_MAX_REQUEST_BYTES", "Bytes of one request's body; more answer 413.", ge=1024, le=268_435_456
-        ),
+        setting("COMMENT_MAX_REQUEST_BYTES", "Bytes of one request's body; more answer 413.", ge=1024, le=268_435_456),
     ] = 16 * 1024 * 1024
     writers: Annotated[
         int,
@@ -104,9 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 2
     write_group_size: Annotated[
         int,
-        setting(
-            "COMMENT_WRITE_GROUP_SIZE", "Comments at most that share one write (group commit).", ge=25, le=10_000
-        ),
+        setting("COMMENT_WRITE_GROUP_SIZE", "Comments at most that share one write (group commit).", ge=25, le=10_000),
     ] = 1000
     read_connections: Annotated[
         int,
@@ -162,7 +157,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     log_level: Annotated[
         str,
-        setting("LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$"),
+        setting(
+            "LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$"
+        ),
     ] = "INFO"
 
     @property
@@ -191,8 +188,8 @@ def bounds_of(variable: str, meta: msgspec.Meta, kind: type) -> str:
         return "DEBUG, INFO, WARNING, ERROR or CRITICAL"
     if kind is bool:
         return "true or false"
-    low = f"{meta.ge:g}" if meta.ge is not None else f"above {meta.gt:g}" if meta.gt is not None else None
-    return "text" if low is None else f"{low} to {meta.le:g}"
+    low = str(meta.ge) if meta.ge is not None else f"above {meta.gt}" if meta.gt is not None else None
+    return "text" if low is None else f"{low} to {meta.le}"
 
 
 def declared() -> tuple[Declared, ...]:
@@ -234,9 +231,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 def _convert(one: Declared, raw: str) -> Any:
     try:
         value = msgspec.convert(raw, one.type, strict=False)
-        if one.field == "rate_limit_per_minute" and 0 < value < RATE_LIMIT_MIN:
-            raise msgspec.ValidationError
     except msgspec.ValidationError:
+        value = None
+    if value is None or (one.field == "rate_limit_per_minute" and 0 < value < RATE_LIMIT_MIN):
         shown = "<hidden>" if one.secret else raw
-        raise ConfigurationError(f"{one.variable}={shown}: must be {one.bounds}") from None
+        raise ConfigurationError(f"{one.variable}={shown}: must be {one.bounds}")
     return value

@@ -120,7 +120,7 @@ async def open_database(dsn: str, *, size: int, timeout: float, application: str
 
 
 def connect_arguments(dsn: str) -> dict[str, Any]:
-    """asyncpg's arguments for a libpq DSN, whose dialect is wider than asyncpg's own.
+    """Asyncpg's arguments for a libpq DSN, whose dialect is wider than asyncpg's own.
 
     Raises:
         ConfigurationError: libpq can't read the DSN. (The message does not repeat it: it may hold a password.)
@@ -146,7 +146,7 @@ def connect_arguments(dsn: str) -> dict[str, Any]:
 
 
 def _tls(parts: dict[str, str]) -> ssl.SSLContext | str:
-    """libpq's sslmode: with certificates named, a context that uses them; else the mode's own word."""
+    """Libpq's sslmode: with certificates named, a context that uses them; else the mode's own word."""
     mode = parts["sslmode"]
     if mode in ("disable", "allow", "prefer") or not (parts.get("sslrootcert") or parts.get("sslcert")):
         return mode

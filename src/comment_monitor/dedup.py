@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-import redis.asyncio
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from comment_monitor import log, metrics
@@ -46,7 +46,7 @@ def digest(comment: Comment) -> bytes:
 class DedupCache:
     """The cache of one process. `namespace` is that of the database in use; without one nothing is remembered."""
 
-    def __init__(self, client: "redis.asyncio.Redis | None", *, ttl: int):
+    def __init__(self, client: "Redis | None", *, ttl: int):
         self._client = client
         self._ttl = ttl
         self._breaker = Breaker()
@@ -72,9 +72,7 @@ class DedupCache:
             self._failed(error)
             return [False] * len(comments)
         self._breaker.success()
-        result = [
-            value is not None and value[4:] == digest(c) for value, c in zip(values, comments, strict=True)
-        ]
+        result = [value is not None and value[4:] == digest(c) for value, c in zip(values, comments, strict=True)]
         hits = sum(result)
         metrics.CACHE_HITS.inc(hits)
         metrics.CACHE_MISSES.inc(len(result) - hits)

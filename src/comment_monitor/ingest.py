@@ -68,9 +68,10 @@ def read_json_lines(stream: IO[bytes], *, post_id: str | None, source: str | Non
     for number, line in _lines(stream):
         if not line.strip():
             continue
+        if len(line) > MAX_LINE:
+            yield BadLine(number, None, f"the line is longer than {MAX_LINE} bytes")
+            continue
         try:
-            if len(line) > MAX_LINE:
-                raise BadCommentError(f"the line is longer than {MAX_LINE} bytes")
             yield Numbered(number, _from_json(line, post_id, source))
         except BadCommentError as error:
             yield BadLine(number, None, str(error))

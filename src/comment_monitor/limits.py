@@ -74,6 +74,4 @@ class RateLimit:
 def _redis_storage(url: str, timeout: float) -> Storage:
     scheme, _, rest = url.partition("://")
     address = f"async+redis+unix://{rest}" if scheme == "unix" else f"async+{scheme}://{rest}"
-    return RedisStorage(
-        address, implementation="redispy", socket_timeout=timeout, socket_connect_timeout=timeout
-    )
+    return RedisStorage(address, implementation="redispy", socket_timeout=timeout, socket_connect_timeout=timeout)

@@ -4,24 +4,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from functools import partial
 
 import asyncpg
-import stamina
 
 from comment_monitor import errors, log, metrics, store
 from comment_monitor.config import Settings
-from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, Database
+from comment_monitor.db import NO_SCHEMA, Database
 from comment_monitor.dedup import DedupCache
-from comment_monitor.model import DUPLICATE, Comment, Fate, Parsed, Receipt, Rejection
+from comment_monitor.model import Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.publish import Publisher
 from comment_monitor.queue import Batch, ProcessingQueue
+from comment_monitor.retry import RETRIED, with_retries
 from comment_monitor.store import Written
 from comment_monitor.waves import Plan
 
 logger = log.get(__name__)
-
-RETRIED: Final = (*AWAY, *CONFLICT)
 
 
 class Pipeline:
@@ -151,18 +149,7 @@ class Pipeline:
         return [[next(fates) for _ in part] for part in parts]
 
     async def _store_with_retries(self, plan: Plan) -> list[Written]:
-        async for attempt in stamina.retry_context(
-            on=RETRIED,
-            attempts=self.settings.max_retries + 1,
-            timeout=self.settings.processing_timeout,
-            wait_initial=0.1,
-            wait_max=5.0,
-            wait_jitter=0.5,
-            wait_exp_base=self.settings.backoff_multiplier,
-        ):
-            with attempt:
-                return await self._store(plan)
-        raise AssertionError("stamina returns or raises")
+        return await with_retries(self.settings, partial(self._store, plan))
 
     async def _store(self, plan: Plan) -> list[Written]:
         async with self._database.transaction() as conn:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from comment_monitor import metrics
 from comment_monitor.errors import Draining, QueueFull
@@ -50,7 +51,7 @@ class ProcessingQueue:
         loop = asyncio.get_running_loop()
         batches = [Batch(part, loop.create_future()) for part in parts]
         for batch in batches:
-            batch.done.add_done_callback(lambda _, n=len(batch.comments): self._settle(n))
+            batch.done.add_done_callback(partial(self._settle, len(batch.comments)))
         self._length += count
         metrics.QUEUE_LENGTH.inc(count)
         metrics.ATTEMPTS.inc(len(batches))
@@ -59,7 +60,7 @@ class ProcessingQueue:
             self._wakeup.notify()
         return batches
 
-    def _settle(self, count: int) -> None:
+    def _settle(self, count: int, _: "asyncio.Future[list[Fate]]") -> None:
         self._length -= count
         metrics.QUEUE_LENGTH.dec(count)
 
@@ -70,7 +71,8 @@ class ProcessingQueue:
         """
         async with self._wakeup:
             while True:
-                group, count = [], 0
+                group: list[Batch] = []
+                count = 0
                 while self._waiting and (not group or count + len(self._waiting[0].comments) <= limit):
                     batch = self._waiting.popleft()
                     if not batch.done.done():

@@ -42,7 +42,7 @@ RECENT_INDEXES: Final = Query(
 class Old(NamedTuple):
     """What a removal would take away."""
 
-    count: int
+    amount: int
     oldest: datetime | None
 
 

@@ -16,7 +16,8 @@ WRITE: Final = Query(
     WITH written AS (
         INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
         SELECT source, comment_id, post_id, author, text, posted_at, parent_id, metadata::json
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+                    $8::text[])
             AS new (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
         ON CONFLICT (source, comment_id) DO UPDATE SET text = excluded.text
             WHERE c.text IS DISTINCT FROM excluded.text
@@ -76,8 +77,8 @@ SAVE_RESULTS: Final = Query(
                   digest, error)
         JOIN comments c ON c.id = r.comment_id
     ), saved AS (
-        INSERT INTO comment_analyses AS a (comment_id, revision, status, analyser_version, language, language_confidence,
-            sentiment, sentiment_score, labels, text_digest, error)
+        INSERT INTO comment_analyses AS a (comment_id, revision, status, analyser_version, language,
+            language_confidence, sentiment, sentiment_score, labels, text_digest, error)
         SELECT comment_id, revision, status, $12, language, language_confidence, sentiment, sentiment_score,
             string_to_array(labels, ',') || CASE WHEN repeated THEN '{repeated}'::text[] ELSE '{}' END, digest, error
         FROM new ORDER BY comment_id
@@ -178,10 +179,10 @@ async def load_batch(conn: Connection, outbox_id: int) -> Loaded | None:
     return Loaded(comments, first["starts"], first["resends"], first["failures"])
 
 
-type_of_results = Sequence[tuple[int, int, Analysis | Failure]]
+Results = Sequence[tuple[int, int, Analysis | Failure]]
 
 
-async def save_results(conn: Connection, outbox_id: int | None, results: type_of_results) -> None:
+async def save_results(conn: Connection, outbox_id: int | None, results: Results) -> None:
     """Stores (comment id, revision, result) and ends the outbox row; None leaves the row to the caller."""
     done = [r if isinstance(r, Analysis) else None for _, _, r in results]
     digests = [d.text_digest if d else None for d in done]

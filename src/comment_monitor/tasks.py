@@ -1,5 +1,6 @@
-"""The Celery side: `celery -A comment_monitor.tasks worker`. A worker process holds one event loop and enters the
-core through it.
+"""The Celery side: `celery -A comment_monitor.tasks worker`.
+
+A worker process holds one event loop and enters the core through it.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ from comment_monitor import log
 from comment_monitor.analysis import warm_up
 from comment_monitor.broker import ANALYSE, make_celery
 from comment_monitor.config import load
-from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA
 from comment_monitor.worker import Worker, open_worker
 
 settings = load()
@@ -44,18 +44,7 @@ def process() -> Process:
     return _process
 
 
-@app.task(
-    name=ANALYSE,
-    bind=True,
-    max_retries=None,
-    # Only the servers' absence comes this far: an analyser's failure is the worker's business. The batch itself is
-    # safe in the outbox; retrying here just spares it the sweep's longer wait.
-    autoretry_for=(*AWAY, *CONFLICT, *NO_SCHEMA),
-    retry_backoff=settings.backoff_multiplier,
-    retry_backoff_max=30,
-    retry_jitter=True,
-    retry_kwargs={"max_retries": settings.max_retries},
-)
+@app.task(name=ANALYSE, bind=True)
 def analyse_batch(self: "Task[Any, Any]", outbox_id: int) -> None:
     """Analyses the comments of one outbox row."""
     info = self.request.delivery_info or {}

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from comment_monitor import log, metrics, store
@@ -27,9 +26,7 @@ BACKLOG: Final = Query("analysis_backlog", "SELECT coalesce(sum(cardinality(comm
 class Upkeep:
     """The clocks of one process."""
 
-    def __init__(
-        self, settings: Settings, database: Database, schema: Schema, cache: DedupCache, publisher: Publisher
-    ):
+    def __init__(self, settings: Settings, database: Database, schema: Schema, cache: DedupCache, publisher: Publisher):
         self._settings = settings
         self._database = database
         self._schema = schema
@@ -80,8 +77,8 @@ async def _every(interval: float, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
         except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
-            logger.debug("upkeep_waits", step=step.__name__, error=type(error).__name__)  # type: ignore[attr-defined]
+            logger.debug("upkeep_waits", step=step.__name__, error=type(error).__name__)
         except Exception:
             metrics.count_error("upkeep")
-            logger.exception("upkeep_failed", step=step.__name__)  # type: ignore[attr-defined]
+            logger.exception("upkeep_failed", step=step.__name__)
         await asyncio.sleep(interval)

@@ -1,14 +1,16 @@
-"""What a worker process does with a batch: load, analyse, store; a comment that can't be analysed never stops others."""
+"""What a worker process does with a batch: load, analyse, store; a comment that fails never stops others."""
 
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from comment_monitor import log, metrics, store
 from comment_monitor.analysis import Analysis, Failure, analyse
 from comment_monitor.config import Settings
 from comment_monitor.db import Database, open_database
+from comment_monitor.retry import with_retries
 from comment_monitor.runtime import require_dsn
 from comment_monitor.store import Loaded
 
@@ -25,7 +27,14 @@ class Worker:
         self._database = database
 
     async def analyse_batch(self, outbox_id: int, *, redelivered: bool) -> None:
-        """Analyses one outbox row's comments; a row that is gone was done by someone else."""
+        """Analyses one outbox row's comments; a row that is gone was done by someone else.
+
+        Raises:
+            Exception: PostgreSQL stayed away. The row is as it was, and the sweep sends it again.
+        """
+        await with_retries(self._settings, partial(self._analyse, outbox_id, redelivered))
+
+    async def _analyse(self, outbox_id: int, redelivered: bool) -> None:
         started = time.perf_counter()
         async with self._database.connection() as conn:
             batch = await store.load_batch(conn, outbox_id)
@@ -58,9 +67,7 @@ class Worker:
         logger.error("batch_isolated", outbox_id=outbox_id, comments=len(batch.comments), starts=starts)
         return True
 
-    async def _store(
-        self, outbox_id: int, batch: Loaded, results: list[tuple[int, int, Analysis | Failure]]
-    ) -> None:
+    async def _store(self, outbox_id: int, batch: Loaded, results: list[tuple[int, int, Analysis | Failure]]) -> None:
         """Stores what succeeded; what failed stays in the outbox for a later try, or is marked failed at last."""
         failing = [id_ for id_, _, result in results if isinstance(result, Failure)]
         last_try = batch.failures >= self._settings.max_retries

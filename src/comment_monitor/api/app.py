@@ -60,25 +60,22 @@ def create_app(settings: Settings) -> Litestar:
             health.health,
             home,
             openapi_json,
-            create_static_files_router(
-                "/docs/assets", directories=list(assets.directories), include_in_schema=False
-            ),
+            create_static_files_router("/docs/assets", directories=list(assets.directories), include_in_schema=False),
         ],
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         lifespan=[_lifespan],
         state=State({"settings": settings, "max_request_bytes": settings.max_request_bytes}),
-        middleware=[RequestId],
         exception_handlers={
             errors.Problem: problems.render,
             HTTPException: problems.render_http,
             Exception: problems.render_unexpected,
-        },  # type: ignore[dict-item]
+        },
         request_max_body_size=settings.max_request_bytes,
         openapi_config=openapi_config(),
         logging_config=None,
     )
 
 
-def create_asgi(app: Litestar) -> EncodedSlash:
-    """The application with what has to happen before routing."""
-    return EncodedSlash(app)  # type: ignore[arg-type]
+def create_asgi(app: Litestar) -> RequestId:
+    """The application with what has to happen before routing: an unknown path has a request id too."""
+    return RequestId(EncodedSlash(app))

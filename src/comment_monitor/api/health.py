@@ -2,6 +2,7 @@
 
 import msgspec
 from litestar import Response, get
+from litestar.openapi import ResponseSpec
 
 from comment_monitor.api.state import Service
 
@@ -13,7 +14,12 @@ class Health(msgspec.Struct):
     checks: dict[str, str]
 
 
-@get("/health", summary="Whether this process can answer", tags=["service"], responses={})
+@get(
+    "/health",
+    summary="Whether this process can answer",
+    tags=["service"],
+    responses={503: ResponseSpec(Health, description="On its way out", generate_examples=False)},
+)
 async def health(service: Service) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
     runtime = service.runtime

@@ -33,8 +33,13 @@ def render_http(request: AnyRequest, error: HTTPException) -> Response[dict[str,
         return render(request, errors.TooLarge(limit))
     title = HTTPStatus(error.status_code).phrase
     slug = title.lower().replace(" ", "-")
-    extra = {"errors": error.extra} if isinstance(error.extra, list) else {}
-    return _document(request, error.status_code, slug, title, error.detail, extra, dict(error.headers or {}))
+    detail = _in_words(error.extra) if isinstance(error.extra, list) else error.detail
+    return _document(request, error.status_code, slug, title, detail, {}, dict(error.headers or {}))
+
+
+def _in_words(faults: list[dict[str, str]]) -> str:
+    """What the framework found wrong with the parameters."""
+    return "; ".join(f"`{fault.get('key', 'request')}`: {fault.get('message', '')}" for fault in faults)
 
 
 def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, object]]:
@@ -60,7 +65,7 @@ def _where(error: Exception) -> str:
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
 
 
-def _document(  # noqa: PLR0913 - the members of the document
+def _document(  # noqa: PLR0913, PLR0917 - the members of the document
     request: AnyRequest,
     status: int,
     slug: str,

@@ -31,9 +31,7 @@ async def process_comments(request: Request[Any, Any, State], service: Service) 
     try:
         service.require_work()
         verdict = await _count(request, service)
-        parsed = parse_request(
-            await request.body(), max_comments=service.runtime.settings.max_comments_per_request
-        )
+        parsed = parse_request(await request.body(), max_comments=service.runtime.settings.max_comments_per_request)
     except errors.Problem as problem:
         metrics.count_error(problem.slug)
         raise

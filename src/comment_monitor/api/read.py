@@ -26,7 +26,7 @@ Cursor = Annotated[str | None, Parameter(max_length=1000, description="`next_cur
 
 
 @get("/comments", summary="List comments, newest first", responses=problems(400, 503), tags=["comments"])
-async def list_comments(  # noqa: PLR0913 - the filters of the contract
+async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     service: Service,
     post_id: Words = None,
     author: Words = None,
@@ -68,12 +68,12 @@ async def list_comments(  # noqa: PLR0913 - the filters of the contract
 async def get_comment(service: Service, source: str, comment_id: str) -> views.CommentView:
     """The comment of this identity."""
     service.runtime.schema.require()
-    return await views.comment(
-        service.runtime.reading, segment("source", source), segment("comment_id", comment_id)
-    )
+    return await views.comment(service.runtime.reading, segment("source", source), segment("comment_id", comment_id))
 
 
-@get("/posts", summary="List posts, the one with the newest comment first", responses=problems(400, 503), tags=["posts"])
+@get(
+    "/posts", summary="List posts, the one with the newest comment first", responses=problems(400, 503), tags=["posts"]
+)
 async def list_posts(service: Service, limit: Limit = 50, cursor: Cursor = None) -> views.PostPage:
     """Posts that have comments."""
     service.runtime.schema.require()
@@ -90,9 +90,7 @@ async def list_posts(service: Service, limit: Limit = 50, cursor: Cursor = None)
 async def post_summary(service: Service, source: str, post_id: str) -> views.PostSummary:
     """Counts by sentiment, language and label, authors, replies, edits and what is pending."""
     service.runtime.schema.require()
-    return await views.post_summary(
-        service.runtime.reading, segment("source", source), segment("post_id", post_id)
-    )
+    return await views.post_summary(service.runtime.reading, segment("source", source), segment("post_id", post_id))
 
 
 def plain(name: str, value: str | None) -> str | None:
@@ -117,6 +115,7 @@ def moment(name: str, value: str | None) -> datetime | None:
     if len(text) == len("2026-01-31"):
         text += "T00:00:00Z"
     try:
-        return msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
+        result: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
     except msgspec.ValidationError:
         raise BadRequest(f"`{name}` must be RFC 3339, such as 2026-01-31T09:30:00Z, or a day.") from None
+    return result

@@ -9,7 +9,8 @@ import click
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings
 from comment_monitor.db import AWAY, NO_SCHEMA, open_database
-from comment_monitor.invariants import Finding, check as look
+from comment_monitor.invariants import Finding
+from comment_monitor.invariants import check as look
 from comment_monitor.runtime import require_dsn
 
 # A full look at a large database takes its time.

@@ -45,10 +45,10 @@ async def _cleanup(settings: Settings, before: datetime, *, act: bool) -> None:
         old = await retention.count_old(database, before)
         day = before.date()
         if not act:
-            click.echo(f"{old.count} comments stored before {day} would be removed (dry run; --yes removes them)")
+            click.echo(f"{old.amount} comments stored before {day} would be removed (dry run; --yes removes them)")
             return
         removed = 0
-        with Progress(old.count, "removing") as progress:
+        with Progress(old.amount, "removing") as progress:
             async for amount in retention.delete_old(database, before):
                 removed += amount
                 progress.at(removed, removed)

@@ -5,10 +5,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import click
 
@@ -16,12 +16,15 @@ from comment_monitor import errors
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings
-from comment_monitor.ingest import BadLine, FileError, Numbered, ingest as feed, open_stream, read_csv, read_json_lines
+from comment_monitor.ingest import BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
+from comment_monitor.ingest import ingest as feed
 from comment_monitor.model import Comment, Fate
 from comment_monitor.runtime import open_runtime, require_dsn
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20
+Settle = Callable[[list[Comment]], Awaitable[list[Fate]]]
+
 CHUNK = 500
 IN_FLIGHT = 4
 
@@ -34,7 +37,7 @@ IN_FLIGHT = 4
 @click.option("--column", "columns", multiple=True, metavar="FIELD=NAME", help="CSV: the column that holds FIELD.")
 @click.option("--dry-run", is_flag=True, help="Read and check every line, store nothing.")
 @data_dir_option
-def ingest(  # noqa: PLR0913 - click hands over each option
+def ingest(
     file: Path,
     kind: str | None,
     source: str | None,
@@ -128,7 +131,7 @@ async def _run(settings: Settings, items: Iterator[Numbered | BadLine], report: 
 
 
 @asynccontextmanager
-async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Any]:
+async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle]:
     if dry_run:
 
         async def only_count(comments: list[Comment]) -> list[Fate]:

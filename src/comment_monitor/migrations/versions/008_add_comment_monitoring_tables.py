@@ -109,6 +109,7 @@ DROP FUNCTION keep_comment_version();
 
 
 def upgrade() -> None:
+    """Makes tables, indexes and the trigger that keeps versions."""
     op.execute(TABLES)
     op.execute(INDEXES)
     op.execute(VERSIONS)
@@ -121,4 +122,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Removes all of it, with what it holds."""
     op.execute(DROP)
