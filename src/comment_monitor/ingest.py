@@ -83,8 +83,9 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         while line := stream.readline(MAX_LINE + 2):
             number += 1
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            while len(line) > MAX_LINE and not line.endswith(b"\n"):
-                line = stream.readline(MAX_LINE)
+            if len(line) > MAX_LINE:
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(MAX_LINE)
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         raise FileError(f"damaged or cut short after line {number} ({error})") from None
 

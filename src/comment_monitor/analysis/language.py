@@ -1,0 +1,37 @@
+"""Which language a text is in (py3langid: 139 languages, no network)."""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import py3langid.langid
+
+UNKNOWN: Final = "und"
+# Of 1,956 real comments about every fifth is too short to tell ("lol", "love it"): those score under a tenth. Between
+# 0.3 and 0.5 right and wrong guesses are mixed; above it nearly all are right.
+MIN_CONFIDENCE: Final = 0.4
+ISO_639_1_LENGTH: Final = 2
+# Addresses and names are no language, and would be taken for one.
+NOISE: Final = re.compile(r"https?://\S+|www\.\S+|@\w+")
+# More text makes no better guess, but costs its length.
+MAX_LENGTH: Final = 2000
+
+
+@functools.cache
+def _identifier() -> Any:
+    identifier = py3langid.langid.LanguageIdentifier.from_model_file(py3langid.langid.MODEL_FILE, norm_probs=True)
+    # Two-letter languages only: Pidgin and other relatives of English would claim English comments. zxx stays, so that
+    # what is no language at all has where to go.
+    identifier.set_languages([one for one in identifier.labels if len(one) == ISO_639_1_LENGTH or one == "zxx"])
+    return identifier
+
+
+def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
+    """`language` and `language_confidence`."""
+    words = NOISE.sub(" ", text[:MAX_LENGTH])
+    if not any(map(str.isalpha, words)):
+        return {"language": UNKNOWN, "language_confidence": None}
+    language, confidence = _identifier().classify(words)
+    told = confidence >= MIN_CONFIDENCE and language != "zxx"
+    return {"language": language if told else UNKNOWN, "language_confidence": round(confidence, 4)}

@@ -1,0 +1,69 @@
+"""Labels by rule. The rules are data: a label, what it means, and the pattern or numbers that decide."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """Gives its label to texts in which `pattern` occurs, or whose capitals reach `upper_share`."""
+
+    label: str
+    description: str
+    pattern: re.Pattern[str] | None = None
+    min_letters: int = 0
+    upper_share: float | None = None
+    across_comments: bool = False  # decided where the other comments are: by the statement that stores results
+
+
+# Linear in the text: no quantifier over another one that could match the same characters.
+LINK: Final = re.compile(
+    r"(?i)https?://\S"
+    r"|\bwww\.[a-z0-9-]"
+    r"|(?<![\w@.-])[a-z0-9][a-z0-9-]{0,62}\."
+    r"(?:com|net|org|info|biz|io|co|me|ly|tv|be|gl|gg|app|dev|xyz|shop|online|site|club|link|ru|de|uk|fr|in|br)"
+    r"(?![\w-]|\.\w)(?:/\S)?"
+)
+# A name after an @ that does not stand in an e-mail address.
+MENTION: Final = re.compile(r"(?<![\w@./+-])@\w[\w.]{0,63}")
+# Question marks of several scripts, not those of an address's query.
+QUESTION: Final = re.compile(r"[?？؟;⁇⁈⁉](?![\w=&%])|¿")
+
+REPEATED_MIN_LENGTH: Final = 14
+
+RULES: Final = (
+    Rule(label="link", description="Holds a web address.", pattern=LINK),
+    Rule(label="mention", description="Names someone with @.", pattern=MENTION),
+    Rule(label="question", description="Asks something.", pattern=QUESTION),
+    Rule(
+        label="repeated",
+        description=(
+            f"The same text stands in another comment too (from {REPEATED_MIN_LENGTH} characters on: short answers "
+            "repeat naturally)."
+        ),
+        across_comments=True,
+    ),
+    Rule(
+        label="shouting",
+        description="Mostly capitals: at least 8 letters with case, 70 % of them upper.",
+        min_letters=8,
+        upper_share=0.7,
+    ),
+)
+
+
+def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
+    """`labels`: those of all rules that hold, sorted."""
+    return {"labels": tuple(rule.label for rule in RULES if _holds(rule, text))}
+
+
+def _holds(rule: Rule, text: str) -> bool:
+    if rule.pattern:
+        return rule.pattern.search(text) is not None
+    if rule.upper_share is None:
+        return False
+    upper = sum(map(str.isupper, text))
+    letters = upper + sum(map(str.islower, text))
+    return letters >= rule.min_letters and upper / letters >= rule.upper_share

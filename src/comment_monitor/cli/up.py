@@ -1,0 +1,69 @@
+"""`comment-monitor up`."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import rich.console
+import rich.table
+
+from comment_monitor import config
+from comment_monitor.embedded.supervisor import Where, run
+
+
+@click.command
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, help="Port of the HTTP API.")
+@click.option("--metrics-port", default=9090, show_default=True, help="Port of the API's /metrics.")
+@click.option("--worker-metrics-port", type=int, help="Port of the worker's /metrics. [default: metrics port + 1]")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    show_default=True,
+    help="Where PostgreSQL and Redis keep their data.",
+)
+def up(host: str, port: int, metrics_port: int, worker_metrics_port: int | None, data_dir: Path) -> None:
+    """Run everything on this machine until Ctrl-C: PostgreSQL, Redis, migrations, API and worker.
+
+    The same code as in production; only the servers are embedded. POSTGRES_DSN, REDIS_URL and CELERY_BROKER_URL name
+    servers of your own instead. The data folder is there at the next start; the other commands use it by themselves.
+    """
+    config.load()
+    where = Where(host, port, metrics_port, worker_metrics_port or metrics_port + 1, data_dir.absolute())
+    run(where, announce)
+    click.echo("Stopped.")
+
+
+def announce(where: Where, endpoints: Mapping[str, str]) -> None:
+    """What runs where."""
+    base = f"http://{where.host}:{where.port}"
+    rows = [
+        ("API", f"{base}/comments/process"),
+        ("Documentation", f"{base}/docs"),
+        ("Health", f"{base}/health"),
+        ("Metrics", f"http://{where.host}:{where.metrics_port}/metrics"),
+        ("Worker metrics", f"http://{where.host}:{where.worker_metrics_port}/metrics"),
+        ("PostgreSQL", _without_password(endpoints["POSTGRES_DSN"])),
+        ("Redis", _without_password(endpoints["REDIS_URL"])),
+        ("Queue", _without_password(endpoints["CELERY_BROKER_URL"])),
+        ("Data", str(where.data_dir)),
+    ]
+    console = rich.console.Console(soft_wrap=True)
+    if sys.stdout.isatty():
+        table = rich.table.Table.grid(padding=(0, 2))
+        for name, value in rows:
+            table.add_row(f"[bold]{name}[/]", value)
+        console.print("\n[bold green]Comment Monitoring Pipeline is up[/] (Ctrl-C stops all of it)\n", table, "")
+    else:
+        lines = "\n".join(f"{name + ':':16}{value}" for name, value in rows)
+        click.echo(f"Comment Monitoring Pipeline is up (Ctrl-C stops all of it)\n{lines}")
+    sys.stdout.flush()
+
+
+def _without_password(url: str) -> str:
+    """A server's address as it may be shown."""
+    head, at, tail = url.rpartition("@")
+    scheme, colon, user = head.partition("://")
+    return f"{scheme}{colon}{user.split(':')[0]}{at}{tail}" if at else url

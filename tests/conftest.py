@@ -1,0 +1,182 @@
+"""Servers and databases for the tests: real ones, started for this run, gone after it."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg2
+import psycopg2.extensions
+import pytest
+import redis
+from prometheus_client import REGISTRY
+
+from comment_monitor import config, migrations
+from comment_monitor.api.app import create_app, create_asgi
+from comment_monitor.config import Settings
+from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.runtime import Runtime, open_runtime
+from tests.support.rabbitmq import RabbitMQ, server_script
+
+TEMPLATE = "template_for_tests"
+_names = itertools.count()
+
+
+def execute(dsn: str, statement: str) -> list[tuple[Any, ...]]:
+    """One statement in autocommit; its rows, if it has any."""
+    connection = psycopg2.connect(dsn)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+def with_database(dsn: str, name: str) -> str:
+    """The DSN of another database on the same server."""
+    return psycopg2.extensions.make_dsn(dsn, dbname=name)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL for the whole run, with a migrated template database."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    try:
+        execute(server.dsn, f"CREATE DATABASE {TEMPLATE}")
+        migrations.upgrade(with_database(server.dsn, TEMPLATE))
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A Redis for the whole run."""
+    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ for the whole run, where rabbitmq-server is installed."""
+    if not server_script():
+        reason = "rabbitmq-server is not on PATH"
+        if os.environ.get("REQUIRE_SERVICES") == "1":
+            pytest.fail(f"{reason}, and REQUIRE_SERVICES=1 wants it")
+        pytest.skip(reason)
+    server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def empty_dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database of the test's own without tables."""
+    yield from _database(postgres, "template0")
+
+
+@pytest.fixture
+def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    yield from _database(postgres, TEMPLATE)
+
+
+def _database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = f"test_{os.getpid()}_{next(_names)}"
+    execute(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield with_database(postgres.dsn, name)
+    finally:
+        execute(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """The Redis of this run, emptied."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def environment(dsn: str, redis_url: str) -> dict[str, str]:
+    """The variables of a process on the test's own servers, without a broker."""
+    return {"POSTGRES_DSN": dsn, "REDIS_URL": redis_url, "COMMENT_RATE_LIMIT_PER_MINUTE": "0"}
+
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def make_settings(environment: dict[str, str]) -> MakeSettings:
+    """Settings on the test's own servers, changed by keyword: `make_settings(COMMENT_BATCH_SIZE=5)`."""
+
+    def make(**changes: object) -> Settings:
+        return config.load({**environment, **{name: str(value) for name, value in changes.items()}})
+
+    return make
+
+
+@pytest.fixture
+async def runtime(make_settings: MakeSettings) -> AsyncIterator[Runtime]:
+    """A process's inside, running."""
+    async with open_runtime(make_settings(), application="test") as one:
+        yield one
+
+
+OpenClient = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@asynccontextmanager
+async def open_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the whole application, without a socket between."""
+    app = create_app(settings)
+    async with app.lifespan():
+        transport = httpx.ASGITransport(create_asgi(app))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            client.app = app  # type: ignore[attr-defined]
+            yield client
+
+
+@pytest.fixture
+async def client(make_settings: MakeSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application on the test's own servers."""
+    async with open_client(make_settings()) as one:
+        yield one
+
+
+def metric(name: str, **labels: str) -> float:
+    """A metric's value in this process; 0 where it has none yet."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def until(condition: Callable[[], Any], *, seconds: float = 30) -> None:
+    """Waits for a condition (a function, or one that gives an awaitable) to come true."""
+    async with asyncio.timeout(seconds):
+        while True:
+            result = condition()
+            if asyncio.iscoroutine(result):
+                result = await result
+            if result:
+                return
+            await asyncio.sleep(0.02)
+
+
+def project_root() -> Path:
+    """The checkout."""
+    return Path(__file__).parent.parent

@@ -1,0 +1,119 @@
+"""A RabbitMQ of the tests' own, from the rabbitmq-server on PATH."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import amqp
+
+START_TIMEOUT = 90
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses at the moment."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+class RabbitMQ:
+    """One node on loopback, in a folder of its own. Its port stays the same over restarts."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._port = free_port()
+        self._dist = free_port()
+        self._epmd = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self._port}\nloopback_users.guest = true\n")
+
+    @property
+    def url(self) -> str:
+        """The broker's URL."""
+        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        folder = str(self._folder)
+        return {
+            **os.environ,
+            "HOME": folder,
+            "RABBITMQ_NODENAME": f"test{self._port}@localhost",
+            "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/data",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+            "RABBITMQ_DIST_PORT": str(self._dist),
+            "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "ERL_EPMD_PORT": str(self._epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1",
+        }
+
+    def start(self) -> None:
+        """Starts it and waits until it takes connections."""
+        with (self._folder / "out.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                # The Debian wrapper on PATH changes the user and the environment; the script behind it does not.
+                [server_script()],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                with amqp.Connection(f"127.0.0.1:{self._port}", connect_timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        raise RuntimeError(f"RabbitMQ did not start; see {self._folder}/out.log")
+
+    def stop(self) -> None:
+        """Ends it at once, as an outage would."""
+        if self._process is None:
+            return
+        # The node and its helpers share the session that was made for them.
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        self._process = None
+        self._stop_epmd()
+
+    def _stop_epmd(self) -> None:
+        """The port mapper is started by the node, on our port, as a daemon of its own."""
+        subprocess.run(
+            [epmd(), "-port", str(self._epmd), "-kill"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
+
+    def restart(self) -> None:
+        """An outage, and back with what was on disk."""
+        self.stop()
+        self.start()
+
+
+def epmd() -> str:
+    """Erlang's port mapper."""
+    found = shutil.which("epmd")
+    if not found:
+        raise RuntimeError("rabbitmq-server is there but epmd is not")
+    return found
+
+
+def server_script() -> str:
+    """The server's own start script; empty where RabbitMQ is not installed."""
+    for path in ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server"):
+        if Path(path).exists():
+            return path
+    return shutil.which("rabbitmq-server") or ""

@@ -1,0 +1,28 @@
+"""Requests and what is stored, in short."""
+
+import json
+from typing import Any
+
+from comment_monitor.model import Parsed
+from comment_monitor.parse import parse_request
+
+
+def comment(id_: object, text: str | None = None, **more: Any) -> dict[str, Any]:
+    """A comment as a client sends it."""
+    return {"id": str(id_), "text": f"text of {id_}" if text is None else text, "author": "ana", **more}
+
+
+def body(*comments: dict[str, Any], post_id: str = "post", **more: Any) -> dict[str, Any]:
+    """A request's body."""
+    return {"post_id": post_id, "comments": list(comments), **more}
+
+
+def parsed(*comments: dict[str, Any], **more: Any) -> Parsed:
+    """The same, parsed."""
+    return parse_request(json.dumps(body(*comments, **more)).encode(), max_comments=10_000)
+
+
+def adds_up(answer: dict[str, Any]) -> bool:
+    """The promise about the counts of every answer."""
+    parts = answer["stored"] + answer["updated"] + answer["duplicates"] + len(answer["rejected"])
+    return bool(answer["received"] == parts and answer["queued"] == answer["stored"] + answer["updated"])

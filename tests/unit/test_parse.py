@@ -1,0 +1,150 @@
+"""Parsing: a bad comment is named, the good rest goes on, and what comes is kept character for character."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from comment_monitor.errors import InvalidRequest, NotJson, TooLarge
+from comment_monitor.parse import parse_request
+from tests.support.requests import body, comment
+
+
+def reasons(*comments: Any) -> list[str | None]:
+    """For each comment why it was rejected, None where it was taken."""
+    parsed = parse_request(json.dumps(body(*comments)).encode(), max_comments=1000)
+    by_index = {one.index: one.reason for one in parsed.rejected}
+    assert len(parsed.comments) == len(parsed.indexes) == len(comments) - len(by_index)
+    return [by_index.get(index) for index in range(len(comments))]
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        (comment(""), "id"),
+        ({"text": "t", "author": "a"}, "id"),
+        ({"id": 5, "text": "t", "author": "a"}, "id"),
+        (comment("x" * 201), "id"),
+        (comment("a\0b"), "NUL"),
+        (comment(1, ""), "text"),
+        (comment(1, " \n\t　"), "blank"),
+        (comment(1, "x" * 10_001), "text"),
+        (comment(1, "a\0b"), "NUL"),
+        (comment(1, "\ud800"), "surrogate"),
+        (comment(1, author=""), "author"),
+        (comment(1, author="x" * 201), "author"),
+        (comment(1, timestamp="yesterday"), "RFC 3339"),
+        (comment(1, timestamp="2026-01-01T00:00:00"), "RFC 3339"),
+        (comment(1, timestamp=17), "timestamp"),
+        (comment(1, timestamp="0001-01-01T00:00:00+05:00"), "timestamp"),
+        (comment(1, parent_id="x" * 201), "200"),
+        (comment(1, metadata=[1]), "metadata"),
+        (comment(1, metadata={"a": ["\0"]}), "NUL"),
+        (comment(1, metadata={"\0": 1}), "NUL"),
+        (comment(1, metadata={"a": "\udfff"}), "surrogate"),
+        (17, "object"),
+        (None, "object"),
+    ],
+)
+def test_a_bad_comment_is_rejected_by_name_and_its_neighbours_are_not(bad: Any, word: str) -> None:
+    """The one in the middle is rejected with a reason that names what is wrong."""
+    first, middle, last = reasons(comment("before"), bad, comment("after"))
+
+    assert first is None
+    assert last is None
+    assert middle is not None
+    assert word in middle
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        comment("x" * 200, "x" * 10_000, author="y" * 200),
+        comment(1, "\ufeff"),
+        comment(1, "🙂" * 10_000),
+        comment(1, timestamp=None),
+        comment(1, timestamp=""),
+        comment(1, timestamp="  "),
+        comment(1, parent_id=""),
+        comment(1, metadata=None),
+        comment(1, metadata={"a": "\\u0000"}),
+        comment(1, metadata={}),
+        comment(1, unknown_field=3),
+    ],
+)
+def test_what_is_within_the_bounds_is_taken(good: Any) -> None:
+    """The limits themselves, an unknown time, and fields that are not ours."""
+    assert reasons(good) == [None]
+
+
+def test_text_and_metadata_are_kept_as_they_came() -> None:
+    """Nothing is trimmed, normalised or re-encoded, also beside a comment that takes the careful way."""
+    text = "  e\u0301 \ufeff\r\n trailing \u200d"
+    raw = '{"post_id":"p","comments":[{"id":"1","text":%s,"author":" a ","metadata":{"b": 1.0,  "a":1e400}},{"id":""}]}'
+    parsed = parse_request((raw % json.dumps(text)).encode(), max_comments=10)
+
+    (one,) = parsed.comments
+    assert (one.text, one.author, one.metadata) == (text, " a ", '{"b": 1.0,  "a":1e400}')
+
+
+def test_timestamps_are_read_as_utc() -> None:
+    """An offset is taken into account; no timestamp means unknown."""
+    parsed = parse_request(
+        json.dumps(body(comment(1, timestamp="2026-01-31T10:30:00+01:00"), comment(2))).encode(), max_comments=10
+    )
+
+    assert [one.timestamp for one in parsed.comments] == [datetime(2026, 1, 31, 9, 30, tzinfo=UTC), None]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"nope", b"{", b"\xff", b'{"post_id": "p", "comments": [NaN]}', b"[" * 100_000, b'{"post_id":"\xff"}'],
+)
+def test_what_is_not_json_says_so(raw: bytes) -> None:
+    """Whatever bytes come, the error is ours."""
+    with pytest.raises((NotJson, InvalidRequest)):
+        parse_request(raw, max_comments=10)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        3,
+        {},
+        {"post_id": "p"},
+        {"comments": []},
+        {"post_id": "", "comments": []},
+        {"post_id": "p", "comments": {}},
+        {"post_id": "p\0", "comments": []},
+        {"post_id": "\ud800", "comments": []},
+        {"post_id": "p", "source": "", "comments": []},
+        {"post_id": "x" * 201, "comments": []},
+    ],
+)
+def test_another_shape_is_not_a_request(value: Any) -> None:
+    """JSON without what a request needs."""
+    with pytest.raises(InvalidRequest):
+        parse_request(json.dumps(value).encode(), max_comments=10)
+
+
+def test_more_comments_than_allowed_are_too_large() -> None:
+    """The limit itself is allowed."""
+    raw = json.dumps(body(*map(comment, range(10)))).encode()
+
+    assert len(parse_request(raw, max_comments=10).comments) == 10
+    with pytest.raises(TooLarge, match="10"):
+        parse_request(raw, max_comments=9)
+
+
+def test_deep_nesting_in_one_comment_rejects_at_most_that_one() -> None:
+    """A thousand brackets do not take their neighbours with them."""
+    deep = '{"id":"deep","text":"t","author":"a","metadata":{"a":' + "[" * 5000 + "]" * 5000 + "}}"
+    raw = '{"post_id":"p","comments":[{"id":"ok","text":"t","author":"a"},' + deep + "]}"
+
+    try:
+        parsed = parse_request(raw.encode(), max_comments=10)
+    except NotJson:
+        return
+    assert parsed.comments[0].id == "ok"

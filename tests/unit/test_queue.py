@@ -1,0 +1,91 @@
+"""The bounded queue: whole requests or nothing, nothing handed out twice, nothing lost at the end."""
+
+import asyncio
+
+import pytest
+
+from comment_monitor.errors import Draining, QueueFull
+from comment_monitor.model import Comment
+from comment_monitor.queue import ProcessingQueue
+from tests.conftest import metric
+
+
+def some(count: int) -> list[Comment]:
+    """Comments of which only the number matters."""
+    return [Comment(source="s", post_id="p", id=str(n), text="t", author="a") for n in range(count)]
+
+
+async def test_a_request_that_does_not_fit_is_refused_whole() -> None:
+    """Nothing of it is accepted, and what waits stays."""
+    queue = ProcessingQueue(capacity=25)
+    await queue.put([some(10), some(10)])
+
+    with pytest.raises(QueueFull):
+        await queue.put([some(5), some(1)])
+    assert len(queue) == 20
+    await queue.put([some(5)])
+    assert len(queue) == 25
+
+
+async def test_an_empty_queue_takes_a_request_above_its_capacity() -> None:
+    """It could never be taken otherwise."""
+    queue = ProcessingQueue(capacity=25)
+    await queue.put([some(100)])
+
+    assert len(queue) == 100
+
+
+async def test_the_length_counts_until_a_batch_is_settled() -> None:
+    """The gauge is what is accepted and not yet committed."""
+    queue = ProcessingQueue(capacity=100)
+    before = metric("comment_processing_queue_length")
+    first, second = await queue.put([some(10), some(5)])
+    assert metric("comment_processing_queue_length") - before == 15
+
+    assert await queue.take(10) == [first]
+    assert len(queue) == 15
+    first.done.set_result([])
+    second.done.cancel()
+    await asyncio.sleep(0)
+    assert len(queue) == 0
+    assert metric("comment_processing_queue_length") == before
+
+
+async def test_a_group_is_at_most_the_limit_but_never_empty() -> None:
+    """A batch above the limit goes alone."""
+    queue = ProcessingQueue(capacity=1000)
+    await queue.put([some(10), some(10), some(10), some(50)])
+
+    assert [len(await queue.take(20) or []) for _ in range(3)] == [2, 1, 1]
+
+
+async def test_a_batch_nobody_waits_for_is_dropped() -> None:
+    """Its sender has been told to repeat it."""
+    queue = ProcessingQueue(capacity=1000)
+    first, second = await queue.put([some(10), some(10)])
+    first.done.cancel()
+
+    assert await queue.take(1000) == [second]
+
+
+async def test_after_close_the_rest_is_handed_out_and_no_more_taken() -> None:
+    """Draining finishes what was accepted."""
+    queue = ProcessingQueue(capacity=1000)
+    (batch,) = await queue.put([some(10)])
+    await queue.close()
+
+    with pytest.raises(Draining):
+        await queue.put([some(1)])
+    assert await queue.take(1000) == [batch]
+    assert await queue.take(1000) is None
+
+
+async def test_every_waiting_writer_is_woken_while_there_is_work() -> None:
+    """One large request keeps several writers busy."""
+    queue = ProcessingQueue(capacity=1000)
+    writers = [asyncio.create_task(queue.take(10)) for _ in range(3)]
+    await asyncio.sleep(0)
+    batches = await queue.put([some(10), some(10), some(10)])
+
+    groups = await asyncio.wait_for(asyncio.gather(*writers), 5)
+    assert sorted((group or [])[0].arrived for group in groups) == sorted(batch.arrived for batch in batches)

@@ -1,0 +1,63 @@
+"""Repeated identities within one write: counted once, edits in order."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment
+from comment_monitor.store import Written
+from comment_monitor.waves import Plan
+
+pairs = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.booleans()), max_size=12)
+
+
+def make(id_: str, text: str) -> Comment:
+    """A comment of which only identity and text matter."""
+    return Comment(source="s", post_id="p", id=id_, text=text, author="a")
+
+
+def play(plan: Plan, rows: dict[tuple[str, str], str]) -> list[Written]:
+    """What PostgreSQL would do with the waves, `rows` being its table."""
+    done = []
+    for number in range(len(plan.waves)):
+        wave = plan.wave(number)
+        keys = [one.key for one in wave]
+        assert len(set(keys)) == len(keys), "one statement can touch a row once"
+        assert keys == sorted(keys), "locks are taken in one order"
+        fates = {}
+        for one in wave:
+            if one.key not in rows:
+                fates[one.key] = (STORED, 1)
+            elif rows[one.key] != one.text:
+                fates[one.key] = (UPDATED, 2)
+            rows[one.key] = one.text
+        done.append(Written(fates, []))
+    return done
+
+
+@given(pairs)
+def test_a_write_ends_like_the_same_comments_one_by_one(given_pairs: list[tuple[str, str, bool]]) -> None:
+    """Whatever repeats in it, and whatever Redis knows, fates and final texts are those of a sequence of writes."""
+    known = {("s", id_): text for id_, text, seen in reversed(given_pairs) if seen}
+    comments = [make(id_, text) for id_, text, _ in given_pairs]
+    seen = [known.get(one.key) == one.text for one in comments]
+    rows = dict(known)
+    plan = Plan(comments, seen)
+    plan.apply(play(plan, rows))
+
+    expected_rows = dict(known)
+    expected = []
+    for one in comments:
+        old = expected_rows.get(one.key)
+        expected.append(STORED if old is None else DUPLICATE if old == one.text else UPDATED)
+        expected_rows[one.key] = one.text
+    assert plan.fates == expected
+    assert rows == expected_rows
+    assert plan.duplicates.total() == expected.count(DUPLICATE)
+
+
+def test_redis_is_told_the_last_text_of_each_identity() -> None:
+    """What is remembered is what the row holds at the end."""
+    plan = Plan([make("a", "x"), make("b", "x"), make("a", "y")], [False] * 3)
+    known = plan.apply(play(plan, {}))
+
+    assert {(one.comment.id, one.comment.text, one.revision) for one in known} == {("a", "y", 2), ("b", "x", 1)}
