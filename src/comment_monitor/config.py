@@ -237,3 +237,16 @@ def _convert(one: Declared, raw: str) -> Any:
         shown = "<hidden>" if one.secret else raw
         raise ConfigurationError(f"{one.variable}={shown}: must be {one.bounds}")
     return value
+
+
+def require_dsn(settings: Settings) -> None:
+    """Says what is missing where no database is named.
+
+    Raises:
+        ConfigurationError: POSTGRES_DSN is empty.
+    """
+    if not settings.postgres_dsn:
+        raise ConfigurationError(
+            "POSTGRES_DSN is not set and no `comment-monitor up` is running on this data folder: start it, "
+            "or name a database, such as POSTGRES_DSN=postgresql://user:password@host:5432/comments"
+        )

@@ -41,7 +41,7 @@ def configure(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # One line a request or a connection would drown what matters.
-    for noisy in ("uvicorn.access", "httpx", "asyncio", "amqp"):
+    for noisy in ("uvicorn", "httpx", "asyncio", "amqp", "celery.worker.consumer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

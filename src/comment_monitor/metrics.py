@@ -55,7 +55,7 @@ STORED: Final = Counter("comment_stored_total", "Comments committed, by whether 
 BACKLOG: Final = Gauge(
     "comment_analysis_backlog",
     "Comments stored and not yet analysed, in the whole system.",
-    multiprocess_mode="max",
+    multiprocess_mode="mostrecent",
 )
 OUTBOX_RESENT: Final = Counter(
     "comment_outbox_resent_total", "Analysis batches sent again because no result came in time."

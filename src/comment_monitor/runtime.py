@@ -9,7 +9,7 @@ import redis.asyncio.retry
 import redis.backoff
 
 from comment_monitor.broker import make_celery
-from comment_monitor.config import Settings
+from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import Database, open_database
 from comment_monitor.dedup import DedupCache
 from comment_monitor.errors import ConfigurationError
@@ -73,15 +73,6 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
         await reading.close()
         if client:
             await client.aclose()
-
-
-def require_dsn(settings: Settings) -> None:
-    """Says what is missing where no database is named."""
-    if not settings.postgres_dsn:
-        raise ConfigurationError(
-            "POSTGRES_DSN is not set and no `comment-monitor up` is running on this data folder: start it, "
-            "or name a database, such as POSTGRES_DSN=postgresql://user:password@host:5432/comments"
-        )
 
 
 def open_redis(url: str) -> "redis.asyncio.Redis | None":

@@ -8,10 +8,9 @@ from typing import Final
 
 from comment_monitor import log, metrics, store
 from comment_monitor.analysis import Analysis, Failure, analyse
-from comment_monitor.config import Settings
+from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import Database, open_database
 from comment_monitor.retry import with_retries
-from comment_monitor.runtime import require_dsn
 from comment_monitor.store import Loaded
 
 logger = log.get(__name__)

@@ -31,7 +31,9 @@ class RabbitMQ:
         self._epmd = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self._port}\nloopback_users.guest = true\n")
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self._port}\nloopback_users.guest = true\n"
+        )
 
     @property
     def url(self) -> str:
@@ -94,7 +96,10 @@ class RabbitMQ:
     def _stop_epmd(self) -> None:
         """The port mapper is started by the node, on our port, as a daemon of its own."""
         subprocess.run(
-            [epmd(), "-port", str(self._epmd), "-kill"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            [epmd(), "-port", str(self._epmd), "-kill"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
         )
 
     def restart(self) -> None:

@@ -87,7 +87,12 @@ def test_every_label_is_declared_and_sorted() -> None:
 
 def test_texts_that_say_the_same_have_one_digest() -> None:
     """Case, width, white space and invisible characters make no difference; words do."""
-    same = ["Check out my channel", "check  out MY channel\ufeff", "Check\u200b out my\nchannel ", "Ｃｈｅｃｋ out my channel"]
+    same = [
+        "Check out my channel",
+        "check  out MY channel\ufeff",
+        "Check\u200b out my\nchannel ",
+        "Ｃｈｅｃｋ out my channel",
+    ]
 
     assert len({look(text).text_digest for text in same}) == 1
     assert look("Check out my channels").text_digest != look(same[0]).text_digest

@@ -73,7 +73,9 @@ def test_defaults_stand_in_where_a_line_names_no_post() -> None:
 
 def test_csv_takes_other_column_names_quoted_newlines_and_a_byte_order_mark() -> None:
     """As spreadsheets write it."""
-    raw = '\ufeffCOMMENT_ID,AUTHOR,DATE,CONTENT,CLASS\n1,ana,2026-01-31T09:30:00Z,"two\nlines",0\n,ben,,x,1\n2,ben,,y,1\n'
+    raw = (
+        '\ufeffCOMMENT_ID,AUTHOR,DATE,CONTENT,CLASS\n1,ana,2026-01-31T09:30:00Z,"two\nlines",0\n,ben,,x,1\n2,ben,,y,1\n'
+    )
     columns = {"id": "COMMENT_ID", "author": "AUTHOR", "timestamp": "DATE", "text": "CONTENT"}
     items = list(read_csv(io.BytesIO(raw.encode()), post_id="p", source=None, columns=columns))
 

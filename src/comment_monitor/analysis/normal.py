@@ -9,7 +9,9 @@ from typing import Any, Final
 from comment_monitor.analysis.rules import REPEATED_MIN_LENGTH
 
 # Characters that show nothing: a campaign adds them to look different each time.
-INVISIBLE: Final = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
+INVISIBLE: Final = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]"
+)
 
 
 def normalise(text: str) -> str:

@@ -5,7 +5,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import prometheus_client
 import uvicorn
 
 from comment_monitor import log
@@ -66,8 +65,3 @@ async def _drain(service: Service, settings: Settings) -> None:
     await asyncio.sleep(settings.drain_delay)
     service.draining = True
     logger.info("draining", waiting=len(service.runtime.pipeline.queue))
-
-
-def serve_metrics(host: str, port: int) -> None:
-    """`/metrics` on a port and threads of its own, so that a busy event loop is still scraped."""
-    prometheus_client.start_http_server(port, addr=host)

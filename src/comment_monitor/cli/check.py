@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import Settings
+from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import AWAY, NO_SCHEMA, open_database
 from comment_monitor.invariants import Finding
 from comment_monitor.invariants import check as look
-from comment_monitor.runtime import require_dsn
 
 # A full look at a large database takes its time.
 TIMEOUT = 3600.0

@@ -9,9 +9,8 @@ import click
 from comment_monitor import retention
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import Settings
+from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, open_database
-from comment_monitor.runtime import require_dsn
 
 # An index over a large table takes its time; it holds nobody up.
 TIMEOUT = 6 * 3600.0

@@ -15,11 +15,10 @@ import click
 from comment_monitor import errors
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import Settings
+from comment_monitor.config import Settings, require_dsn
 from comment_monitor.ingest import BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
 from comment_monitor.ingest import ingest as feed
 from comment_monitor.model import Comment, Fate
-from comment_monitor.runtime import open_runtime, require_dsn
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20
@@ -139,9 +138,16 @@ async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle
 
         yield only_count
         return
-    async with open_runtime(settings, application="comment-monitor ingest") as runtime:
-        runtime.schema.require()
-        yield runtime.pipeline.settle
+    # Imported here: the metrics have to find their folder first.
+    from comment_monitor.exposition import leave  # noqa: PLC0415
+    from comment_monitor.runtime import open_runtime  # noqa: PLC0415
+
+    try:
+        async with open_runtime(settings, application="comment-monitor ingest") as runtime:
+            runtime.schema.require()
+            yield runtime.pipeline.settle
+    finally:
+        leave()
 
 
 def _open(file: Path) -> IO[bytes]:

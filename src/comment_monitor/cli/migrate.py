@@ -8,7 +8,7 @@ import sqlalchemy.exc
 
 from comment_monitor import migrations
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.runtime import require_dsn
+from comment_monitor.config import require_dsn
 
 
 @click.command

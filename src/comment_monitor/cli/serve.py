@@ -7,7 +7,8 @@ import uvloop
 
 from comment_monitor.api import server
 from comment_monitor.cli.settings import load_settings
-from comment_monitor.runtime import require_dsn
+from comment_monitor.config import require_dsn
+from comment_monitor.exposition import serve_metrics
 
 
 @click.command
@@ -22,11 +23,6 @@ def serve(host: str, port: int, metrics_port: int) -> None:
     """
     settings = load_settings()
     require_dsn(settings)
-    try:
-        server.serve_metrics(host, metrics_port)
-    except OSError as error:
-        raise click.ClickException(
-            f"Port {metrics_port} on {host} can't be used ({error.strerror}); choose another with --metrics-port."
-        ) from None
+    serve_metrics(host, metrics_port)
     if not uvloop.run(server.serve(settings, host=host, port=port)):
         sys.exit(1)

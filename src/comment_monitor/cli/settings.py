@@ -11,6 +11,9 @@ from comment_monitor import config, log
 from comment_monitor.config import Settings
 from comment_monitor.embedded.state import read_endpoints
 
+# Read by prometheus_client when it is imported, so before anything here may import it.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
 
 def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--data-dir`, for commands that use a running `up`."""
@@ -28,6 +31,9 @@ def load_settings(data_dir: Path | None = None) -> Settings:
     environment = dict(os.environ)
     if data_dir is not None and not environment.get("POSTGRES_DSN"):
         environment = {**(read_endpoints(data_dir) or {}), **{k: v for k, v in environment.items() if v}}
+        if folder := environment.get(FOLDER_VARIABLE):
+            # Counts made here show on the port of the `up` that runs.
+            os.environ.setdefault(FOLDER_VARIABLE, folder)
     settings = config.load(environment)
     log.configure(settings.log_level)
     return settings

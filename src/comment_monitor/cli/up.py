@@ -15,8 +15,7 @@ from comment_monitor.embedded.supervisor import Where, run
 @click.command
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, help="Port of the HTTP API.")
-@click.option("--metrics-port", default=9090, show_default=True, help="Port of the API's /metrics.")
-@click.option("--worker-metrics-port", type=int, help="Port of the worker's /metrics. [default: metrics port + 1]")
+@click.option("--metrics-port", default=9090, show_default=True, help="Port of /metrics.")
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -24,14 +23,14 @@ from comment_monitor.embedded.supervisor import Where, run
     show_default=True,
     help="Where PostgreSQL and Redis keep their data.",
 )
-def up(host: str, port: int, metrics_port: int, worker_metrics_port: int | None, data_dir: Path) -> None:
+def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     """Run everything on this machine until Ctrl-C: PostgreSQL, Redis, migrations, API and worker.
 
     The same code as in production; only the servers are embedded. POSTGRES_DSN, REDIS_URL and CELERY_BROKER_URL name
     servers of your own instead. The data folder is there at the next start; the other commands use it by themselves.
     """
     config.load()
-    where = Where(host, port, metrics_port, worker_metrics_port or metrics_port + 1, data_dir.absolute())
+    where = Where(host, port, metrics_port, data_dir.absolute())
     run(where, announce)
     click.echo("Stopped.")
 
@@ -44,7 +43,6 @@ def announce(where: Where, endpoints: Mapping[str, str]) -> None:
         ("Documentation", f"{base}/docs"),
         ("Health", f"{base}/health"),
         ("Metrics", f"http://{where.host}:{where.metrics_port}/metrics"),
-        ("Worker metrics", f"http://{where.host}:{where.worker_metrics_port}/metrics"),
         ("PostgreSQL", _without_password(endpoints["POSTGRES_DSN"])),
         ("Redis", _without_password(endpoints["REDIS_URL"])),
         ("Queue", _without_password(endpoints["CELERY_BROKER_URL"])),

@@ -3,15 +3,15 @@
 import os
 import shutil
 import tempfile
-from pathlib import Path
+import warnings
 
 import click
 
 from comment_monitor.cli.settings import load_settings
+from comment_monitor.config import require_dsn
 from comment_monitor.errors import ConfigurationError
-from comment_monitor.runtime import require_dsn
 
-MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @click.command
@@ -30,39 +30,28 @@ def worker(concurrency: int, host: str, metrics_port: int) -> None:
     require_dsn(settings)
     if not settings.broker_url:
         raise ConfigurationError("CELERY_BROKER_URL is not set, such as amqp://user:password@host:5672//")
-    folder = Path(os.environ.get(MULTIPROC) or tempfile.mkdtemp(prefix="comment-worker-metrics-"))
-    os.environ[MULTIPROC] = str(folder)
+    own = None
+    if FOLDER not in os.environ:
+        own = os.environ[FOLDER] = tempfile.mkdtemp(prefix="comment-worker-metrics-")
     try:
-        _serve_metrics(folder, host, metrics_port)
-        _run(concurrency)
+        _run(concurrency, host, metrics_port)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if own:
+            shutil.rmtree(own, ignore_errors=True)
 
 
-def _serve_metrics(folder: Path, host: str, port: int) -> None:
-    """Serves the sum over this worker's processes. The folder must be set before the metrics are imported."""
-    import prometheus_client  # noqa: PLC0415
-    from prometheus_client import multiprocess  # noqa: PLC0415
+def _run(concurrency: int, host: str, metrics_port: int) -> None:
+    # Imported here, because the metrics have to find their folder, and because the analysers take their time.
+    from comment_monitor.exposition import serve_metrics  # noqa: PLC0415
+    from comment_monitor.tasks import app  # noqa: PLC0415
 
-    for stale in folder.glob("*.db"):
-        stale.unlink()
-    if not port:
-        return
-    registry = prometheus_client.CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    try:
-        prometheus_client.start_http_server(port, addr=host, registry=registry)
-    except OSError as error:
-        raise click.ClickException(
-            f"Port {port} on {host} can't be used ({error.strerror}); choose another with --metrics-port."
-        ) from None
-
-
-def _run(concurrency: int) -> None:
-    from comment_monitor.tasks import app  # noqa: PLC0415 - loads the analysers
-
+    if metrics_port:
+        serve_metrics(host, metrics_port)
+    # It warns of root because of pickled messages; only JSON is accepted here.
+    warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--concurrency", str(concurrency),
             "--pool", "prefork",

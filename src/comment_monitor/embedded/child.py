@@ -51,7 +51,7 @@ def start_child(
         environment: its environment; None: ours.
         output: where stdout and stderr go; None: where ours go.
     """
-    return subprocess.Popen(  # noqa: S603 - programs of ours
+    return subprocess.Popen(
         [str(one) for one in arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,

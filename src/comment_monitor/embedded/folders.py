@@ -24,9 +24,11 @@ def make_folder(path: Path, owner: tuple[int, int] | None = None) -> Path:
         if owner and path.stat().st_uid != owner[0]:
             os.chown(path, *owner)
         if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")  # noqa: TRY301 - the same message below
+            raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise EmbeddedError(f"The data folder {path} can't be used: {error.strerror}. --data-dir names another.") from None
+        raise EmbeddedError(
+            f"The data folder {path} can't be used: {error.strerror}. --data-dir names another."
+        ) from None
     return path
 
 

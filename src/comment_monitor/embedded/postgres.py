@@ -204,7 +204,7 @@ def _binary(name: str) -> Path:
 
 
 def _version() -> str:
-    output = subprocess.run([_binary("postgres"), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    output = subprocess.run([_binary("postgres"), "--version"], capture_output=True, text=True, check=True)
     return output.stdout.split()[-1].split(".")[0]
 
 
@@ -213,7 +213,8 @@ def _server_user() -> tuple[int, int] | None:
     if os.geteuid() != 0:
         return None
     with suppress(OSError):
-        subprocess.run(["useradd", "--system", "--shell", "/usr/sbin/nologin", ROOT_USER], capture_output=True, check=False)  # noqa: S607
+        command = ["useradd", "--system", "--shell", "/usr/sbin/nologin", ROOT_USER]
+        subprocess.run(command, capture_output=True, check=False)
     try:
         entry = pwd.getpwnam(ROOT_USER)
     except KeyError:

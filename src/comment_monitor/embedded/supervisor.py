@@ -1,6 +1,7 @@
 """`comment-monitor up`: servers, migrations, API and worker on this machine, and all of it gone at the end."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,7 +39,6 @@ class Where(NamedTuple):
     host: str
     port: int
     metrics_port: int
-    worker_metrics_port: int
     data_dir: Path
 
 
@@ -58,6 +58,7 @@ class Stop:
         self.hurried = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
         self.hurried = self._event.is_set()
         self._event.set()
 
@@ -94,6 +95,7 @@ class Supervisor:
             stack.enter_context(only_one(self._where.data_dir))
             self._check_ports()
             endpoints = self._start_servers(stack)
+            endpoints["PROMETHEUS_MULTIPROC_DIR"] = str(self._empty_metrics_folder())
             self._environment.update(endpoints)
             self._migrate()
             stack.callback(self._stop_children)
@@ -121,7 +123,6 @@ class Supervisor:
         ports = (
             (self._where.port, "--port"),
             (self._where.metrics_port, "--metrics-port"),
-            (self._where.worker_metrics_port, "--worker-metrics-port"),
         )
         for port, option in ports:
             with socket.socket() as probe:
@@ -156,8 +157,14 @@ class Supervisor:
             "CELERY_BROKER_URL": broker or (redis.broker_url if redis else ""),
         }
 
+    def _empty_metrics_folder(self) -> Path:
+        """Where API, worker and `ingest` leave their counts; each start begins at zero."""
+        folder = self._where.data_dir / "metrics"
+        shutil.rmtree(folder, ignore_errors=True)
+        return make_folder(folder)
+
     def _migrate(self) -> None:
-        result = subprocess.run(  # noqa: S603 - our own command
+        result = subprocess.run(
             [*_PROGRAM, "migrate"], env=self._environment, capture_output=True, text=True, check=False
         )
         if result.returncode:
@@ -167,7 +174,8 @@ class Supervisor:
     def _start_children(self) -> None:
         host = ["--host", self._where.host]
         serve = ["serve", *host, "--port", str(self._where.port), "--metrics-port", str(self._where.metrics_port)]
-        worker = ["worker", *host, "--metrics-port", str(self._where.worker_metrics_port)]
+        # Its metrics are on the API's port: both share a folder.
+        worker = ["worker", "--metrics-port", "0"]
         for name, arguments in (("The API", serve), ("The worker", worker)):
             self._parts.append(Part(name, start_child([*_PROGRAM, *arguments], environment=self._environment), None))
 
@@ -188,7 +196,7 @@ class Supervisor:
                 return
             self._check_parts()
             try:
-                with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
+                with urllib.request.urlopen(url, timeout=2):
                     return
             except (urllib.error.URLError, OSError):
                 continue

@@ -1,0 +1,1 @@
+"""Drives a running service with comments and measures how it answers."""
