@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -45,16 +46,19 @@ def with_database(dsn: str, name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL for the whole run, with a migrated template database."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    server.start()
-    try:
-        execute(server.dsn, f"CREATE DATABASE {TEMPLATE}")
-        migrations.upgrade(with_database(server.dsn, TEMPLATE))
-        yield server
-    finally:
-        server.stop()
+    # Not pytest's own folder: run as root, the server's user could not enter it.
+    with tempfile.TemporaryDirectory(prefix="tests-") as name:
+        Path(name).chmod(0o755)
+        server = EmbeddedPostgres(Path(name) / "data")
+        server.start()
+        try:
+            execute(server.dsn, f"CREATE DATABASE {TEMPLATE}")
+            migrations.upgrade(with_database(server.dsn, TEMPLATE))
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")

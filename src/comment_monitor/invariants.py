@@ -40,9 +40,10 @@ INVARIANTS: Final = (
         Query(
             "check_analysed",
             """
+            WITH waiting AS MATERIALIZED (SELECT unnest(comment_ids) AS id FROM analysis_outbox)
             SELECT count(*), (array_agg(c.id::text ORDER BY c.id))[:5] FROM comments c
             WHERE NOT EXISTS (SELECT FROM comment_analyses a WHERE a.comment_id = c.id AND a.revision = c.revision)
-                AND c.id NOT IN (SELECT unnest(comment_ids) FROM analysis_outbox)
+                AND NOT EXISTS (SELECT FROM waiting w WHERE w.id = c.id)
             """,
         ),
     ),
@@ -52,8 +53,8 @@ INVARIANTS: Final = (
             "check_versions",
             """
             SELECT count(*), (array_agg(c.id::text ORDER BY c.id))[:5] FROM comments c
-            WHERE c.revision - 1 <> (SELECT count(*) FROM comment_versions v WHERE v.comment_id = c.id)
-                AND (c.revision > 1 OR EXISTS (SELECT FROM comment_versions v WHERE v.comment_id = c.id))
+            LEFT JOIN (SELECT comment_id, count(*) AS kept FROM comment_versions GROUP BY 1) v ON v.comment_id = c.id
+            WHERE c.revision - 1 <> coalesce(v.kept, 0)
             """,
         ),
     ),

@@ -60,22 +60,25 @@ LOCK_TEXTS: Final = Query(
 )
 
 # Stores results, never over those of a later revision, and ends their outbox row ($1). A text that stands in
-# another comment too is labelled `repeated`, here and there. Comments removed in the meantime are left out.
+# another comment too is labelled `repeated`, here and there. Of the others one is looked at, whatever their number:
+# either it is alone, and gets the label now, or all of them have it. Comments removed in the meantime are left out.
 SAVE_RESULTS: Final = Query(
     "save_results",
     """
     WITH ended AS (
         DELETE FROM analysis_outbox WHERE id = $1
     ), new AS (
-        SELECT r.*, r.digest IS NOT NULL AND (
-            EXISTS (SELECT FROM comment_analyses o WHERE o.text_digest = r.digest AND o.comment_id <> r.comment_id)
-            OR count(*) OVER (PARTITION BY r.digest) > 1
-        ) AS repeated
+        SELECT r.*, other.comment_id AS other, other.comment_id IS NOT NULL
+            OR r.digest IS NOT NULL AND count(*) OVER (PARTITION BY r.digest) > 1 AS repeated
         FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::real[], $7::text[], $8::real[], $9::text[],
                     $10::bigint[], $11::text[])
             AS r (comment_id, revision, status, language, language_confidence, sentiment, sentiment_score, labels,
                   digest, error)
         JOIN comments c ON c.id = r.comment_id
+        LEFT JOIN LATERAL (
+            SELECT o.comment_id FROM comment_analyses o
+            WHERE o.text_digest = r.digest AND o.comment_id <> ALL ($2) LIMIT 1
+        ) AS other ON true
     ), saved AS (
         INSERT INTO comment_analyses AS a (comment_id, revision, status, analyser_version, language,
             language_confidence, sentiment, sentiment_score, labels, text_digest, error)
@@ -91,8 +94,7 @@ SAVE_RESULTS: Final = Query(
         RETURNING comment_id
     ), labelled AS (
         UPDATE comment_analyses SET labels = labels || '{repeated}'::text[]
-        WHERE text_digest IN (SELECT digest FROM new WHERE repeated)
-            AND comment_id <> ALL ($2) AND NOT labels @> '{repeated}'
+        WHERE comment_id IN (SELECT other FROM new) AND NOT labels @> '{repeated}'
     )
     SELECT count(*) FROM saved
     """,

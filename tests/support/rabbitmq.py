@@ -1,5 +1,6 @@
 """A RabbitMQ of the tests' own, from the rabbitmq-server on PATH."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -85,10 +86,8 @@ class RabbitMQ:
         if self._process is None:
             return
         # The node and its helpers share the session that was made for them.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._process = None
         self._stop_epmd()

@@ -6,11 +6,14 @@ from comment_monitor.breaker import Breaker
 def test_a_failure_opens_it_and_a_success_closes_it() -> None:
     """Only the first failure of a row is news."""
     breaker = Breaker()
-    assert breaker.closed
-
-    assert breaker.failure()
-    assert not breaker.closed
-    assert not breaker.failure()
+    states = [breaker.closed]
+    news = []
+    for _ in range(2):
+        news.append(breaker.failure())
+        states.append(breaker.closed)
     breaker.success()
-    assert breaker.closed
+    states.append(breaker.closed)
+
+    assert states == [True, False, False, True]
+    assert news == [True, False]
     assert breaker.failure()

@@ -47,7 +47,7 @@ def test_zero_switches_the_rate_limit_off() -> None:
 @pytest.mark.parametrize("word", ["maybe", "2", "ja"])
 def test_a_switch_is_true_or_false(word: str) -> None:
     """Anything else is an error, never a silent false."""
-    with pytest.raises(ConfigurationError, match="COMMENT_MONITORING_ENABLED.*true or false"):
+    with pytest.raises(ConfigurationError, match=r"COMMENT_MONITORING_ENABLED.*true or false"):
         config.load({"COMMENT_MONITORING_ENABLED": word})
 
 

@@ -59,7 +59,7 @@ def test_gzip_is_told_by_its_first_bytes_and_a_cut_file_says_where() -> None:
     assert sum(1 for _ in stream) == 5000
 
     cut = open_stream(io.BufferedReader(io.BytesIO(packed[: len(packed) // 2])))
-    with pytest.raises(FileError, match="after line [0-9]+"):
+    with pytest.raises(FileError, match=r"after line [0-9]+"):
         list(read_json_lines(cut, post_id=None, source=None))
 
 

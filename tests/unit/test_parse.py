@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.support.requests import body, comment
 
 from comment_monitor.errors import InvalidRequest, NotJson, TooLarge
 from comment_monitor.parse import parse_request
-from tests.support.requests import body, comment
 
 
 def reasons(*comments: Any) -> list[str | None]:

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
+from tests.conftest import metric
 
 from comment_monitor.errors import Draining, QueueFull
 from comment_monitor.model import Comment
 from comment_monitor.queue import ProcessingQueue
-from tests.conftest import metric
 
 
 def some(count: int) -> list[Comment]:

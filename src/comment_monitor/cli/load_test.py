@@ -11,23 +11,27 @@ from pathlib import Path
 
 import aiohttp
 import click
+import uvloop
 
 from comment_monitor.cli.progress import Progress
-from comment_monitor.loadtest import plan
-from comment_monitor.loadtest.drive import Driver, Load, Result
+from comment_monitor.loadtest.drive import Driver, Pace, Result
+from comment_monitor.loadtest.plan import Load, Mix, made_up
+from comment_monitor.loadtest.replay import Skipped, from_file
 from comment_monitor.loadtest.report import Bounds, failures, in_words, summary
-from comment_monitor.loadtest.texts import Expected, make_comments
 
 SHARE = click.FloatRange(0, 1)
+POSITIVE = click.FloatRange(0, min_open=True)
+DEFAULT_COMMENTS = 10_000
+# Seconds between two looks at the progress: seldom, because it shares the machine with what it measures.
+LOOK_EVERY = 0.5
+INTERRUPTED = 130
 
 
 @click.command("load-test")
 @click.argument("url", default="http://127.0.0.1:8080")
-@click.option("--comments", type=click.IntRange(1), help="Comments to send. [default: 10,000 without --duration]")
-@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to send for.")
-@click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="Comments a second. [default: as fast as it goes]"
-)
+@click.option("--comments", type=click.IntRange(1), help="Comments to send. [default: 10,000, or the whole file]")
+@click.option("--duration", type=POSITIVE, help="Seconds to send for.")
+@click.option("--rate", type=POSITIVE, help="Comments a second. [default: as fast as it goes]")
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Connections.")
 @click.option("--batch", type=click.IntRange(1), default=25, show_default=True, help="Comments a request.")
 @click.option("--posts", type=click.IntRange(1), default=20, show_default=True, help="Posts they are spread over.")
@@ -43,7 +47,7 @@ SHARE = click.FloatRange(0, 1)
 )
 @click.option("--repeat", is_flag=True, help="Begin the file again at its end.")
 @click.option("--api-key", envvar="COMMENT_MONITOR_API_KEY", help="Sent as X-API-Key.")
-@click.option("--retry", is_flag=True, help="Repeat 429 and 503 after Retry-After until the request is in.")
+@click.option("--retry", is_flag=True, help="Repeat what met 429, 503 or a broken connection until it is in.")
 @click.option("--max-p95", type=float, help="Fail above this many milliseconds.")
 @click.option("--max-p99", type=float, help="Fail above this many milliseconds.")
 @click.option("--min-throughput", type=float, help="Fail below this many comments a second.")
@@ -73,59 +77,90 @@ def load_test(
 ) -> None:
     """Drive the running service at URL and measure it.
 
-    Prints throughput, latency (from the moment a request was due), duplicates and errors, and checks every answer's
-    counts. Exit code 1 past a given bound, on errors, or where the service stored other than was sent. The service's
-    rate limit counts too: switch it off (COMMENT_RATE_LIMIT_PER_MINUTE=0), or use --retry.
+    Prints throughput, latency (with --rate: from the moment a request was due), duplicates and errors, and checks
+    every answer's counts. Ctrl-C ends it early, with the report so far.
+
+    The service's rate limit counts too: switch it off (COMMENT_RATE_LIMIT_PER_MINUTE=0), or use --retry.
+
+    Exit code 0: within all bounds, and made-up comments met the fate that they must. 1: not so. 130: interrupted.
     """
-    total = comments if comments or duration or path else 10_000
-    # Repeats and edits have a certain outcome only where their request comes after the first one's answer.
-    expected = Expected() if path is None and not (concurrency > 1 and (edits or duplicates)) else None
-    if path:
-        loads = plan.from_file(path, batch=batch, total=total, repeat=repeat)
+    skipped = Skipped() if path else None
+    mix = Mix(run_id or secrets.token_hex(4), seed, posts, duplicates, edits)
+    _check(mix, path, repeat=repeat)
+    total = comments if comments or duration or path else DEFAULT_COMMENTS
+    if path and skipped:
+        loads = from_file(path, batch=batch, total=total, repeat=repeat, skipped=skipped)
     else:
-        made = make_comments(
-            run_id=run_id or secrets.token_hex(4),
-            seed=seed,
-            posts=posts,
-            duplicates=duplicates,
-            edits=edits,
-            expected=expected or Expected(),
-        )
-        until = time.perf_counter() + duration if duration else None
-        loads = plan.made_up(made, batch=batch, total=total, until=until)
-    driver = Driver(url, concurrency=concurrency, rate=rate / batch if rate else None, api_key=api_key, retry=retry)
-    _drive(driver, loads, url, total)
-    found = summary(driver.result, expected)
+        loads = made_up(mix, batch=batch, total=total)
+    run = _Run(url, Pace(concurrency, rate, duration, retry), api_key)
+    run.go(loads, total)
+    found = summary(run.result, skipped=skipped)
     failed = failures(found, Bounds(max_p95, max_p99, min_throughput, max_error_rate))
     click.echo(json.dumps({**found, "failed": failed}) if as_json else in_words(found))
     for line in failed:
         click.echo(f"Failed: {line}", err=True)
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed else INTERRUPTED if run.interrupts else 0)
 
 
-def _drive(driver: Driver, loads: Iterator[Load], url: str, total: int | None) -> None:
-    """Runs to the end, or to Ctrl-C, after which the report covers what was sent."""
-    with Progress(total, "load-test") as progress:
+def _check(mix: Mix, path: Path | None, *, repeat: bool) -> None:
+    if mix.duplicates + mix.edits > 1:
+        raise click.UsageError("--duplicates and --edits together are more than 1: nothing would be new.")
+    if path and (mix.duplicates or mix.edits):
+        raise click.UsageError("--duplicates and --edits are for made-up comments; --file sends what it holds.")
+    if repeat and not path:
+        raise click.UsageError("--repeat begins a file again: name it with --file.")
 
-        def on_progress(result: Result) -> None:
-            progress.at(result.comments, result.comments)
 
+class _Run:
+    """One run with its progress and its Ctrl-C: the first lets requests under way end, the second does not."""
+
+    def __init__(self, url: str, pace: Pace, api_key: str | None):
+        self.interrupts = 0
+        self._url = url
+        self._pace = pace
+        self._api_key = api_key
+        self.result = Result()
+
+    def go(self, loads: Iterator[Load], total: int | None) -> None:
+        """Runs to the end."""
         try:
-            asyncio.run(_until_interrupted(driver, loads, on_progress))
-        except aiohttp.ClientConnectorError as error:
+            uvloop.run(self._drive(loads, total))
+        except aiohttp.InvalidURL:
+            raise click.ClickException(f"{self._url} is no address, such as http://127.0.0.1:8080.") from None
+        except (aiohttp.ClientConnectorError, TimeoutError) as error:
+            reason = getattr(error, "os_error", None) or "no answer"
             raise click.ClickException(
-                f"Nothing answers at {url} ({error.os_error.strerror}). Start it: make up"
+                f"Nothing answers at {self._url} ({reason}). Is the service running? `make up` starts it."
             ) from None
-        except (aiohttp.InvalidURL, aiohttp.ClientError) as error:
-            raise click.ClickException(f"{url} can't be used: {type(error).__name__} {error}") from None
-        except ValueError as error:
-            raise click.ClickException(str(error)) from None
+        except aiohttp.ClientError as error:
+            raise click.ClickException(f"{self._url} can't be used ({type(error).__name__}: {error}).") from None
 
+    async def _drive(self, loads: Iterator[Load], total: int | None) -> None:
+        driver = Driver(self._url, self._pace, self._api_key)
+        self.result = driver.result
+        with Progress(total or (int(self._pace.seconds) if self._pace.seconds else None), "load-test") as progress:
+            work = asyncio.create_task(driver.run(loads))
+            watch = asyncio.create_task(self._watch(progress, total))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self._interrupt, driver, work)
+            try:
+                await work
+            except asyncio.CancelledError:
+                if not self.interrupts:
+                    raise
+            finally:
+                watch.cancel()
 
-async def _until_interrupted(driver: Driver, loads: Iterator[Load], on_progress: object) -> None:
-    task = asyncio.ensure_future(driver.run(loads, on_progress))  # type: ignore[arg-type]
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        click.echo("interrupted; the report covers what was sent", err=True)
+    def _interrupt(self, driver: Driver, work: "asyncio.Task[None]") -> None:
+        self.interrupts += 1
+        if self.interrupts > 1:
+            work.cancel()
+            return
+        driver.stop()
+        click.echo("Interrupted: waiting for the requests under way; again to leave them.", err=True)
+
+    async def _watch(self, progress: Progress, total: int | None) -> None:
+        while True:
+            sent = self.result.comments
+            progress.at(sent if total else int(time.perf_counter() - self.result.started), sent)
+            await asyncio.sleep(LOOK_EVERY)

@@ -3,19 +3,22 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 import rich.console
-import rich.table
+import rich.text
 
 from comment_monitor import config
 from comment_monitor.embedded.supervisor import Where, run
 
+PORT: Final = click.IntRange(1, 65535)
+
 
 @click.command
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, help="Port of the HTTP API.")
-@click.option("--metrics-port", default=9090, show_default=True, help="Port of /metrics.")
+@click.option("--port", type=PORT, default=8080, show_default=True, help="Port of the HTTP API.")
+@click.option("--metrics-port", type=PORT, default=9090, show_default=True, help="Port of /metrics.")
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -37,26 +40,21 @@ def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
 
 def announce(where: Where, endpoints: Mapping[str, str]) -> None:
     """What runs where."""
-    base = f"http://{where.host}:{where.port}"
     rows = [
-        ("API", f"{base}/comments/process"),
-        ("Documentation", f"{base}/docs"),
-        ("Health", f"{base}/health"),
-        ("Metrics", f"http://{where.host}:{where.metrics_port}/metrics"),
+        ("API", where.url(where.port, "/comments/process")),
+        ("Documentation", where.url(where.port, "/docs")),
+        ("Health", where.url(where.port, "/health")),
+        ("Metrics", where.url(where.metrics_port, "/metrics")),
         ("PostgreSQL", _without_password(endpoints["POSTGRES_DSN"])),
         ("Redis", _without_password(endpoints["REDIS_URL"])),
         ("Queue", _without_password(endpoints["CELERY_BROKER_URL"])),
         ("Data", str(where.data_dir)),
     ]
-    console = rich.console.Console(soft_wrap=True)
-    if sys.stdout.isatty():
-        table = rich.table.Table.grid(padding=(0, 2))
-        for name, value in rows:
-            table.add_row(f"[bold]{name}[/]", value)
-        console.print("\n[bold green]Comment Monitoring Pipeline is up[/] (Ctrl-C stops all of it)\n", table, "")
-    else:
-        lines = "\n".join(f"{name + ':':16}{value}" for name, value in rows)
-        click.echo(f"Comment Monitoring Pipeline is up (Ctrl-C stops all of it)\n{lines}")
+    # Never cut or folded: these are to be copied.
+    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console.print("\n[bold green]Comment Monitoring Pipeline is up[/] (Ctrl-C stops all of it)")
+    for name, value in rows:
+        console.print(rich.text.Text(f"{name + ':':16}", style="bold"), value, sep="", markup=False)
     sys.stdout.flush()
 
 

@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ POLL: Final = 0.02
 PAUSE: Final = 0.2
 # What PostgreSQL says while the processes of one that was killed are still there.
 LEAVING: Final = ("shared memory block", "already exists")
+FAILURE: Final = re.compile(r"(?:FATAL: |PANIC: |error:|^postgres:) *(.+)")
 ROOT_USER: Final = "embedded_postgres"
 
 SETTINGS: Final = {
@@ -50,6 +53,7 @@ class EmbeddedPostgres:
         self._log = self._data_dir / "log" / "postgres.log"
         self._child: subprocess.Popen[bytes] | None = None
         self._sockets: Path | None = None
+        self._log_begin = 0
 
     @property
     def dsn(self) -> str:
@@ -89,6 +93,7 @@ class EmbeddedPostgres:
 
     def _launch(self, user: tuple[int, int] | None, deadline: float) -> bool:
         """Starts the server; False where one that was killed has yet to leave the data folder."""
+        self._log_begin = self._log.stat().st_size if self._log.exists() else 0
         options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
             self._child = start_child(
@@ -126,12 +131,14 @@ class EmbeddedPostgres:
         """Makes the data folder, in a place beside it first: a kill in the middle leaves nothing half made."""
         if (self._folder / "PG_VERSION").exists():
             return
-        new = self._folder.with_name("postgres.new")
-        shutil.rmtree(new, ignore_errors=True)
-        make_folder(new, user)
+        for left in self._data_dir.glob("postgres.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        # A name of its own: processes of an initdb that was killed may still write to theirs for a moment.
+        new = make_folder(Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self._data_dir)), user)
         arguments = ["--encoding=UTF8", "--locale=C.UTF-8", "--username=postgres", "--auth=trust", "--no-instructions"]
         with self._log.open("ab") as log:
-            child = start_child([_binary("initdb"), "-D", new, *arguments], user=user, output=log)
+            command: list[str | Path] = [_binary("initdb"), "-D", new, *arguments]
+            child = start_child(command, on_parent_death=signal.SIGKILL, user=user, output=log)
             child.wait()
         if child.returncode:
             raise EmbeddedError(f"PostgreSQL's data folder could not be made ({self._reason()}); see {self._log}")
@@ -152,11 +159,10 @@ class EmbeddedPostgres:
         """As another user than ours, the server has to get through every folder above its data."""
         if not user:
             return
-        needed = [*self._folder.parents, *_binary("postgres").parents]
-        closed = next((one for one in needed if one.exists() and not _may_enter(one, user)), None)
-        if closed == self._data_dir:
-            closed.chmod(0o711)
-        elif closed:
+        if not _may_enter(self._data_dir, user):
+            self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
+        needed = [*self._data_dir.parents, *_binary("postgres").parents]
+        if closed := next((one for one in needed if not _may_enter(one, user)), None):
             raise EmbeddedError(
                 f"PostgreSQL does not run as root but as the user {ROOT_USER}, who can't enter {closed}: "
                 "choose a --data-dir (and a checkout) outside it, or run as another user than root."
@@ -165,14 +171,25 @@ class EmbeddedPostgres:
     def _wait_until_ready(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
             if self.child.poll() is not None:
-                if any(words in self._reason() for words in LEAVING):
+                if self._met_another():
                     return False
                 raise EmbeddedError(f"PostgreSQL {how_it_ended(self.child)}: {self._reason()}; see {self._log}")
-            with suppress(psycopg2.OperationalError):
-                self._create_database()
-                return True
+            # Its own lock file first: a server that was killed a moment ago may still answer on the same socket.
+            if self._holds_folder():
+                with suppress(psycopg2.OperationalError):
+                    self._create_database()
+                    return True
             time.sleep(POLL)
-        raise EmbeddedError(f"PostgreSQL was not ready within {START_TIMEOUT:.0f} s; see {self._log}")
+        raise EmbeddedError(f"PostgreSQL was not ready within {START_TIMEOUT:.0f} s: {self._reason()}; see {self._log}")
+
+    def _holds_folder(self) -> bool:
+        with suppress(OSError):
+            return (self._folder / "postmaster.pid").read_text().split("\n", 1)[0] == str(self.child.pid)
+        return False
+
+    def _met_another(self) -> bool:
+        own = (line for line in self._said() if f"[{self.child.pid}]" in line)
+        return any(words in line for line in own for words in LEAVING)
 
     def _create_database(self) -> None:
         connection = psycopg2.connect(self._dsn("postgres"))
@@ -185,11 +202,20 @@ class EmbeddedPostgres:
         finally:
             connection.close()
 
+    def _said(self) -> list[str]:
+        """What was logged since its latest start."""
+        with self._log.open("rb") as log:
+            log.seek(self._log_begin)
+            return log.read().decode(errors="replace").splitlines()
+
     def _reason(self) -> str:
-        """The last line in its log that says what is wrong."""
-        lines = self._log.read_text(errors="replace").splitlines()[-50:] if self._log.exists() else []
-        words = [line for line in lines if "FATAL" in line or "PANIC" in line or "error:" in line]
-        return words[-1].split("FATAL:")[-1].strip() if words else "no reason in its log"
+        """The last line that says what is wrong; that clients came too early or too late is not."""
+        words = [
+            match[1]
+            for line in self._said()
+            if (match := FAILURE.search(line)) and not match[1].startswith("the database system is")
+        ]
+        return words[-1] if words else "no reason in its log"
 
 
 def _binary(name: str) -> Path:
@@ -212,15 +238,21 @@ def _server_user() -> tuple[int, int] | None:
     """Whom the server runs as, where we are root, as which it refuses to run."""
     if os.geteuid() != 0:
         return None
+    with suppress(KeyError):
+        return _ids(ROOT_USER)
     with suppress(OSError):
         command = ["useradd", "--system", "--shell", "/usr/sbin/nologin", ROOT_USER]
         subprocess.run(command, capture_output=True, check=False)
     try:
-        entry = pwd.getpwnam(ROOT_USER)
+        return _ids(ROOT_USER)
     except KeyError:
         raise EmbeddedError(
             f"PostgreSQL does not run as root, and the user {ROOT_USER} can't be made: run as another user than root."
         ) from None
+
+
+def _ids(user: str) -> tuple[int, int]:
+    entry = pwd.getpwnam(user)
     return entry.pw_uid, entry.pw_gid
 
 

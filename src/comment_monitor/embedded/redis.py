@@ -72,6 +72,8 @@ class EmbeddedRedis:
         with self._log.open("ab") as log:
             self._child = start_child(
                 [_binary(), *SETTINGS, "--dir", folder, "--unixsocket", self._socket, "--unixsocketperm", "700"],
+                # Not asked to leave: a Redis that does removes its socket, by then perhaps that of the next start.
+                on_parent_death=signal.SIGKILL,
                 output=log,
             )
         try:

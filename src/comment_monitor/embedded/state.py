@@ -32,6 +32,8 @@ def only_one(data_dir: Path) -> Iterator[None]:
                 f"`comment-monitor up` runs already on {data_dir} (process {lock.read().strip() or 'unknown'}): "
                 "stop it, or choose another --data-dir."
             ) from None
+        # Left by one that was killed.
+        _file(data_dir).unlink(missing_ok=True)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -56,8 +58,9 @@ def read_endpoints(data_dir: Path) -> dict[str, str] | None:
     """POSTGRES_DSN, REDIS_URL and CELERY_BROKER_URL of the `up` that runs on a data folder; None where none does."""
     try:
         values: dict[str, str] = json.loads(_file(data_dir).read_text())
-        with (data_dir / "up.lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (data_dir / "up.lock").open() as lock:
+            # Shared: two commands that ask at once must not take each other for an `up`.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return {name: value for name, value in values.items() if name.isupper()}
     except (OSError, ValueError):

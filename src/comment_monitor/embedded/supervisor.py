@@ -6,12 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
@@ -26,9 +25,13 @@ from comment_monitor.embedded.state import only_one, published
 HEALTH_TIMEOUT: Final = 60.0
 POLL: Final = 0.03
 # How often the children are looked at, and how long an impatient Ctrl-C waits for each.
-WATCH: Final = 0.2
+WATCH: Final = 0.1
 HURRY: Final = 1.0
 
+API: Final = "The API"
+WORKER: Final = "The worker"
+# In the order in which they stop, and how each is asked.
+STOP_SIGNALS: Final = {API: (signal.SIGTERM,), WORKER: (signal.SIGTERM, signal.SIGQUIT)}
 
 _PROGRAM: Final = (sys.executable, "-m", "comment_monitor")
 
@@ -41,6 +44,11 @@ class Where(NamedTuple):
     metrics_port: int
     data_dir: Path
 
+    def url(self, port: int, path: str) -> str:
+        """Something that it serves."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}{path}"
+
 
 class Part(NamedTuple):
     """A process that has to live as long as `up` does."""
@@ -50,21 +58,31 @@ class Part(NamedTuple):
     log: Path | None
 
 
-class Stop:
-    """Set by SIGINT and SIGTERM; a second one makes the end hurried."""
+class Interrupted(Exception):
+    """A signal asked to stop before everything was up."""
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
+
+class Stop:
+    """Set by SIGINT and SIGTERM; a second one makes the end hurried, by way of `hurry`."""
+
+    def __init__(self, hurry: Callable[[], None]) -> None:
+        # No threading.Event: its lock may be held by the very code that the handler interrupts.
+        self._asked = False
+        self._hurry = hurry
         self.hurried = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
-        self.hurried = self._event.is_set()
-        self._event.set()
+        if self._asked:
+            self.hurried = True
+            self._hurry()
+        self._asked = True
 
     def wait(self, seconds: float) -> bool:
-        """Waits; True once it is set."""
-        return self._event.wait(seconds)
+        """Waits that long where it is not set; True where it is set after that."""
+        if not self._asked:
+            time.sleep(seconds)
+        return self._asked
 
     @property
     def patience(self) -> float:
@@ -79,7 +97,7 @@ class Supervisor:
         self._where = where
         self._environment = dict(environment)
         self._parts: list[Part] = []
-        self._stop = Stop()
+        self._stop = Stop(self._end_now)
 
     @contextmanager
     def running(self) -> Iterator[dict[str, str]]:
@@ -87,6 +105,7 @@ class Supervisor:
 
         Raises:
             EmbeddedError: something can't start; one line says what to do.
+            Interrupted: a signal came first.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
@@ -120,18 +139,19 @@ class Supervisor:
                 raise EmbeddedError(f"{part.name} {how_it_ended(part.process)}{see}. Everything else was stopped.")
 
     def _check_ports(self) -> None:
-        ports = (
-            (self._where.port, "--port"),
-            (self._where.metrics_port, "--metrics-port"),
-        )
-        for port, option in ports:
-            with socket.socket() as probe:
+        host = self._where.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # All held until the last is checked, so that one port for both is found too.
+        with ExitStack() as stack:
+            for port, option in ((self._where.port, "--port"), (self._where.metrics_port, "--metrics-port")):
+                probe = stack.enter_context(socket.socket(family))
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((self._where.host, port))
+                    probe.bind((host, port))
+                    probe.listen()
                 except OSError as error:
                     raise EmbeddedError(
-                        f"Port {port} on {self._where.host} can't be used ({error.strerror}): "
+                        f"Port {port} on {host} can't be used ({error.strerror}): "
                         f"stop what uses it, or choose another with {option}."
                     ) from None
 
@@ -164,11 +184,16 @@ class Supervisor:
         return make_folder(folder)
 
     def _migrate(self) -> None:
-        result = subprocess.run(
-            [*_PROGRAM, "migrate"], env=self._environment, capture_output=True, text=True, check=False
-        )
-        if result.returncode:
-            lines = (result.stderr or result.stdout).strip().splitlines()
+        with tempfile.TemporaryFile("w+") as output:
+            child = start_child([*_PROGRAM, "migrate"], environment=self._environment, output=output)
+            while child.poll() is None:
+                if self._stop.wait(POLL):
+                    # Its transaction is rolled back; the next start begins it again.
+                    stop_child(child, signal.SIGTERM)
+                    raise Interrupted
+            output.seek(0)
+            lines = output.read().strip().splitlines()
+        if child.returncode:
             raise EmbeddedError(lines[-1].removeprefix("Error: ") if lines else "The database could not be migrated.")
 
     def _start_children(self) -> None:
@@ -176,31 +201,41 @@ class Supervisor:
         serve = ["serve", *host, "--port", str(self._where.port), "--metrics-port", str(self._where.metrics_port)]
         # Its metrics are on the API's port: both share a folder.
         worker = ["worker", "--metrics-port", "0"]
-        for name, arguments in (("The API", serve), ("The worker", worker)):
+        for name, arguments in ((API, serve), (WORKER, worker)):
             self._parts.append(Part(name, start_child([*_PROGRAM, *arguments], environment=self._environment), None))
 
     def _stop_children(self) -> None:
         """The API first, which finishes what it accepted; then the worker, which finishes what it has begun."""
+        for name, signals in STOP_SIGNALS.items():
+            for part in self._parts:
+                if part.name == name:
+                    stop_child(part.process, *signals, patience=self._stop.patience)
+                    _end_session(part.process.pid)
+
+    def _end_now(self) -> None:
+        """What the API accepted is in the database or was never answered; what the worker began is begun again."""
         for part in self._parts:
-            if part.name == "The API":
-                stop_child(part.process, signal.SIGTERM, patience=self._stop.patience)
-        for part in self._parts:
-            if part.name == "The worker":
-                stop_child(part.process, signal.SIGTERM, signal.SIGQUIT, patience=self._stop.patience)
+            if part.name in STOP_SIGNALS:
+                _end_session(part.process.pid)
 
     def _wait_until_healthy(self) -> None:
-        url = f"http://{self._where.host}:{self._where.port}/health"
+        url = self._where.url(self._where.port, "/health")
+        # A proxy named in the environment can't reach this machine's loopback.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + HEALTH_TIMEOUT
         while time.monotonic() < deadline:
             if self._stop.wait(POLL):
-                return
+                raise Interrupted
             self._check_parts()
-            try:
-                with urllib.request.urlopen(url, timeout=2):
-                    return
-            except (urllib.error.URLError, OSError):
-                continue
+            with suppress(OSError), opener.open(url, timeout=2):
+                return
         raise EmbeddedError(f"The API did not answer on {url} within {HEALTH_TIMEOUT:.0f} s.")
+
+
+def _end_session(leader: int) -> None:
+    """Kills what is left of a child's session: a worker that was killed leaves its pool behind."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def run(where: Where, announce: Callable[[Where, Mapping[str, str]], None]) -> None:
@@ -210,6 +245,6 @@ def run(where: Where, announce: Callable[[Where, Mapping[str, str]], None]) -> N
         EmbeddedError: something can't start, or ended by itself.
     """
     supervisor = Supervisor(where, os.environ)
-    with supervisor.running() as endpoints:
+    with suppress(Interrupted), supervisor.running() as endpoints:
         announce(where, endpoints)
         supervisor.watch()

@@ -1,167 +1,184 @@
-"""Sends requests at a rate over a number of connections, and checks every answer."""
+"""Sends requests at a rate over a number of connections, and counts what comes back."""
 
 import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import aiohttp
-import msgspec
 
+from comment_monitor.loadtest.answers import NO_ANSWER, RETRIED, Reply, name_of, read_counts, retry_after
 from comment_monitor.loadtest.histogram import Histogram
+from comment_monitor.loadtest.plan import Load
 
 FIRST_WAIT: Final = 0.2
 LONGEST_WAIT: Final = 10.0
+JITTER: Final = 0.25
+# Above COMMENT_PROCESSING_TIMEOUT's upper bound, so that the service's own word for it is heard.
 TIMEOUT: Final = 60.0
-RETRIED: Final = (429, 503)
+# How long a request is repeated to a service that does not answer at all.
+GIVE_UP: Final = 60.0
+OK: Final = 200
+CUT_OFF: Final = "cut off by the interrupt"
+
+now = time.perf_counter
 
 
-class Load(NamedTuple):
-    """One request ready to go: its body, and how many comments it holds."""
+class Pace(NamedTuple):
+    """How hard to drive: connections, comments a second (None: as fast as answers come), seconds (None: to the end).
 
-    body: bytes
-    size: int
+    `retry` repeats a request that met 429, 503 or a broken connection until it is in.
+    """
 
-
-class Answer(msgspec.Struct):
-    """The counts of a 200."""
-
-    received: int
-    stored: int
-    updated: int
-    duplicates: int
-    queued: int
-    rejected: list[msgspec.Raw]
-
-
-class Refusal(msgspec.Struct):
-    """What is looked at of a problem document."""
-
-    type: str = ""
+    concurrency: int
+    rate: float | None
+    seconds: float | None
+    retry: bool
 
 
 class Result:
-    """What the run has seen so far."""
+    """What the run has seen so far. Latencies are of requests answered with 200, in seconds."""
 
     def __init__(self) -> None:
         self.latency = Histogram()
         self.requests = 0
         self.comments = 0
-        self.totals: Counter[str] = Counter()
+        self.answered = 0
+        self.answered_comments = 0
+        self.counts: Counter[str] = Counter()
+        self.expected: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self.retries = 0
-        self.started = time.perf_counter()
+        self.retries: Counter[str] = Counter()
+        # Comments of repeated requests whose first try may have been stored: so many may count as duplicates.
+        self.uncertain = 0
+        self.started = now()
         self.seconds = 0.0
 
 
-_answer = msgspec.json.Decoder(Answer)
-_refusal = msgspec.json.Decoder(Refusal)
-
-
 class Driver:
-    """Drives one service.
+    """Drives the service at `url`, whose key is sent as X-API-Key."""
 
-    Args:
-        url: the service's address.
-        concurrency: connections.
-        rate: requests a second; None: as fast as answers come.
-        api_key: sent as X-API-Key.
-        retry: repeats 429 and 503 after Retry-After until the request is in.
-    """
-
-    def __init__(self, url: str, *, concurrency: int, rate: float | None, api_key: str | None, retry: bool):
-        self._url = f"{url.rstrip('/')}/comments/process"
-        self._concurrency = concurrency
-        self._rate = rate
-        self._headers = {"Content-Type": "application/json", **({"X-API-Key": api_key} if api_key else {})}
-        self._retry = retry
+    def __init__(self, url: str, pace: Pace, api_key: str | None):
+        self._base = url.rstrip("/")
+        self._pace = pace
+        self._headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "comment-monitor-load-test",
+            **({"X-API-Key": api_key} if api_key else {}),
+        }
+        self._turn = asyncio.Lock()
+        self._stopped = asyncio.Event()
+        self._planned = 0
         self.result = Result()
 
-    async def run(self, loads: Iterator[Load], on_progress: Callable[[Result], None]) -> None:
-        """Sends all loads.
+    def stop(self) -> None:
+        """Starts no further request; what is on its way is waited for."""
+        self._stopped.set()
+
+    async def run(self, loads: Iterator[Load]) -> None:
+        """Sends all loads, or those of the pace's seconds. Cancelled, it counts what was on its way as cut off.
 
         Raises:
-            aiohttp.ClientConnectorError: nothing listens there.
+            aiohttp.ClientError: the service can't be reached; nothing was sent.
+            TimeoutError: it takes the connection and says nothing; nothing was sent.
         """
-        connector = aiohttp.TCPConnector(limit=self._concurrency)
+        connector = aiohttp.TCPConnector(limit=self._pace.concurrency)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers) as session:
-            async with session.get(self._url.replace("/comments/process", "/health")):
+        jar = aiohttp.DummyCookieJar()
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers=self._headers, cookie_jar=jar
+        ) as session:
+            async with session.get(f"{self._base}/health"):
                 pass
-            self.result.started = time.perf_counter()
-            schedule = self._schedule(loads)
-            workers = [
-                asyncio.create_task(self._work(session, schedule, on_progress)) for _ in range(self._concurrency)
-            ]
+            self.result.started = now()
             try:
-                await asyncio.gather(*workers)
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self._pace.concurrency):
+                        group.create_task(self._work(session, loads))
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-                self.result.seconds = time.perf_counter() - self.result.started
+                self.result.seconds = now() - self.result.started
 
-    def _schedule(self, loads: Iterator[Load]) -> Iterator[tuple[float | None, Load]]:
-        """Each load with the moment at which it is due; None: now."""
-        for number, load in enumerate(loads):
-            yield (self.result.started + number / self._rate if self._rate else None), load
-
-    async def _work(
-        self,
-        session: aiohttp.ClientSession,
-        schedule: Iterator[tuple[float | None, Load]],
-        on_progress: Callable[[Result], None],
-    ) -> None:
-        for due, load in schedule:
-            if due is not None and (wait := due - time.perf_counter()) > 0:
-                await asyncio.sleep(wait)
-            # From the moment it was due: a service that holds up the sender must not look fast for it.
-            started = due if due is not None else time.perf_counter()
-            await self._send(session, load)
-            self.result.latency.add(time.perf_counter() - started)
-            on_progress(self.result)
-
-    async def _send(self, session: aiohttp.ClientSession, load: Load) -> None:
-        self.result.requests += 1
-        self.result.comments += load.size
-        wait = FIRST_WAIT
-        while True:
+    async def _work(self, session: aiohttp.ClientSession, loads: Iterator[Load]) -> None:
+        while turn := await self._next(loads):
+            due, load = turn
+            self.result.requests += 1
+            self.result.comments += load.size
             try:
-                async with session.post(self._url, data=load.body) as response:
-                    body = await response.read()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                self.result.errors[type(error).__name__] += 1
-                return
-            if response.status not in RETRIED or not self._retry:
-                self._judge(response.status, body, load)
-                return
-            self.result.retries += 1
-            asked = float(response.headers.get("Retry-After", 0))
-            await asyncio.sleep(max(asked, wait) * random.uniform(1, 1.25))  # noqa: S311 - jitter
-            wait = min(wait * 2, LONGEST_WAIT)
+                reply = await self._deliver(session, load)
+            except asyncio.CancelledError:
+                self.result.errors[CUT_OFF] += 1
+                raise
+            self._count(reply, load, now() - due)
 
-    def _judge(self, status: int, body: bytes, load: Load) -> None:
-        if status != 200:  # noqa: PLR2004 - HTTP's own
-            self.result.errors[f"{status} {_slug(body)}".strip()] += 1
-            return
+    async def _next(self, loads: Iterator[Load]) -> tuple[float, Load] | None:
+        """The next load and the moment at which it is due; one worker at a time waits for the clock."""
+        async with self._turn:
+            load = None if self._stopped.is_set() else next(loads, None)
+            if load is None:
+                return None
+            due = now()
+            if self._pace.rate:
+                # From the moment it was due: a service that holds up the sender must not look fast for it.
+                due = self.result.started + self._planned / self._pace.rate
+            self._planned += load.size
+            return None if self._is_late(due) or await self._wait(due - now()) else (due, load)
+
+    def _is_late(self, due: float) -> bool:
+        return self._pace.seconds is not None and max(due, now()) >= self.result.started + self._pace.seconds
+
+    async def _wait(self, seconds: float) -> bool:
+        """Sleeps; True: told to stop meanwhile."""
+        if seconds <= 0:
+            return False
         try:
-            answer = _answer.decode(body)
-        except msgspec.MsgspecError:
-            self.result.errors["200 that can't be read"] += 1
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _deliver(self, session: aiohttp.ClientSession, load: Load) -> Reply:
+        """The last answer to a request; the only one, where nothing is repeated."""
+        began = now()
+        wait = FIRST_WAIT
+        uncertain = False
+        while True:
+            reply = await self._exchange(session, load.body)
+            given_up = reply.status == NO_ANSWER and now() - began > GIVE_UP
+            if not self._pace.retry or reply.status not in RETRIED or given_up:
+                return reply
+            pause = max(reply.retry_after, wait) * random.uniform(1, 1 + JITTER)  # noqa: S311 - jitter
+            if await self._wait(pause):
+                return reply
+            wait = min(wait * 2, LONGEST_WAIT)
+            self.result.retries[name_of(reply)] += 1
+            if reply.may_be_stored and not uncertain:
+                uncertain = True
+                self.result.uncertain += load.size
+
+    async def _exchange(self, session: aiohttp.ClientSession, body: bytes) -> Reply:
+        try:
+            async with session.post(f"{self._base}/comments/process", data=body) as response:
+                return Reply(response.status, await response.read(), retry_after(response.headers))
+        except TimeoutError:
+            return Reply(NO_ANSWER, failure=f"no answer within {TIMEOUT:g} s")
+        except aiohttp.ClientError as error:
+            return Reply(NO_ANSWER, failure=f"connection broke ({type(error).__name__})")
+
+    def _count(self, reply: Reply, load: Load, latency: float) -> None:
+        counts = read_counts(reply.body) if reply.status == OK else None
+        if counts is None:
+            self.result.errors[name_of(reply)] += 1
             return
-        rejected = len(answer.rejected)
-        parts = answer.stored + answer.updated + answer.duplicates + rejected
-        if answer.received != parts or answer.queued != answer.stored + answer.updated or answer.received != load.size:
-            self.result.errors["200 whose counts do not add up"] += 1
-        self.result.totals.update(
-            stored=answer.stored, updated=answer.updated, duplicates=answer.duplicates, rejected=rejected
+        self.result.latency.add(latency)
+        self.result.answered += 1
+        self.result.answered_comments += counts.received
+        if fault := counts.fault(load.size):
+            self.result.errors[fault] += 1
+        self.result.counts.update(
+            stored=counts.stored, updated=counts.updated, duplicates=counts.duplicates, rejected=len(counts.rejected)
         )
-
-
-def _slug(body: bytes) -> str:
-    try:
-        return _refusal.decode(body).type.rpartition(":")[2]
-    except msgspec.MsgspecError:
-        return ""
+        if load.promise:
+            self.result.expected.update(load.promise._asdict())

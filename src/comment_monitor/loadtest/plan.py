@@ -1,73 +1,138 @@
-"""The requests of a run: comments, made up or from a file, put together by post."""
+"""The requests of a run with made-up comments, and what a service that loses nothing answers to them.
 
-import itertools
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Final
+Requests overtake each other on the way, and the outcome must not depend on it. So a comment is either repeated or
+edited, never both; every edit has a text of its own; and all that has one id goes to one post.
+"""
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from comment_monitor.loadtest.drive import Load
-from comment_monitor.loadtest.texts import Made
+from comment_monitor.loadtest.texts import NAMES, make_tails, make_texts
 
-_encode = msgspec.json.Encoder().encode
-# Posts whose comments wait for company, from a file with many posts.
-MAX_OPEN: Final = 1000
+SOURCE: Final = "load-test"
+# Different texts of a run, and comments that can still be repeated or edited: memory stays level however long it runs.
+TEXTS: Final = 4096
+REMEMBERED: Final = 20_000
+# Share of comments whose text another comment has too, as under real posts.
+REPEATED: Final = 0.05
+AUTHORS: Final = 997
+REPLIES: Final = 0.2
+# Fixed, because the same seed makes the same comments.
+FIRST_MOMENT: Final = datetime(2026, 1, 1, tzinfo=UTC)
+SPACING: Final = timedelta(milliseconds=250)
+
+STORED: Final = "stored"
+UPDATED: Final = "updated"
+DUPLICATES: Final = "duplicates"
+
+encode: Final = msgspec.json.Encoder().encode
+Made = dict[str, Any]
 
 
-def made_up(comments: Iterator[Made], *, batch: int, total: int | None, until: float | None) -> Iterator[Load]:
-    """Requests of `batch` made-up comments until `total` comments are sent or the clock reads `until`.
+class Promise(NamedTuple):
+    """What becomes of a request's comments, or of a run's."""
 
-    A request goes to one post; the generator's choice of post is that of its first comment's.
+    stored: int
+    updated: int
+    duplicates: int
+
+
+class Load(NamedTuple):
+    """One request ready to go: its body, how many comments it holds, what is expected of them (None: unknown)."""
+
+    body: bytes
+    size: int
+    promise: Promise | None
+
+
+class Mix(NamedTuple):
+    """What the comments of a run are like.
+
+    `run_id` begins every id, so that two runs do not meet; `duplicates` and `edits` are shares of all comments that
+    repeat an earlier one or bring it with a new text, 0 to 1 together.
     """
+
+    run_id: str
+    seed: int
+    posts: int
+    duplicates: float
+    edits: float
+
+
+def made_up(mix: Mix, *, batch: int, total: int | None) -> Iterator[Load]:
+    """Requests of `batch` comments, each to one post, until there are `total` (None: without end)."""
+    maker = _Maker(mix)
     left = total
-    while (left is None or left > 0) and (until is None or time.perf_counter() < until):
+    while left is None or left > 0:
         size = batch if left is None else min(batch, left)
-        part = list(itertools.islice(comments, size))
-        body = {"post_id": f"load-{part[0].post}", "source": "load-test", "comments": [one.comment for one in part]}
-        yield Load(_encode(body), size)
-        if left is not None:
-            left -= size
+        yield maker.request(size)
+        left = None if left is None else left - size
 
 
-def from_file(path: Path, *, batch: int, total: int | None, repeat: bool) -> Iterator[Load]:
-    """Requests from JSON Lines as `ingest` reads them, grouped by source and post.
+class _Maker:
+    def __init__(self, mix: Mix):
+        self._mix = mix
+        seeded = random.Random(mix.seed)  # noqa: S311 - load, not secrets
+        self._random = seeded.random
+        self._texts = make_texts(seeded, TEXTS)
+        self._tails = make_tails(seeded, TEXTS)
+        self._number = 0
+        self._room = max(REMEMBERED // mix.posts, 1)
+        self._repeatable: dict[int, list[Made]] = {}
+        self._editable: dict[int, list[Made]] = {}
+        self._last: dict[int, str] = {}
 
-    Raises:
-        ValueError: a line is no JSON object with a post_id.
-    """
-    comments = itertools.chain.from_iterable(_lines(path) for _ in (itertools.count() if repeat else range(1)))
-    return _grouped(itertools.islice(comments, total), batch)
+    def request(self, size: int) -> Load:
+        post = self._below(self._mix.posts)
+        made = [self._comment(post) for _ in range(size)]
+        kinds = [kind for kind, _ in made]
+        body = {"post_id": f"load-{post}", "source": SOURCE, "comments": [comment for _, comment in made]}
+        promise = Promise(kinds.count(STORED), kinds.count(UPDATED), kinds.count(DUPLICATES))
+        return Load(encode(body), size, promise)
 
+    def _comment(self, post: int) -> tuple[str, Made]:
+        self._number += 1
+        drawn = self._random()
+        if drawn < self._mix.duplicates:
+            if known := self._repeatable.get(post):
+                return DUPLICATES, known[self._below(len(known))]
+        elif drawn < self._mix.duplicates + self._mix.edits and (known := self._editable.get(post)):
+            # The number makes the text one that no other version has.
+            text = f"{self._text()} (edit {self._number})"
+            return UPDATED, {**known[self._below(len(known))], "text": text}
+        return STORED, self._new(post)
 
-def _lines(path: Path) -> Iterator[dict[str, object]]:
-    from comment_monitor.ingest import open_stream  # noqa: PLC0415 - brings the parser, which made-up load needs not
+    def _new(self, post: int) -> Made:
+        made: Made = {
+            "id": f"{self._mix.run_id}-{self._number}",
+            "text": self._text(),
+            "author": f"{NAMES[self._below(len(NAMES))]}{self._number % AUTHORS}",
+            "timestamp": FIRST_MOMENT + SPACING * self._number,
+        }
+        if self._random() < REPLIES and post in self._last:
+            made["parent_id"] = self._last[post]
+        self._last[post] = made["id"]
+        self._remember(post, made)
+        return made
 
-    with path.open("rb") as raw:
-        for number, line in enumerate(open_stream(raw), 1):
-            if not line.strip():
-                continue
-            try:
-                yield msgspec.json.decode(line, type=dict[str, object])
-            except msgspec.MsgspecError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+    def _remember(self, post: int, made: Made) -> None:
+        repeats, edits = self._mix.duplicates, self._mix.edits
+        if not repeats and not edits:
+            return
+        side = self._repeatable if self._random() * (repeats + edits) < repeats else self._editable
+        known = side.setdefault(post, [])
+        if len(known) < self._room:
+            known.append(made)
+        else:
+            known[self._below(self._room)] = made
 
+    def _text(self) -> str:
+        text = self._texts[self._below(TEXTS)]
+        return text if self._random() < REPEATED else text + self._tails[self._below(TEXTS)]
 
-def _grouped(comments: Iterable[dict[str, object]], batch: int) -> Iterator[Load]:
-    waiting: defaultdict[tuple[object, object], list[dict[str, object]]] = defaultdict(list)
-    for one in comments:
-        key = (one.pop("source", "threads"), one.pop("post_id", ""))
-        waiting[key].append(one)
-        if len(waiting[key]) == batch:
-            yield _load(key, waiting.pop(key))
-        elif len(waiting) > MAX_OPEN:
-            oldest = next(iter(waiting))
-            yield _load(oldest, waiting.pop(oldest))
-    for key, part in waiting.items():
-        yield _load(key, part)
-
-
-def _load(key: tuple[object, object], part: list[dict[str, object]]) -> Load:
-    return Load(_encode({"source": key[0], "post_id": key[1], "comments": part}), len(part))
+    def _below(self, bound: int) -> int:
+        return int(self._random() * bound)

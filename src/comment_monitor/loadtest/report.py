@@ -1,15 +1,18 @@
 """What a run found, in words or as JSON, and whether it stayed within its bounds."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from comment_monitor.loadtest.drive import Result
-from comment_monitor.loadtest.texts import Expected
+from comment_monitor.loadtest.plan import DUPLICATES, STORED, UPDATED
+from comment_monitor.loadtest.replay import Skipped
 
-PERCENTILES = (0.5, 0.9, 0.95, 0.99)
+PERCENTILES: Final = (0.5, 0.9, 0.95, 0.99)
+EXPECTED: Final = (STORED, UPDATED, DUPLICATES)
+KINDS: Final = (*EXPECTED, "rejected")
 
 
 class Bounds(NamedTuple):
-    """Past these a run has failed; None: not asked."""
+    """Past these a run has failed; None: not asked. The error rate is a share of the requests."""
 
     max_p95_ms: float | None
     max_p99_ms: float | None
@@ -17,68 +20,106 @@ class Bounds(NamedTuple):
     max_error_rate: float
 
 
-def summary(result: Result, expected: Expected | None) -> dict[str, Any]:
-    """The numbers of a run. `expected` is known for made-up comments only."""
+def summary(result: Result, *, skipped: Skipped | None) -> dict[str, Any]:
+    """The numbers of a run, JSON values.
+
+    Throughput counts what was answered with 200. `skipped` is given where the comments came from a file: then nobody
+    knows what to expect of them.
+    """
     seconds = max(result.seconds, 1e-9)
     found: dict[str, Any] = {
         "seconds": round(result.seconds, 3),
         "requests": result.requests,
         "comments": result.comments,
-        "requests_per_second": round(result.requests / seconds, 1),
-        "comments_per_second": round(result.comments / seconds, 1),
-        "latency_ms": {
-            **{f"p{share * 100:g}": round(result.latency.percentile(share) * 1000, 2) for share in PERCENTILES},
-            "max": round(result.latency.highest * 1000, 2),
-        },
-        **{kind: result.totals[kind] for kind in ("stored", "updated", "duplicates", "rejected")},
+        "comments_per_second": round(result.answered_comments / seconds, 1),
+        "requests_per_second": round(result.answered / seconds, 1),
+        "latency_ms": _latency(result),
+        **{kind: result.counts[kind] for kind in KINDS},
         "errors": dict(result.errors.most_common()),
-        "error_rate": round(result.errors.total() / max(result.requests, 1), 6),
-        "retries": result.retries,
+        "error_rate": result.errors.total() / max(result.requests, 1),
+        "retries": dict(result.retries.most_common()),
+        "uncertain": result.uncertain,
     }
-    if expected:
-        found["expected"] = {
-            "stored": expected.stored,
-            "updated": expected.updated,
-            "duplicates": expected.duplicates,
-        }
+    if skipped:
+        found["skipped_lines"] = skipped.count
+        found["first_skipped"] = skipped.first
+    else:
+        found["expected"] = {kind: result.expected[kind] for kind in EXPECTED}
     return found
 
 
+def _latency(result: Result) -> dict[str, float]:
+    shares = {f"p{share * 100:g}": round(result.latency.percentile(share) * 1000, 2) for share in PERCENTILES}
+    return {**shares, "max": round(result.latency.highest * 1000, 2)}
+
+
 def failures(found: dict[str, Any], bounds: Bounds) -> list[str]:
-    """What lies past its bound, in words."""
-    latency = found["latency_ms"]
-    result = []
-    if bounds.max_p95_ms is not None and latency["p95"] > bounds.max_p95_ms:
-        result.append(f"p95 is {latency['p95']} ms, above {bounds.max_p95_ms:g}")
-    if bounds.max_p99_ms is not None and latency["p99"] > bounds.max_p99_ms:
-        result.append(f"p99 is {latency['p99']} ms, above {bounds.max_p99_ms:g}")
-    if bounds.min_throughput is not None and found["comments_per_second"] < bounds.min_throughput:
-        result.append(f"{found['comments_per_second']} comments/s are fewer than {bounds.min_throughput:g}")
-    if found["error_rate"] > bounds.max_error_rate:
-        result.append(f"{found['error_rate']:.2%} of the requests failed, above {bounds.max_error_rate:.2%}")
-    if not found["requests"]:
-        result.append("no request was sent")
+    """What lies past its bound or is not as it must be, each in one line."""
+    checks = (
+        _above("p95", found, bounds.max_p95_ms),
+        _above("p99", found, bounds.max_p99_ms),
+        _too_few(found, bounds.min_throughput),
+        _errors(found, bounds.max_error_rate),
+        _surprise(found),
+        _skipped(found),
+        "" if found["requests"] else "no request was sent",
+    )
+    return [line for line in checks if line]
+
+
+def _above(name: str, found: dict[str, Any], bound: float | None) -> str:
+    value = found["latency_ms"][name]
+    return f"{name} is {value:g} ms, above {bound:g} ms" if bound is not None and value > bound else ""
+
+
+def _too_few(found: dict[str, Any], bound: float | None) -> str:
+    value = found["comments_per_second"]
+    return f"{value:,} comments/s, fewer than {bound:,g}" if bound is not None and value < bound else ""
+
+
+def _errors(found: dict[str, Any], bound: float) -> str:
+    rate = found["error_rate"]
+    return f"{rate:.2%} of the requests failed, above {bound:.2%}" if rate > bound else ""
+
+
+def _surprise(found: dict[str, Any]) -> str:
+    """Where every request was answered, a service that loses and doubles nothing gives the expected counts.
+
+    A request that was repeated may have been stored the first time; no count is off by more than such comments.
+    """
     expected = found.get("expected")
-    if expected and not found["errors"] and any(found[kind] != amount for kind, amount in expected.items()):
-        got = ", ".join(f"{found[kind]} {kind}" for kind in expected)
-        result.append(f"expected {', '.join(f'{amount} {kind}' for kind, amount in expected.items())}, got {got}")
-    return result
+    if not expected or found["errors"]:
+        return ""
+    if all(abs(found[kind] - amount) <= found["uncertain"] for kind, amount in expected.items()):
+        return ""
+    return f"expected {_list(expected)}, got {_list({kind: found[kind] for kind in KINDS})}"
+
+
+def _skipped(found: dict[str, Any]) -> str:
+    count = found.get("skipped_lines", 0)
+    return f"{count:,} lines of the file can't be sent; {found['first_skipped']}" if count else ""
+
+
+def _list(counts: dict[str, int]) -> str:
+    return ", ".join(f"{amount:,} {kind}" for kind, amount in counts.items())
 
 
 def in_words(found: dict[str, Any]) -> str:
     """The report for a person."""
-    latency = "  ".join(f"{name} {value:g}" for name, value in found["latency_ms"].items())
+    latency = "   ".join(f"{name} {value:,g}" for name, value in found["latency_ms"].items())
     lines = [
         f"{found['comments']:,} comments in {found['requests']:,} requests, {found['seconds']:g} s",
         f"throughput  {found['comments_per_second']:,} comments/s, {found['requests_per_second']:,} requests/s",
         f"latency ms  {latency}",
-        (
-            f"answers     {found['stored']:,} stored, {found['updated']:,} updated, {found['duplicates']:,} duplicates, "
-            f"{found['rejected']:,} rejected"
-        ),
-        f"errors      {sum(found['errors'].values()):,}"
-        + "".join(f"\n            {amount:,} x {kind}" for kind, amount in found["errors"].items()),
+        f"answers     {_list({kind: found[kind] for kind in KINDS})}",
     ]
+    if "expected" in found:
+        lines.append(f"expected    {_list(found['expected'])}")
+    lines += _by_kind("errors", found["errors"])
     if found["retries"]:
-        lines.append(f"retries     {found['retries']:,}")
+        lines += _by_kind("retries", found["retries"])
     return "\n".join(lines)
+
+
+def _by_kind(title: str, amounts: dict[str, int]) -> list[str]:
+    return [f"{title:<11} {sum(amounts.values()):,}", *(f"{'':<11} {n:,} x {kind}" for kind, n in amounts.items())]

@@ -1,11 +1,11 @@
-"""Comments made up for load: lengths, languages and habits of real ones, the same for the same seed."""
+"""Comment texts made up for load: lengths, languages, questions, links and mentions as in real ones."""
 
 import random
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+# Several scripts, and what rules look for: questions, links, mentions, complaints, praise, shouting.
 SENTENCES: Final = (
-    "Love this",
+    "love this",
     "first",
     "Where can I buy this?",
     "Is there a version for Linux?",
@@ -14,87 +14,43 @@ SENTENCES: Final = (
     "Worst update ever, please bring back the old one",
     "@{name} have you seen this?",
     "@{name} totally agree with you",
-    "Check out https://example.com/{number} for more",
+    "Check out https://example.com/{word}/{number} for more",
     "WHY IS NOBODY TALKING ABOUT THIS",
-    "Das ist wirklich gut gemacht, danke",
-    "C'est magnifique, merci beaucoup",
+    "My order #{number} has not arrived, who can help?",
+    "I have been waiting for the {word} since {number}",
+    "So proud of you, keep going 💪",
+    "lol the {word} at minute {number} 😂😂",
+    "the {word} and the {word} were better last year, do not waste your money",
+    "Das ist wirklich gut gemacht, danke @{name}",
+    "Wann kommt der zweite Teil?",
+    "C'est magnifique, merci beaucoup pour le {word}",
     "¿Cuándo sale la segunda parte?",
+    "Muito bom, parabéns pelo {word}!",
     "Очень интересно, спасибо",
     "素晴らしい動画をありがとう",
-    "lol {number}",
-    "I have been waiting for this since {number}",
-    "My order {number} has not arrived, who can help?",
-    "So proud of you, keep going 💪",
+    "منتج رائع، شكرا جزيلا",
 )
 NAMES: Final = ("ana", "ben", "chen", "dara", "eli", "fatima", "goran", "hana", "ivan", "june")
-# A real comment has about 50 characters in the median; some run to many sentences.
-SENTENCE_COUNTS: Final = (1, 1, 1, 1, 2, 2, 3, 8)
+WORDS: Final = ("camera", "price", "song", "update", "battery", "ending", "delivery", "color", "match", "recipe")
+# Sentences in a comment: a median near 50 characters, and a few that run on.
+LENGTHS: Final = (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4, 6, 12, 40)
 
 
-class Made(NamedTuple):
-    """A comment as it goes into a request, and its post."""
-
-    post: int
-    comment: dict[str, str]
+def make_texts(choice: random.Random, amount: int) -> list[str]:
+    """So many texts; drawn once for a run, so that a comment costs the generator next to nothing."""
+    return [_text(choice) for _ in range(amount)]
 
 
-class Expected:
-    """What a service that loses and doubles nothing answers to the comments made so far."""
-
-    def __init__(self) -> None:
-        self.stored = 0
-        self.updated = 0
-        self.duplicates = 0
+def make_tails(choice: random.Random, amount: int) -> list[str]:
+    """So many short endings: a text and an ending together are hardly ever the same twice."""
+    return [f" {choice.choice(WORDS)} {choice.randrange(1, 100_000)}" for _ in range(amount)]
 
 
-def make_comments(
-    *, run_id: str, seed: int, posts: int, duplicates: float, edits: float, expected: Expected
-) -> Iterator[Made]:
-    """An endless row of comments.
-
-    Args:
-        run_id: prefix of all ids, so that two runs do not meet.
-        seed: the same seed makes the same comments.
-        posts: over how many posts they are spread.
-        duplicates: share of comments that repeat an earlier one.
-        edits: share of comments that bring an earlier one with another text.
-        expected: counts along.
-    """
-    choice = random.Random(seed)  # noqa: S311 - load, not secrets
-    recent: list[Made] = []
-    number = 0
-    while True:
-        kind = choice.random()
-        if recent and kind < duplicates:
-            expected.duplicates += 1
-            yield choice.choice(recent)
-            continue
-        if recent and kind < duplicates + edits:
-            at = choice.randrange(len(recent))
-            number += 1
-            old = recent[at]
-            recent[at] = Made(old.post, {**old.comment, "text": f"{_text(choice, number)} (edit {number})"})
-            expected.updated += 1
-            yield recent[at]
-            continue
-        number += 1
-        author = choice.choice(NAMES)
-        made = Made(
-            choice.randrange(posts),
-            {"id": f"{run_id}-{number}", "text": _text(choice, number), "author": f"{author}{number % 997}"},
-        )
-        expected.stored += 1
-        if len(recent) < REMEMBERED:
-            recent.append(made)
-        else:
-            recent[choice.randrange(REMEMBERED)] = made
-        yield made
+def _text(choice: random.Random) -> str:
+    return ". ".join(_sentence(choice) for _ in range(choice.choice(LENGTHS)))
 
 
-# How many comments can be repeated or edited: memory stays level however long it runs.
-REMEMBERED: Final = 10_000
-
-
-def _text(choice: random.Random, number: int) -> str:
-    parts = (choice.choice(SENTENCES) for _ in range(choice.choice(SENTENCE_COUNTS)))
-    return ". ".join(parts).format(name=choice.choice(NAMES), number=number)
+def _sentence(choice: random.Random) -> str:
+    return choice.choice(SENTENCES).format(
+        name=choice.choice(NAMES), word=choice.choice(WORDS), number=choice.randrange(1, 3000)
+    )

@@ -1,0 +1,302 @@
+"""`comment-monitor up` as a user meets it: started as a program, stopped by a signal, asked over HTTP."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+import psycopg2
+import pytest
+from tests.support.rabbitmq import free_port
+from tests.support.requests import body, comment
+
+from comment_monitor.embedded.postgres import EmbeddedPostgres, postgres_server
+from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.embedded.state import read_endpoints
+
+SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Up:
+    """One start of the program on a data folder, with what it prints in a file."""
+
+    def __init__(self, data_dir: Path, **environment: str):
+        self.data_dir = data_dir
+        self.port, self.metrics_port = free_port(), free_port()
+        self._environment = {name: value for name, value in os.environ.items() if name not in SERVERS} | environment
+        self._log = data_dir.parent / f"up-{self.port}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        assert self._process
+        return self._process
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> "Up":
+        with self._log.open("wb") as log:
+            # A session of its own, so that a signal to its process group is what a terminal's Ctrl-C is.
+            command = [*self._program("up"), "--port", str(self.port), "--metrics-port", str(self.metrics_port)]
+            self._process = subprocess.Popen(
+                command, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        return self
+
+    def command(self, name: str) -> "subprocess.CompletedProcess[str]":
+        """Another command beside it, which gets no settings."""
+        return subprocess.run(self._program(name), env=self._environment, capture_output=True, text=True, check=False)
+
+    def _program(self, name: str) -> list[str]:
+        return [sys.executable, "-m", "comment_monitor", name, "--data-dir", str(self.data_dir)]
+
+    def wait_until_up(self) -> "Up":
+        until(lambda: "is up" in self.output() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.output()
+        return self
+
+    def ctrl_c(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def errors(self) -> list[str]:
+        """What it says before it ends with exit code 1, without the log lines of what it started."""
+        assert self.process.wait() == 1, self.output()
+        lines = self.output().splitlines()
+        assert not [line for line in lines if line.startswith("Traceback")]
+        return [line for line in lines if line.startswith("Error:")]
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that works on its data folder."""
+        return [one for one in psutil.process_iter() if _works_in(one, str(self.data_dir))]
+
+    def child(self, words: str) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        return next(one for one in children if words in " ".join(one.cmdline()))
+
+    def end(self) -> None:
+        """Whatever the test did: nothing of it stays."""
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for one in self.family():
+            one.kill()
+
+
+def _works_in(process: psutil.Process, data_dir: str) -> bool:
+    try:
+        seen = [process.cwd(), *process.cmdline(), *process.environ().values()]
+    except psutil.Error:
+        return False
+    return any(data_dir in one for one in seen)
+
+
+@pytest.fixture(scope="module")
+def migrated() -> Iterator[Path]:
+    """A data folder that was up once."""
+    with tempfile.TemporaryDirectory(prefix="up-") as name:
+        # Open to the user that PostgreSQL runs as where we are root.
+        Path(name).chmod(0o755)
+        up = Up(Path(name) / "data").start()
+        try:
+            up.wait_until_up().ctrl_c()
+            assert up.process.wait() == 0, up.output()
+        finally:
+            up.end()
+        yield up.data_dir
+
+
+MakeUp = Callable[..., Up]
+
+
+@pytest.fixture
+def make_up(migrated: Path) -> Iterator[MakeUp]:
+    """Makes starts on a copy of that folder, and ends them."""
+    made: list[Up] = []
+    with tempfile.TemporaryDirectory(prefix="up-") as name:
+        Path(name).chmod(0o755)
+        subprocess.run(["cp", "-a", migrated, f"{name}/data"], check=True)
+
+        def make(**environment: str) -> Up:
+            made.append(Up(Path(name) / "data", **environment))
+            return made[-1]
+
+        yield make
+        for up in made:
+            up.end()
+
+
+def analysed(up: Up, count: int) -> list[Any]:
+    """All comments, once each has its analysis."""
+
+    def items() -> list[Any]:
+        found: list[Any] = httpx.get(f"{up.url}/comments").raise_for_status().json()["items"]
+        return found
+
+    until(lambda: len(items()) == count and all(one["analysis"] for one in items()))
+    return items()
+
+
+def test_what_is_sent_is_stored_and_analysed_and_there_at_the_next_start(make_up: MakeUp) -> None:
+    up = make_up().start().wait_until_up()
+    answer = httpx.post(f"{up.url}/comments/process", json=body(comment(1), comment(2))).json()
+    assert answer["stored"] == 2
+    assert len(analysed(up, 2)) == 2
+    up.ctrl_c()
+    assert up.process.wait() == 0
+    assert len(analysed(make_up().start().wait_until_up(), 2)) == 2
+
+
+def test_it_prints_once_what_runs_where_and_each_address_answers(make_up: MakeUp) -> None:
+    up = make_up().start().wait_until_up()
+    lines = dict(line.split(": ", 1) for line in up.output().splitlines() if ": " in line and "{" not in line)
+    assert httpx.get(lines["Health"].strip()).status_code == 200
+    assert httpx.get(lines["Documentation"].strip()).status_code == 200
+    assert "comment_processing_queue_length" in httpx.get(lines["Metrics"].strip()).text
+    psycopg2.connect(lines["PostgreSQL"].strip()).close()
+    assert lines["Data"].strip() == str(up.data_dir)
+    assert up.output().count("is up") == 1
+    assert "\x1b" not in up.output()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_of_it_and_leaves_no_process(make_up: MakeUp, number: signal.Signals) -> None:
+    up = make_up().start().wait_until_up()
+    assert len(up.family()) > 4
+    os.killpg(up.process.pid, number)
+    assert up.process.wait() == 0
+    assert up.output().endswith("Stopped.\n")
+    assert "Traceback" not in up.output()
+    assert not up.family()
+
+
+def test_ctrl_c_before_it_is_up_stops_it_as_well(make_up: MakeUp) -> None:
+    up = make_up().start()
+    until((up.data_dir / "postgres" / "postmaster.pid").exists)
+    up.ctrl_c()
+    assert up.process.wait() == 0, up.output()
+    assert "is up" not in up.output()
+    assert not up.family()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_what_is_unfinished(make_up: MakeUp) -> None:
+    up = make_up(COMMENT_DRAIN_DELAY="10").start().wait_until_up()
+    up.ctrl_c()
+    until(lambda: '"leaving"' in up.output())
+    up.ctrl_c()
+    assert up.process.wait() == 0
+    assert '"draining"' not in up.output()
+    assert not up.family()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(" serve ", "The API"), (" worker ", "The worker"), ("/postgres ", "PostgreSQL"), ("redis-server", "Redis")],
+)
+def test_a_part_that_ends_by_itself_is_named_and_everything_else_is_stopped(
+    make_up: MakeUp, words: str, name: str
+) -> None:
+    up = make_up().start().wait_until_up()
+    up.child(words).kill()
+    errors = up.errors()
+    assert len(errors) == 1
+    assert f"{name} ended by SIGKILL" in errors[0]
+    assert not up.family()
+
+
+def test_nothing_outlives_an_up_that_was_killed_and_the_next_start_works(make_up: MakeUp) -> None:
+    up = make_up().start().wait_until_up()
+    httpx.post(f"{up.url}/comments/process", json=body(comment(1))).raise_for_status()
+    up.process.kill()
+    up.process.wait()
+    assert read_endpoints(up.data_dir) is None
+    again = make_up().start().wait_until_up()
+    assert len(analysed(again, 1)) == 1
+    again.ctrl_c()
+    assert again.process.wait() == 0
+    until(lambda: not up.family())
+
+
+def test_a_second_up_on_one_folder_names_the_first(make_up: MakeUp) -> None:
+    up = make_up().start().wait_until_up()
+    second = make_up().start()
+    assert len(second.errors()) == 1
+    assert f"process {up.process.pid}" in second.output()
+    assert httpx.get(f"{up.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_a_port_that_is_taken_is_named_with_the_option_that_changes_it(make_up: MakeUp, option: str) -> None:
+    up = make_up()
+    port = up.port if option == "--port" else up.metrics_port
+    with socket.create_server(("127.0.0.1", port)):
+        errors = up.start().errors()
+    assert errors == up.output().splitlines()
+    assert f"Port {port} " in errors[0]
+    assert errors[0].endswith(f"another with {option}.")
+
+
+def test_a_folder_that_can_not_be_made_is_named_in_one_line(make_up: MakeUp) -> None:
+    up = make_up()
+    file = up.data_dir.parent / "file"
+    file.touch()
+    up.data_dir = file / "data"
+    errors = up.start().errors()
+    assert errors == up.output().splitlines()
+    assert str(up.data_dir) in errors[0]
+
+
+def test_servers_of_the_callers_own_are_used_and_not_started(make_up: MakeUp) -> None:
+    with tempfile.TemporaryDirectory(prefix="own-") as name:
+        Path(name).chmod(0o755)
+        redis = EmbeddedRedis(Path(name) / "redis")
+        with postgres_server(Path(name) / "postgres") as postgres:
+            redis.start()
+            try:
+                _runs_on(make_up, postgres, redis)
+            finally:
+                redis.stop()
+
+
+def _runs_on(make_up: MakeUp, postgres: EmbeddedPostgres, redis: EmbeddedRedis) -> None:
+    up = make_up(POSTGRES_DSN=postgres.dsn, REDIS_URL=redis.url, CELERY_BROKER_URL=redis.broker_url)
+    up.start().wait_until_up()
+    httpx.post(f"{up.url}/comments/process", json=body(comment(1))).raise_for_status()
+    analysed(up, 1)
+    assert {" ".join(one.cmdline()[2:4]) for one in psutil.Process(up.process.pid).children()} == {
+        "comment_monitor serve",
+        "comment_monitor worker",
+    }
+    up.ctrl_c()
+    assert up.process.wait() == 0
+    with psycopg2.connect(postgres.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+
+
+def test_other_commands_find_its_servers_by_themselves_while_it_runs(make_up: MakeUp) -> None:
+    up = make_up()
+    before = up.command("migrate")
+    assert (before.returncode, "POSTGRES_DSN is not set" in before.stderr) == (1, True)
+    up.start().wait_until_up()
+    assert up.command("migrate").returncode == 0
+    assert up.command("check").returncode == 0
