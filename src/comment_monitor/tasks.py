@@ -7,6 +7,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
+import uvloop
 from celery import Celery, Task, signals
 
 from comment_monitor import log
@@ -23,7 +24,7 @@ class Process:
     """One worker process: its event loop and its worker."""
 
     def __init__(self) -> None:
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.stack = AsyncExitStack()
         self.worker: Worker = self.runner.run(self.stack.enter_async_context(open_worker(settings)))
 

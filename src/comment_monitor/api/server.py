@@ -52,7 +52,9 @@ async def serve(settings: Settings, *, host: str, port: int) -> bool:
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not serving.done():
-        await _drain(app.state.service, settings)
+        # A signal may come before the start is over: then nothing is there to be drained.
+        if service := app.state.get("service"):
+            await _drain(service, settings)
         server.should_exit = True
     await serving
     return server.started
