@@ -16,7 +16,11 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 @click.command
 @click.option(
-    "--concurrency", default=max(1, (os.cpu_count() or 2) - 1), show_default=True, help="Processes that analyse."
+    "--concurrency",
+    type=click.IntRange(1),
+    default=lambda: max(1, (os.cpu_count() or 2) - 1),
+    show_default="one less than the processors",
+    help="Processes that analyse.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of /metrics.")
 @click.option("--metrics-port", default=9090, show_default=True, help="Port of /metrics; 0: none.")
