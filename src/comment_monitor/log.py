@@ -2,8 +2,17 @@
 
 import logging
 import sys
+from types import TracebackType
+from typing import Any, Final
 
 import structlog
+
+# One line a request, a connection or a task would drown what matters.
+NOISY: Final = (
+    "uvicorn", "httpx", "asyncio", "amqp", "celery.worker.consumer", "celery.worker.strategy", "celery.app.trace",
+)  # fmt: skip
+# Frames of an exception that a log line shows, the innermost last.
+FRAMES: Final = 6
 
 
 def configure(level: str) -> None:
@@ -31,7 +40,7 @@ def configure(level: str) -> None:
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
+            _exception_by_name,
             renderer,
         ],
     )
@@ -40,9 +49,34 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # One line a request or a connection would drown what matters.
-    for noisy in ("uvicorn", "httpx", "asyncio", "amqp", "celery.worker.consumer"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def where(trace: TracebackType | None) -> list[str]:
+    """The innermost frames of a traceback, as `file:line function`."""
+    frames = []
+    while trace:
+        code = trace.tb_frame.f_code
+        frames.append(f"{'/'.join(code.co_filename.split('/')[-2:])}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return frames[-FRAMES:]
+
+
+def _exception_by_name(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """An exception as its type and its way, on one line.
+
+    Its own words are left out: a database's or a library's message may quote what a user sent.
+    """
+    info: Any = event.pop("exc_info", None)
+    if info:
+        error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else sys.exc_info()[1]
+        # billiard hands an exception of another process over in a wrapper.
+        error = getattr(error, "exc", error)
+        if error is not None:
+            event["error"] = type(error).__name__
+            event["at"] = where(error.__traceback__)
+    return event
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:

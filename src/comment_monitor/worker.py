@@ -10,12 +10,12 @@ from comment_monitor import log, metrics, store
 from comment_monitor.analysis import Analysis, Failure, analyse
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import Database, open_database
-from comment_monitor.retry import with_retries
+from comment_monitor.retry import RETRIED, with_retries
 from comment_monitor.store import Loaded
 
 logger = log.get(__name__)
 
-KILLED: Final = "worker: the process ended while it analysed this comment"
+CUT_SHORT: Final = "worker: every try ended before its result was stored"
 
 
 class Worker:
@@ -28,10 +28,17 @@ class Worker:
     async def analyse_batch(self, outbox_id: int, *, redelivered: bool) -> None:
         """Analyses one outbox row's comments; a row that is gone was done by someone else.
 
-        Raises:
-            Exception: PostgreSQL stayed away. The row is as it was, and the sweep sends it again.
+        Never raises: where PostgreSQL stays away, or the unforeseen happens, the row is as it was, and the sweep
+        sends it again.
         """
-        await with_retries(self._settings, partial(self._analyse, outbox_id, redelivered))
+        try:
+            await with_retries(self._settings, partial(self._analyse, outbox_id, redelivered))
+        except RETRIED as error:
+            metrics.count_error("database-unavailable")
+            logger.warning("batch_postponed", outbox_id=outbox_id, error=type(error).__name__)
+        except Exception:
+            metrics.count_error("internal")
+            logger.exception("batch_failed", outbox_id=outbox_id)
 
     async def _analyse(self, outbox_id: int, redelivered: bool) -> None:
         started = time.perf_counter()
@@ -60,7 +67,7 @@ class Worker:
             if len(batch.comments) > 1:
                 await conn.fetch(store.SPLIT_BATCH, outbox_id)
             else:
-                failed = [(id_, revision, Failure(reason=KILLED)) for id_, revision, _ in batch.comments]
+                failed = [(id_, revision, Failure(reason=CUT_SHORT)) for id_, revision, _ in batch.comments]
                 await store.save_results(conn, outbox_id, failed)
                 metrics.ANALYSIS.labels(outcome="failed").inc(len(failed))
         logger.error("batch_isolated", outbox_id=outbox_id, comments=len(batch.comments), starts=starts)

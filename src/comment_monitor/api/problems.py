@@ -54,15 +54,8 @@ def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[st
         return render(request, errors.BadRequest("A parameter holds a value that can't be looked for."))
     metrics.count_error(errors.Problem.slug)
     # The exception itself is left out of the log: its message may quote what a user sent.
-    logger.error("request_failed", path=request.url.path, error=type(error).__name__, at=_where(error))
+    logger.error("request_failed", path=request.url.path, error=type(error).__name__, at=log.where(error.__traceback__))
     return render(request, errors.Problem("An error of ours. The request_id finds it in the logs."))
-
-
-def _where(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
 
 
 def _document(  # noqa: PLR0913, PLR0917 - the members of the document

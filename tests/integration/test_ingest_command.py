@@ -1,0 +1,353 @@
+"""`comment-monitor ingest` as a user meets it: started as a program on files, on the test's own database."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from tests.conftest import execute, until
+
+SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
+# Stands in every text and every author, and so may stand in no output.
+SURNAME: Final = "Zmijewski"
+SUM: Final = re.compile(r"(\d+) read: (\d+) stored, (\d+) updated, (\d+) duplicates, (\d+) rejected; [\d,]+ comments/s")
+
+
+class Done:
+    """A run that is over; nothing that it printed is a traceback or of anybody's making but ours."""
+
+    def __init__(self, process: "subprocess.CompletedProcess[bytes]"):
+        self.code = process.returncode
+        self.out, errors = process.stdout.decode(), process.stderr.decode()
+        assert "Traceback" not in self.out + errors
+        assert SURNAME not in self.out + errors
+        # Without the lines of the log, which libraries write too.
+        self.err = "".join(line for line in errors.splitlines(keepends=True) if not line.startswith('{"event": '))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Read, stored, updated, duplicates, rejected: the final line's."""
+        found = SUM.fullmatch(self.out.splitlines()[-1])
+        assert found, self.out
+        return tuple(map(int, found.groups()))
+
+    def only_error(self) -> str:
+        """The one line on standard error."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("Error: ")
+        return line
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def program(environment: dict[str, str]) -> dict[str, str]:
+    """The variables of a run."""
+    return {name: value for name, value in os.environ.items() if name not in SERVERS} | environment
+
+
+@pytest.fixture
+def ingest(program: dict[str, str], tmp_path: Path) -> Run:
+    """Runs it to its end."""
+
+    def run(*arguments: object, stdin: bytes = b"", command: str = "ingest", **changes: str | None) -> Done:
+        variables = {name: value for name, value in {**program, **changes}.items() if value is not None}
+        line = [sys.executable, "-m", "comment_monitor", command, *map(str, arguments)]
+        return Done(subprocess.run(line, env=variables, cwd=tmp_path, input=stdin, capture_output=True, check=False))
+
+    return run
+
+
+def record(number: object, **more: Any) -> dict[str, Any]:
+    return {
+        "post_id": "p",
+        "id": f"c{number}",
+        "text": f"{SURNAME} text {number}",
+        "author": f"{SURNAME} {number}",
+        **more,
+    }
+
+
+def lines(*records: object) -> bytes:
+    """JSON Lines; bytes stand for themselves."""
+    return b"".join((one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in records)
+
+
+def table(*records: dict[str, Any]) -> bytes:
+    """CSV of these, with every column that any has."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for one in records for name in one)), restval="")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
+
+
+def stored(dsn: str, columns: str = "comment_id") -> list[Any]:
+    rows = execute(dsn, f"SELECT {columns} FROM comments ORDER BY id")  # noqa: S608 - the tests' own names
+    return [row[0] if len(row) == 1 else row for row in rows]
+
+
+def waiting(dsn: str) -> int:
+    (row,) = execute(dsn, "SELECT coalesce(sum(cardinality(comment_ids)), 0) FROM analysis_outbox")
+    return int(row[0])
+
+
+def names(numbers: Sequence[int]) -> list[str]:
+    return sorted(f"c{number}" for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix", "packed"),
+    [(lines, "jsonl", False), (lines, "jsonl", True), (table, "csv", True)],
+    ids=["jsonl", "jsonl.gz", "csv.gz"],
+)
+def test_every_kind_of_file_is_stored_and_stored_once(
+    ingest: Run, dsn: str, tmp_path: Path, make: Callable[..., bytes], suffix: str, packed: bool
+) -> None:
+    records = [record(number, parent_id="c0", timestamp="2026-01-31T10:30:00+01:00") for number in range(1200)]
+    raw = gzip.compress(make(*records)) if packed else make(*records)
+    path = tmp_path / f"comments.{suffix}{'.gz' if packed else ''}"
+    path.write_bytes(raw)
+    first = ingest(path)
+    assert (first.code, first.counts, first.err) == (0, (1200, 1200, 0, 0, 0), "")
+    columns = "comment_id, source, post_id, text, author, parent_id, posted_at AT TIME ZONE 'UTC' = '2026-01-31 09:30'"
+    wanted = [(one["id"], "threads", "p", one["text"], one["author"], "c0", True) for one in records]
+    assert sorted(stored(dsn, columns)) == sorted(wanted)
+    assert waiting(dsn) == 1200
+    again = ingest("-", "--format", suffix, stdin=raw)
+    assert (again.code, again.counts, again.err) == (0, (1200, 0, 0, 1200, 0), "")
+    assert len(stored(dsn)) == waiting(dsn) == 1200
+
+
+def test_another_text_is_an_update_and_a_repeat_within_the_file_a_duplicate(ingest: Run, dsn: str) -> None:
+    assert ingest("-", stdin=lines(record(1), record(2))).counts == (2, 2, 0, 0, 0)
+    changed = record(1, text=f"{SURNAME} changed")
+    assert ingest("-", stdin=lines(changed, changed, record(2), record(3))).counts == (4, 1, 1, 2, 0)
+    assert stored(dsn, "comment_id, text") == [
+        ("c1", changed["text"]),
+        ("c2", record(2)["text"]),
+        ("c3", record(3)["text"]),
+    ]
+
+
+def test_bad_lines_are_named_with_their_reason_and_the_rest_is_stored(ingest: Run, dsn: str) -> None:
+    bad: list[tuple[object, str]] = [
+        (f'{{"text": "{SURNAME}'.encode(), "not JSON"),
+        (b'{"id": "\xff"}', "UTF-8"),
+        (record(3, text=""), "text"),
+        (record(4, text=f"{SURNAME}" * 2000), "text"),
+        (record(5, text=f"{SURNAME}\ud800"), "surrogate"),
+        (record(6, author=f"{SURNAME}\0"), "`author` holds a NUL"),
+        (record(7, timestamp=SURNAME), "timestamp"),
+        (record(8, post_id=None), "`post_id` is missing"),
+        (record(9, metadata=[SURNAME]), "metadata"),
+        ([SURNAME], "object"),
+        (json.dumps(SURNAME).encode(), "object"),
+    ]
+    records = [one for number, (line, _) in enumerate(bad) for one in (record(f"good{number}"), b"", line)]
+    done = ingest("-", stdin=lines(*records))
+    assert (done.code, done.counts) == (1, (22, 11, 0, 0, 11))
+    assert sorted(stored(dsn)) == sorted(f"cgood{number}" for number in range(11))
+    said = done.err.splitlines()
+    assert [line.split(":")[0] for line in said] == [f"line {3 * number + 3}" for number in range(11)]
+    for line, (_, word) in zip(said, bad, strict=True):
+        assert word in line
+
+
+def test_bad_rows_are_named_by_line_and_id_and_the_rest_is_stored(ingest: Run, dsn: str) -> None:
+    rows = [
+        record(1, metadata=""),
+        record(2, text="", metadata=""),
+        record(3, metadata="{"),
+        record(4, metadata='{"a": 1}'),
+    ]
+    rows.insert(1, record(5, text=f"{SURNAME}\nin two lines", metadata="[]"))
+    raw = gzip.compress(table(*rows) + f"p,c\udcff,{SURNAME},{SURNAME},\n".encode("utf-8", "surrogateescape"))
+    done = ingest("-", "--format=csv", stdin=raw)
+    assert (done.code, done.counts) == (1, (6, 2, 0, 0, 4))
+    assert stored(dsn, "comment_id, metadata->>'a'") == [("c1", None), ("c4", "1")]
+    said = [line.partition(": ") for line in done.err.splitlines()]
+    assert [where for where, _, _ in said[:3]] == ["line 4 (c5)", "line 5 (c2)", "line 6 (c3)"]
+    assert said[3][0].startswith("line 8 ")
+    for (_, _, reason), word in zip(said, ("metadata", "text", "`metadata` is not JSON", "surrogate"), strict=True):
+        assert word in reason
+
+
+def test_beyond_twenty_bad_lines_are_only_counted(ingest: Run, dsn: str) -> None:
+    done = ingest("-", stdin=lines(record(1), *[b"{"] * 50, record(2)))
+    assert (done.code, done.counts) == (1, (52, 2, 0, 0, 50))
+    assert done.err.count("line ") == 20
+    assert done.err.splitlines()[20:] == ["further rejected lines are only counted"]
+    assert stored(dsn) == ["c1", "c2"]
+
+
+@pytest.mark.parametrize("where", [None, "postgresql://nobody@127.0.0.1:1/nothing"])
+def test_a_dry_run_reads_everything_and_needs_no_database(ingest: Run, where: str | None) -> None:
+    away: dict[str, str | None] = {"POSTGRES_DSN": where, "REDIS_URL": None}
+    good = ingest("-", "--dry-run", stdin=lines(*map(record, range(1500))), **away)
+    assert (good.code, good.err) == (0, "")
+    assert good.out == "1500 read: 1500 valid, 0 rejected; nothing stored\n"
+    bad = ingest("-", "--dry-run", stdin=lines(record(1), b"{", record(2)), **away)
+    assert (bad.code, bad.out) == (1, "3 read: 2 valid, 1 rejected; nothing stored\n")
+    assert bad.err.startswith("line 2: ")
+
+
+def test_a_dry_run_stores_nothing_where_there_is_a_database(ingest: Run, dsn: str) -> None:
+    assert ingest("-", "--dry-run", stdin=lines(record(1))).code == 0
+    assert stored(dsn) == []
+    assert waiting(dsn) == 0
+
+
+def test_columns_post_and_source_are_those_of_the_options(ingest: Run, dsn: str) -> None:
+    row = {"COMMENT_ID": "c1", "AUTHOR": SURNAME, "DATE": "2026-01-31T09:30:00Z", "CONTENT": SURNAME, "CLASS": "1"}
+    columns = {"id": "COMMENT_ID", "author": "AUTHOR", "timestamp": "DATE", "text": "CONTENT"}
+    options = [f"--column={field}={name}" for field, name in columns.items()]
+    done = ingest("-", "--format=csv", *options, "--post-id=video", "--source=youtube", stdin=gzip.compress(table(row)))
+    assert (done.code, done.counts) == (0, (1, 1, 0, 0, 0))
+    assert stored(dsn, "source, post_id, comment_id, text, author") == [("youtube", "video", "c1", SURNAME, SURNAME)]
+
+
+def test_post_and_source_of_the_options_stand_in_only_where_a_line_has_none(ingest: Run, dsn: str) -> None:
+    bare = record(1)
+    del bare["post_id"]
+    done = ingest("-", "--post-id=q", "--source=s", stdin=lines(bare, record(2), record(3, source="t")))
+    assert (done.code, done.counts) == (0, (3, 3, 0, 0, 0))
+    assert sorted(stored(dsn, "comment_id, source, post_id")) == [("c1", "s", "q"), ("c2", "s", "p"), ("c3", "t", "p")]
+
+
+def test_columns_that_are_missing_are_named_with_those_that_are_there(ingest: Run, dsn: str) -> None:
+    done = ingest(
+        "-", "--format=csv", "--column=text=BODY", stdin=table({"id": "c1", "CONTENT": SURNAME, "text": SURNAME})
+    )
+    assert done.code == 1
+    for word in ("BODY, author, post_id ", "id, CONTENT, text", "--column"):
+        assert word in done.only_error()
+    assert stored(dsn) == []
+
+
+@pytest.mark.parametrize("option", ["--column=text", "--column=text=", "--format=xml"])
+def test_an_option_that_can_not_be_read_is_named(ingest: Run, option: str) -> None:
+    done = ingest("-", option, stdin=lines(record(1)))
+    assert (done.code, done.out) == (2, "")
+    assert option[: option.index("=")] in done.err
+
+
+@pytest.mark.parametrize(("make", "kind"), [(lines, "jsonl"), (table, "csv")], ids=["jsonl", "csv"])
+def test_damage_is_told_in_one_line_and_the_whole_file_stores_the_rest(
+    ingest: Run, dsn: str, make: Callable[..., bytes], kind: str
+) -> None:
+    # Random texts, so that half of the file holds about half of them.
+    packed = gzip.compress(make(*(record(number, parent_id=os.urandom(60).hex()) for number in range(3000))))
+    done = ingest("-", "--format", kind, stdin=packed[: len(packed) // 2])
+    assert done.code == 1
+    found = re.search(r"-: damaged or cut short after line (\d+) ", done.only_error())
+    assert found
+    before = int(found[1]) - (kind == "csv")
+    assert 1000 < before < 2000
+    kept = stored(dsn)
+    assert set(kept) <= set(names(range(before)))
+    again = ingest("-", "--format", kind, stdin=packed)
+    assert (again.code, again.counts) == (0, (3000, 3000 - len(kept), 0, len(kept), 0))
+    assert sorted(stored(dsn)) == names(range(3000))
+
+
+def test_a_file_that_can_not_be_read_is_named_in_one_line(ingest: Run, tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.jsonl", tmp_path):
+        done = ingest(path)
+        assert (done.code, done.out) == (1, "")
+        assert str(path) in done.only_error()
+
+
+def test_a_blank_time_is_an_unknown_time(ingest: Run, dsn: str) -> None:
+    blank = ("", "  ", None)
+    assert ingest("-", stdin=lines(*(record(n, timestamp=one) for n, one in enumerate(blank)))).counts[1] == 3
+    rows = (record(n + 5, timestamp=one) for n, one in enumerate(blank[:2]))
+    done = ingest("-", "--format=csv", stdin=gzip.compress(table(*rows)))
+    assert (done.code, done.counts) == (0, (2, 2, 0, 0, 0))
+    assert stored(dsn, "posted_at") == [None] * 5
+
+
+def test_texts_are_kept_character_for_character_and_a_mark_before_the_file_is_none(ingest: Run, dsn: str) -> None:
+    text = f"\ufeff {SURNAME} e\u0301 🙂\u2028\t\r\n\"',;\\ \ufeff"
+    mark = "\ufeff".encode()
+    metadata = b'{"n": 12345678901234567890123, "f":1.10}'
+    first = lines(record(1, text=text, author=text, metadata="HERE")).replace(b'"HERE"', metadata)
+    assert ingest("-", stdin=mark + first).counts == (1, 1, 0, 0, 0)
+    second = gzip.compress(mark + table(record(2, text=text, author=text)))
+    assert ingest("-", "--format=csv", stdin=second).counts == (1, 1, 0, 0, 0)
+    assert stored(dsn, "text, author, metadata::text") == [(text, text, metadata.decode()), (text, text, None)]
+
+
+async def test_a_run_that_was_killed_is_completed_by_the_next(
+    ingest: Run, program: dict[str, str], dsn: str, tmp_path: Path
+) -> None:
+    count = 40_000
+    path = tmp_path / "many.jsonl"
+    path.write_bytes(lines(*map(record, range(count))))
+    line = [sys.executable, "-m", "comment_monitor", "ingest", str(path)]
+    with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
+        line, env=program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as killed:
+        try:
+            await until(lambda: execute(dsn, "SELECT count(*) >= 2000 FROM comments") == [(True,)], seconds=60)
+        finally:
+            killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    before = len(stored(dsn))
+    assert 2000 <= before < count
+    again = ingest(path)
+    assert (again.code, again.counts) == (0, (count, count - before, 0, before, 0))
+    assert sorted(stored(dsn)) == names(range(count))
+    assert waiting(dsn) == count
+    check = ingest(command="check")
+    assert (check.code, check.out.splitlines()[-1]) == (0, "5 of 5 hold")
+
+
+def test_a_database_that_is_away_is_one_line(ingest: Run) -> None:
+    done = ingest("-", stdin=lines(record(1)), POSTGRES_DSN="postgresql://nobody@127.0.0.1:1/nothing")
+    assert done.code == 1
+    assert "database" in done.only_error()
+
+
+def test_no_database_at_all_is_one_line_that_names_the_setting(ingest: Run) -> None:
+    done = ingest("-", stdin=lines(record(1)), POSTGRES_DSN=None)
+    assert (done.code, done.out) == (1, "")
+    assert "POSTGRES_DSN" in done.only_error()
+
+
+def test_a_database_without_tables_is_one_line_that_says_what_to_run(ingest: Run, empty_dsn: str) -> None:
+    done = ingest("-", stdin=lines(record(1)), POSTGRES_DSN=empty_dsn)
+    assert done.code == 1
+    assert "comment-monitor migrate" in done.only_error()
+
+
+OPTIONS: Final = {
+    "up": "host port metrics-port data-dir",
+    "serve": "host port metrics-port",
+    "worker": "concurrency host metrics-port",
+    "migrate": "down data-dir",
+    "check": "oldest data-dir",
+    "ingest": "format source post-id column dry-run data-dir",
+    "cleanup": "days yes data-dir",
+    "load-test": "comments duration rate concurrency batch posts duplicates edits seed run-id file repeat api-key retry"
+    " max-p95 max-p99 min-throughput max-error-rate json",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option(ingest: Run, command: str) -> None:
+    done = ingest("--help", command=command)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: python -m comment_monitor {command} [OPTIONS]")
+    named = set(re.findall(r"^  (?:-h, )?--([a-z0-9-]+)", done.out, re.MULTILINE))
+    assert named == {*OPTIONS[command].split(), "help"}
