@@ -9,17 +9,21 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, Final, NamedTuple
 
 import msgspec
 
+from comment_monitor.errors import Problem
 from comment_monitor.model import Comment, Fate
-from comment_monitor.parse import DEFAULT_SOURCE, BadCommentError, build_comment, check_name
+from comment_monitor.parse import DEFAULT_SOURCE, BadCommentError, build_comment, check_name, id_of
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 # A text of 10,000 characters, all escaped, with its metadata, fits many times over.
 MAX_LINE: Final = 4 * 1024 * 1024
+# What reading a compressed file raises where it is damaged.
+DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 FIELDS: Final = ("source", "post_id", "id", "text", "author", "timestamp", "parent_id", "metadata")
 
 
@@ -74,7 +78,7 @@ def read_json_lines(stream: IO[bytes], *, post_id: str | None, source: str | Non
         try:
             yield Numbered(number, _from_json(line, post_id, source))
         except BadCommentError as error:
-            yield BadLine(number, None, str(error))
+            yield BadLine(number, id_of(msgspec.Raw(line)), str(error))
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -86,7 +90,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             if len(line) > MAX_LINE:
                 while line and not line.endswith(b"\n"):
                     line = stream.readline(MAX_LINE)
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except DAMAGE as error:
         raise FileError(f"damaged or cut short after line {number} ({error})") from None
 
 
@@ -135,7 +139,7 @@ def read_csv(
     needed = ["id", "text", "author", *([] if post_id else ["post_id"])]
     if missing := [names[field] for field in needed if names[field] not in header]:
         raise FileError(
-            f"the header has no column {', '.join(missing)} (it has: {', '.join(header) or 'nothing'}); "
+            f"the header has no column {', '.join(missing)} (the first line names the columns); "
             "--column FIELD=NAME names another"
         )
     number = reader.line_num
@@ -145,8 +149,11 @@ def read_csv(
             yield _from_row(number, row, names, post_id, source)
     except csv.Error as error:
         raise FileError(f"not CSV after line {number} ({error})") from None
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except DAMAGE as error:
         raise FileError(f"damaged or cut short after line {number} ({error})") from None
+    finally:
+        # Or its end would close the stream, which is the caller's.
+        text.detach()
 
 
 def _from_row(
@@ -155,18 +162,27 @@ def _from_row(
     values = {field: row.get(name) for field, name in names.items()}
     item = {field: value for field, value in values.items() if value not in (None, "") or field == "text"}
     try:
-        if "metadata" in item:
-            item["metadata"] = json.loads(item["metadata"] or "null")
         comment = build_comment(
             check_name("post_id", values["post_id"] or post_id),
             check_name("source", values["source"] or source or DEFAULT_SOURCE),
-            item,
+            _with_metadata(item, item.pop("metadata")) if "metadata" in item else item,
         )
-        return Numbered(number, comment)
-    except json.JSONDecodeError:
-        return BadLine(number, values["id"], "`metadata` is not JSON")
     except BadCommentError as error:
         return BadLine(number, values["id"], str(error))
+    return Numbered(number, comment)
+
+
+def _with_metadata(item: dict[str, str | None], metadata: str | None) -> Any:
+    """The row as JSON, with its metadata in the characters in which it came."""
+    try:
+        raw = (metadata or "null").encode()
+        msgspec.json.decode(raw, type=msgspec.Raw)
+        head = json.dumps(item, ensure_ascii=False).encode()
+    except (msgspec.MsgspecError, RecursionError):
+        raise BadCommentError("`metadata` is not JSON") from None
+    except UnicodeEncodeError:
+        raise BadCommentError("the line is not UTF-8") from None
+    return msgspec.Raw(head[:-1] + b',"metadata":' + raw + b"}")
 
 
 async def ingest(
@@ -179,10 +195,15 @@ async def ingest(
 ) -> None:
     """Feeds comments to the pipeline, `chunk` at a time with `in_flight` chunks under way.
 
-    Memory is bounded by `chunk * in_flight` comments. The first error of the pipeline ends it, after what was under
-    way is settled.
+    Memory is bounded by `chunk * in_flight` comments. A file that can't be read on, or the first error of the pipeline,
+    ends it after what was read before and what was under way is settled.
+
+    Raises:
+        FileError: the file can't be read to its end.
+        Problem: the pipeline's first error.
     """
     room = asyncio.Semaphore(in_flight)
+    failures: list[FileError | Problem] = []
 
     async def store(part: list[Numbered]) -> None:
         try:
@@ -190,20 +211,39 @@ async def ingest(
             for one, fate in zip(part, result, strict=True):
                 if fate.kind == "rejected":
                     on_bad(BadLine(one.line, one.comment.id, fate.reason))
+        except Problem as problem:
+            failures.append(problem)
         finally:
             room.release()
 
     async with asyncio.TaskGroup() as group:
-        part: list[Numbered] = []
+        for part in _chunks(items, chunk, on_bad, failures):
+            await room.acquire()
+            if any(isinstance(one, Problem) for one in failures):
+                break
+            group.create_task(store(part))
+    if failures:
+        raise failures[0]
+
+
+def _chunks(
+    items: Iterable[Numbered | BadLine],
+    size: int,
+    on_bad: Callable[[BadLine], None],
+    failures: list[FileError | Problem],
+) -> Iterator[list[Numbered]]:
+    """The comments in lists of `size`; where the file can't be read on, what came before it still, and the failure."""
+    part: list[Numbered] = []
+    try:
         for item in items:
             if isinstance(item, BadLine):
                 on_bad(item)
                 continue
             part.append(item)
-            if len(part) == chunk:
-                await room.acquire()
-                group.create_task(store(part))
+            if len(part) == size:
+                yield part
                 part = []
-        if part:
-            await room.acquire()
-            group.create_task(store(part))
+    except FileError as error:
+        failures.append(error)
+    if part:
+        yield part

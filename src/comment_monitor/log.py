@@ -10,6 +10,7 @@ import structlog
 # One line a request, a connection or a task would drown what matters.
 NOISY: Final = (
     "uvicorn", "httpx", "asyncio", "amqp", "celery.worker.consumer", "celery.worker.strategy", "celery.app.trace",
+    "alembic",
 )  # fmt: skip
 # Frames of an exception that a log line shows, the innermost last.
 FRAMES: Final = 6

@@ -103,6 +103,7 @@ def _parse_carefully(body: bytes, max_comments: int) -> Parsed:
     try:
         request: RawRequest | AnyRequest = _raw.decode(body)
     except msgspec.ValidationError as error:
+        _require_json(body)
         raise InvalidRequest(f"{error}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
         request = _any_request(body, error)
@@ -112,13 +113,36 @@ def _parse_carefully(body: bytes, max_comments: int) -> Parsed:
 
 def _any_request(body: bytes, first_error: Exception) -> AnyRequest:
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        # As text: given bytes, it would guess at UTF-16 and UTF-32 too.
+        value = json.loads(body.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise NotJson(f"{first_error}.") from None
     try:
         return msgspec.convert(value, AnyRequest)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"{error}.") from None
+    except UnicodeEncodeError:
+        raise InvalidRequest("A member's name holds a lone surrogate.") from None
+
+
+def _require_json(body: bytes) -> None:
+    """The typed decoder stops at the first wrong shape; whether the rest is JSON at all comes first.
+
+    Raises:
+        NotJson: it is not.
+    """
+    try:
+        json.loads(body.decode(), parse_constant=_no_constant, parse_int=_any_int)
+    except ValueError as error:
+        raise NotJson(f"{error}.") from None
+    except RecursionError:
+        # Nested deeper than can be told; the shape is wrong all the same.
+        return
+
+
+def _any_int(_: str) -> int:
+    """Only the structure is looked at: Python refuses integers of more than 4,300 digits, JSON does not."""
+    return 0
 
 
 def _no_constant(name: str) -> None:
@@ -157,7 +181,7 @@ def _gather(post_id: str, source: str, items: Sequence[Any]) -> Parsed:
             comments.append(build_comment(post_id, source, item))
             indexes.append(index)
         except BadCommentError as error:
-            rejected.append(Rejection(index, _id_of(item), str(error)))
+            rejected.append(Rejection(index, id_of(item), str(error)))
     return Parsed(post_id, comments, indexes, rejected)
 
 
@@ -251,8 +275,13 @@ def _metadata(raw: msgspec.Raw) -> str | None:
         return None
     if not text.startswith("{"):
         raise BadCommentError("`metadata` must be an object")
-    if "\\u0000" in text and _holds_nul(json.loads(text)):
-        raise BadCommentError("`metadata` holds a NUL character")
+    if "\\u0000" in text:
+        try:
+            value = json.loads(text, parse_int=_any_int)
+        except RecursionError:
+            raise BadCommentError("`metadata` is nested too deeply") from None
+        if _holds_nul(value):
+            raise BadCommentError("`metadata` holds a NUL character")
     return text
 
 
@@ -267,11 +296,11 @@ def _holds_nul(value: Any) -> bool:
     return any(map(_holds_nul, children))
 
 
-def _id_of(item: Any) -> str | None:
+def id_of(item: Any) -> str | None:
     """The id to name a rejected comment by, cut to a readable length; None where there is none."""
     if isinstance(item, msgspec.Raw):
         try:
-            item = json.loads(bytes(item))
+            item = json.loads(bytes(item), parse_int=_any_int)
         except (ValueError, RecursionError):
             return None
     value = item.get("id") if isinstance(item, dict) else getattr(item, "id", None)

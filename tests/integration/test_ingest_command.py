@@ -108,8 +108,8 @@ def names(numbers: Sequence[int]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("make", "suffix", "packed"),
-    [(lines, "jsonl", False), (lines, "jsonl", True), (table, "csv", True)],
-    ids=["jsonl", "jsonl.gz", "csv.gz"],
+    [(lines, "jsonl", False), (lines, "jsonl", True), (table, "csv", False), (table, "csv", True)],
+    ids=["jsonl", "jsonl.gz", "csv", "csv.gz"],
 )
 def test_every_kind_of_file_is_stored_and_stored_once(
     ingest: Run, dsn: str, tmp_path: Path, make: Callable[..., bytes], suffix: str, packed: bool
@@ -159,7 +159,8 @@ def test_bad_lines_are_named_with_their_reason_and_the_rest_is_stored(ingest: Ru
     assert (done.code, done.counts) == (1, (22, 11, 0, 0, 11))
     assert sorted(stored(dsn)) == sorted(f"cgood{number}" for number in range(11))
     said = done.err.splitlines()
-    assert [line.split(":")[0] for line in said] == [f"line {3 * number + 3}" for number in range(11)]
+    assert [re.split("[:(]", line)[0].strip() for line in said] == [f"line {3 * number + 3}" for number in range(11)]
+    assert "(c3)" in said[2]
     for line, (_, word) in zip(said, bad, strict=True):
         assert word in line
 
@@ -172,7 +173,7 @@ def test_bad_rows_are_named_by_line_and_id_and_the_rest_is_stored(ingest: Run, d
         record(4, metadata='{"a": 1}'),
     ]
     rows.insert(1, record(5, text=f"{SURNAME}\nin two lines", metadata="[]"))
-    raw = gzip.compress(table(*rows) + f"p,c\udcff,{SURNAME},{SURNAME},\n".encode("utf-8", "surrogateescape"))
+    raw = table(*rows) + f"p,c\udcff,{SURNAME},{SURNAME},\n".encode("utf-8", "surrogateescape")
     done = ingest("-", "--format=csv", stdin=raw)
     assert (done.code, done.counts) == (1, (6, 2, 0, 0, 4))
     assert stored(dsn, "comment_id, metadata->>'a'") == [("c1", None), ("c4", "1")]
@@ -212,7 +213,7 @@ def test_columns_post_and_source_are_those_of_the_options(ingest: Run, dsn: str)
     row = {"COMMENT_ID": "c1", "AUTHOR": SURNAME, "DATE": "2026-01-31T09:30:00Z", "CONTENT": SURNAME, "CLASS": "1"}
     columns = {"id": "COMMENT_ID", "author": "AUTHOR", "timestamp": "DATE", "text": "CONTENT"}
     options = [f"--column={field}={name}" for field, name in columns.items()]
-    done = ingest("-", "--format=csv", *options, "--post-id=video", "--source=youtube", stdin=gzip.compress(table(row)))
+    done = ingest("-", "--format=csv", *options, "--post-id=video", "--source=youtube", stdin=table(row))
     assert (done.code, done.counts) == (0, (1, 1, 0, 0, 0))
     assert stored(dsn, "source, post_id, comment_id, text, author") == [("youtube", "video", "c1", SURNAME, SURNAME)]
 
@@ -225,12 +226,12 @@ def test_post_and_source_of_the_options_stand_in_only_where_a_line_has_none(inge
     assert sorted(stored(dsn, "comment_id, source, post_id")) == [("c1", "s", "q"), ("c2", "s", "p"), ("c3", "t", "p")]
 
 
-def test_columns_that_are_missing_are_named_with_those_that_are_there(ingest: Run, dsn: str) -> None:
+def test_columns_that_are_missing_are_named(ingest: Run, dsn: str) -> None:
     done = ingest(
         "-", "--format=csv", "--column=text=BODY", stdin=table({"id": "c1", "CONTENT": SURNAME, "text": SURNAME})
     )
     assert done.code == 1
-    for word in ("BODY, author, post_id ", "id, CONTENT, text", "--column"):
+    for word in ("BODY, author, post_id ", "--column"):
         assert word in done.only_error()
     assert stored(dsn) == []
 
@@ -254,8 +255,9 @@ def test_damage_is_told_in_one_line_and_the_whole_file_stores_the_rest(
     assert found
     before = int(found[1]) - (kind == "csv")
     assert 1000 < before < 2000
+    assert done.counts == (before, before, 0, 0, 0)
     kept = stored(dsn)
-    assert set(kept) <= set(names(range(before)))
+    assert sorted(kept) == names(range(before))
     again = ingest("-", "--format", kind, stdin=packed)
     assert (again.code, again.counts) == (0, (3000, 3000 - len(kept), 0, len(kept), 0))
     assert sorted(stored(dsn)) == names(range(3000))
@@ -272,7 +274,7 @@ def test_a_blank_time_is_an_unknown_time(ingest: Run, dsn: str) -> None:
     blank = ("", "  ", None)
     assert ingest("-", stdin=lines(*(record(n, timestamp=one) for n, one in enumerate(blank)))).counts[1] == 3
     rows = (record(n + 5, timestamp=one) for n, one in enumerate(blank[:2]))
-    done = ingest("-", "--format=csv", stdin=gzip.compress(table(*rows)))
+    done = ingest("-", "--format=csv", stdin=table(*rows))
     assert (done.code, done.counts) == (0, (2, 2, 0, 0, 0))
     assert stored(dsn, "posted_at") == [None] * 5
 
@@ -283,7 +285,7 @@ def test_texts_are_kept_character_for_character_and_a_mark_before_the_file_is_no
     metadata = b'{"n": 12345678901234567890123, "f":1.10}'
     first = lines(record(1, text=text, author=text, metadata="HERE")).replace(b'"HERE"', metadata)
     assert ingest("-", stdin=mark + first).counts == (1, 1, 0, 0, 0)
-    second = gzip.compress(mark + table(record(2, text=text, author=text)))
+    second = mark + table(record(2, text=text, author=text))
     assert ingest("-", "--format=csv", stdin=second).counts == (1, 1, 0, 0, 0)
     assert stored(dsn, "text, author, metadata::text") == [(text, text, metadata.decode()), (text, text, None)]
 
