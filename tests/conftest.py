@@ -5,7 +5,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,6 @@ async def runtime(make_settings: MakeSettings) -> AsyncIterator[Runtime]:
         yield one
 
 
-OpenClient = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
-
-
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the whole application, without a socket between."""
@@ -157,10 +154,30 @@ async def open_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
             yield client
 
 
+@asynccontextmanager
+async def kept_open(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client whose application one task opens and closes, as its lifespan wants: a fixture's two ends are two."""
+    opened: asyncio.Future[httpx.AsyncClient] = asyncio.get_running_loop().create_future()
+    leave = asyncio.Event()
+
+    async def keep() -> None:
+        async with open_client(settings) as one:
+            opened.set_result(one)
+            await leave.wait()
+
+    keeper = asyncio.create_task(keep())
+    await asyncio.wait((keeper, opened), return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield opened.result()
+    finally:
+        leave.set()
+        await keeper
+
+
 @pytest.fixture
 async def client(make_settings: MakeSettings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application on the test's own servers."""
-    async with open_client(make_settings()) as one:
+    async with kept_open(make_settings()) as one:
         yield one
 
 

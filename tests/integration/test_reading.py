@@ -1,13 +1,11 @@
 """The reading API over HTTP, each answer compared with one computed here from what was sent."""
 
-import asyncio
 import itertools
 import json
 import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -15,7 +13,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 import pytest_asyncio
-from tests.conftest import TEMPLATE, MakeSettings, execute, open_client, with_database
+from tests.conftest import TEMPLATE, MakeSettings, execute, kept_open, with_database
 from tests.support.requests import body, comment
 
 from comment_monitor import config
@@ -23,11 +21,8 @@ from comment_monitor.config import Settings
 from comment_monitor.embedded.postgres import EmbeddedPostgres
 from comment_monitor.worker import open_worker
 
-# One loop for all, so that they may share an application. The warnings are of making one: to be taken out with them.
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning"),
-]
+# One loop for all, so that they may share an application.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 START: Final = datetime(2026, 1, 30, 22, tzinfo=UTC)
 FIELDS: Final = ("post_id", "author", "source", "parent_id", "language", "sentiment")
@@ -116,26 +111,6 @@ async def analyse(settings: Settings) -> None:
         for (outbox_id,) in execute(settings.postgres_dsn, "SELECT id FROM analysis_outbox ORDER BY id"):
             await worker.analyse_batch(outbox_id, redelivered=False)
     assert execute(settings.postgres_dsn, "SELECT count(*) FROM analysis_outbox") == [(0,)]
-
-
-@asynccontextmanager
-async def kept_open(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client whose application one task opens and closes, as its lifespan wants: a fixture's two ends are two."""
-    opened: asyncio.Future[httpx.AsyncClient] = asyncio.get_running_loop().create_future()
-    leave = asyncio.Event()
-
-    async def keep() -> None:
-        async with open_client(settings) as one:
-            opened.set_result(one)
-            await leave.wait()
-
-    keeper = asyncio.create_task(keep())
-    await asyncio.wait((keeper, opened), return_when=asyncio.FIRST_COMPLETED)
-    try:
-        yield opened.result()
-    finally:
-        leave.set()
-        await keeper
 
 
 @pytest_asyncio.fixture(loop_scope="module")

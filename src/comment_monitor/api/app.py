@@ -1,7 +1,9 @@
 """The HTTP application: routes, errors and lifetime in one table."""
 
+import importlib.resources
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, Request, Response, get
@@ -10,7 +12,6 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
-from litestar_offline_docs import generate_static_files_config
 
 from comment_monitor import errors
 from comment_monitor.api import health, problems, process, read
@@ -49,7 +50,7 @@ async def _lifespan(app: Litestar) -> AsyncIterator[None]:
 
 def create_app(settings: Settings) -> Litestar:
     """The application for these settings; its lifespan opens and closes everything it needs."""
-    assets = generate_static_files_config()
+    assets = Path(str(importlib.resources.files("litestar_offline_docs"))) / "static"
     return Litestar(
         route_handlers=[
             process.process_comments,
@@ -60,7 +61,7 @@ def create_app(settings: Settings) -> Litestar:
             health.health,
             home,
             openapi_json,
-            create_static_files_router("/docs/assets", directories=list(assets.directories), include_in_schema=False),
+            create_static_files_router("/docs/assets", directories=[assets], include_in_schema=False),
         ],
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         lifespan=[_lifespan],

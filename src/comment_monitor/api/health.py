@@ -2,6 +2,7 @@
 
 import msgspec
 from litestar import Response, get
+from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 
 from comment_monitor.api.state import Service
@@ -20,7 +21,7 @@ class Health(msgspec.Struct):
     tags=["service"],
     responses={503: ResponseSpec(Health, description="On its way out", generate_examples=False)},
 )
-async def health(service: Service) -> Response[Health]:
+async def health(service: NamedDependency[Service]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
     runtime = service.runtime
     schema, cache = runtime.schema.problem, runtime.cache.usable

@@ -5,6 +5,7 @@ from typing import Any
 
 from litestar import Request, Response, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 
 from comment_monitor import errors, metrics
 from comment_monitor.api.openapi import ProcessOperation, problems
@@ -26,7 +27,7 @@ from comment_monitor.parse import parse_request
     responses=problems(400, 413, 422, 429, 503),
     tags=["comments"],
 )
-async def process_comments(request: Request[Any, Any, State], service: Service) -> Response[Receipt]:
+async def process_comments(request: Request[Any, Any, State], service: NamedDependency[Service]) -> Response[Receipt]:
     """Parses the body, stores its comments, answers with what became of them."""
     try:
         service.require_work()

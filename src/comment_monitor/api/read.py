@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, Parameter
 
 from comment_monitor import views
 from comment_monitor.api.middleware import SLASH
@@ -27,7 +28,7 @@ Cursor = Annotated[str | None, Parameter(max_length=1000, description="`next_cur
 
 @get("/comments", summary="List comments, newest first", responses=problems(400, 503), tags=["comments"])
 async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
-    service: Service,
+    service: NamedDependency[Service],
     post_id: Words = None,
     author: Words = None,
     source: Words = None,
@@ -65,7 +66,9 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     responses=problems(400, 404, 503),
     tags=["comments"],
 )
-async def get_comment(service: Service, source: str, comment_id: str) -> views.CommentView:
+async def get_comment(
+    service: NamedDependency[Service], source: FromPath[str], comment_id: FromPath[str]
+) -> views.CommentView:
     """The comment of this identity."""
     service.runtime.schema.require()
     return await views.comment(service.runtime.reading, segment("source", source), segment("comment_id", comment_id))
@@ -74,7 +77,7 @@ async def get_comment(service: Service, source: str, comment_id: str) -> views.C
 @get(
     "/posts", summary="List posts, the one with the newest comment first", responses=problems(400, 503), tags=["posts"]
 )
-async def list_posts(service: Service, limit: Limit = 50, cursor: Cursor = None) -> views.PostPage:
+async def list_posts(service: NamedDependency[Service], limit: Limit = 50, cursor: Cursor = None) -> views.PostPage:
     """Posts that have comments."""
     service.runtime.schema.require()
     return await views.posts(service.runtime.reading, limit=limit, cursor=cursor)
@@ -87,7 +90,9 @@ async def list_posts(service: Service, limit: Limit = 50, cursor: Cursor = None)
     responses=problems(400, 404, 503),
     tags=["posts"],
 )
-async def post_summary(service: Service, source: str, post_id: str) -> views.PostSummary:
+async def post_summary(
+    service: NamedDependency[Service], source: FromPath[str], post_id: FromPath[str]
+) -> views.PostSummary:
     """Counts by sentiment, language and label, authors, replies, edits and what is pending."""
     service.runtime.schema.require()
     return await views.post_summary(service.runtime.reading, segment("source", source), segment("post_id", post_id))
