@@ -1,13 +1,17 @@
 """Cursors of keyset pages: opaque to the caller, the last row's sort key to us."""
 
 import base64
-import binascii
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from comment_monitor.errors import BadRequest
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+# What a row's number in PostgreSQL can be.
+RowId: Final = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+PostId: Final = Annotated[str, msgspec.Meta(pattern="^[^\\x00]+$")]
 
 
 def encode_cursor(moment: datetime, tie: int | str) -> str:
@@ -15,17 +19,15 @@ def encode_cursor(moment: datetime, tie: int | str) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode((moment, tie))).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, *types: Any) -> tuple[Any, ...]:
-    """The sort key behind a cursor.
+def decode_cursor(cursor: str, tie: Any) -> tuple[datetime, Any]:
+    """The sort key behind a cursor; `tie` is the type of its second part.
 
     Raises:
         BadRequest: it is none of ours.
     """
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        values: tuple[Any, ...] = msgspec.json.decode(raw, type=tuple[types])  # type: ignore[valid-type]
-        if any(isinstance(value, datetime) and value.tzinfo is None for value in values):
-            raise BadRequest("`cursor` is not one that this service gave out.")
-    except (ValueError, binascii.Error, msgspec.MsgspecError):
+        moment, key = msgspec.json.decode(raw, type=tuple[Moment, tie])
+        return moment.astimezone(UTC), key
+    except (ValueError, OverflowError, msgspec.MsgspecError):
         raise BadRequest("`cursor` is not one that this service gave out.") from None
-    return values

@@ -11,13 +11,20 @@ import io
 import json
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 import msgspec
 
 from comment_monitor.errors import Problem
 from comment_monitor.model import Comment, Fate
-from comment_monitor.parse import DEFAULT_SOURCE, BadCommentError, build_comment, check_name, id_of
+from comment_monitor.parse import (
+    DEFAULT_SOURCE,
+    BadCommentError,
+    build_comment,
+    check_name,
+    id_of,
+    without_lone_surrogates,
+)
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 # A text of 10,000 characters, all escaped, with its metadata, fits many times over.
@@ -98,27 +105,20 @@ def _from_json(line: bytes, post_id: str | None, source: str | None) -> Comment:
     try:
         line.decode()
         head = _head.decode(line)
-        item: Any = msgspec.Raw(line)
     except UnicodeDecodeError as error:
         raise BadCommentError(f"not UTF-8 at byte {error.start}") from None
+    except msgspec.ValidationError as error:
+        raise BadCommentError(f"{error}") from None
     except (msgspec.MsgspecError, RecursionError) as error:
-        head, item = _carefully(line, error)
+        mended = without_lone_surrogates(line)
+        if mended == line:
+            raise BadCommentError(f"not JSON: {error}") from None
+        return _from_json(mended, post_id, source)
     return build_comment(
         check_name("post_id", head.post_id or post_id),
         check_name("source", head.source or source or DEFAULT_SOURCE),
-        item,
+        msgspec.Raw(line),
     )
-
-
-def _carefully(line: bytes, first: Exception) -> tuple[LineHead, Any]:
-    """By the standard library, which alone reads lone surrogates, so that they can be named."""
-    try:
-        item = json.loads(line)
-        return msgspec.convert(item, LineHead), item
-    except msgspec.ValidationError as error:
-        raise BadCommentError(f"{error}") from None
-    except (ValueError, RecursionError):
-        raise BadCommentError(f"not JSON: {first}") from None
 
 
 def read_csv(
@@ -165,14 +165,14 @@ def _from_row(
         comment = build_comment(
             check_name("post_id", values["post_id"] or post_id),
             check_name("source", values["source"] or source or DEFAULT_SOURCE),
-            _with_metadata(item, item.pop("metadata")) if "metadata" in item else item,
+            _as_json(item, item.pop("metadata", None)),
         )
     except BadCommentError as error:
         return BadLine(number, values["id"], str(error))
     return Numbered(number, comment)
 
 
-def _with_metadata(item: dict[str, str | None], metadata: str | None) -> Any:
+def _as_json(item: dict[str, str | None], metadata: str | None) -> msgspec.Raw:
     """The row as JSON, with its metadata in the characters in which it came."""
     try:
         raw = (metadata or "null").encode()

@@ -1,10 +1,11 @@
 """From bytes to comments: every bad comment is named, the good rest goes on.
 
 Three ways, tried in turn: one typed decode of the whole body (nearly always), then comment by comment, and last the
-standard library's decoder, which alone reads lone surrogates and so can name the comment that has them.
+same with NUL in the place of lone surrogates, which no decoder takes, so that the comment that has them is named.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -21,6 +22,13 @@ Author = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AUTHOR)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
+
+UNSTORABLE: Final = "holds a NUL character or a lone surrogate"
+
+# The escapes of a JSON document: a pair of surrogates, a lone one (the group), and any other.
+ESCAPES: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 
 # Raw can't stand in a union: an empty one says that the field is not there.
 ABSENT: Final = msgspec.Raw()
@@ -64,14 +72,6 @@ class RawRequest(msgspec.Struct, kw_only=True):
     comments: list[msgspec.Raw]
 
 
-class AnyRequest(msgspec.Struct, kw_only=True):
-    """The same, decoded by the standard library."""
-
-    post_id: Name
-    source: Name = DEFAULT_SOURCE
-    comments: list[Any]
-
-
 class BadCommentError(Exception):
     """One comment's reason for rejection, in words for its sender."""
 
@@ -101,28 +101,22 @@ def parse_request(body: bytes, *, max_comments: int) -> Parsed:
 
 def _parse_carefully(body: bytes, max_comments: int) -> Parsed:
     try:
-        request: RawRequest | AnyRequest = _raw.decode(body)
+        request = _raw.decode(body)
     except msgspec.ValidationError as error:
         _require_json(body)
         raise InvalidRequest(f"{error}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        request = _any_request(body, error)
+        mended = without_lone_surrogates(body)
+        if mended == body:
+            raise NotJson(f"{error}.") from None
+        return _parse_carefully(mended, max_comments)
     _check_head(request.post_id, request.source, len(request.comments), max_comments)
     return _gather(request.post_id, request.source, request.comments)
 
 
-def _any_request(body: bytes, first_error: Exception) -> AnyRequest:
-    try:
-        # As text: given bytes, it would guess at UTF-16 and UTF-32 too.
-        value = json.loads(body.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise NotJson(f"{first_error}.") from None
-    try:
-        return msgspec.convert(value, AnyRequest)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{error}.") from None
-    except UnicodeEncodeError:
-        raise InvalidRequest("A member's name holds a lone surrogate.") from None
+def without_lone_surrogates(document: bytes) -> bytes:
+    """JSON with NUL in the place of lone surrogates: neither can be stored, but NUL can be read, and so be named."""
+    return ESCAPES.sub(lambda found: rb"\u0000" if found[1] else found[0], document)
 
 
 def _require_json(body: bytes) -> None:
@@ -167,9 +161,18 @@ def check_name(name: str, value: str | None) -> str:
         raise BadCommentError(f"`{name}` is missing")
     if len(value) > MAX_NAME:
         raise BadCommentError(f"`{name}` is longer than {MAX_NAME} characters")
-    if fault := _text_fault(value):
-        raise BadCommentError(f"`{name}` {fault}")
+    # It may come from a command line or a CSV file, which JSON's decoder has not looked at.
+    if _text_fault(value) or not _is_utf8(value):
+        raise BadCommentError(f"`{name}` {UNSTORABLE}")
     return value
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _gather(post_id: str, source: str, items: Sequence[Any]) -> Parsed:
@@ -185,8 +188,8 @@ def _gather(post_id: str, source: str, items: Sequence[Any]) -> Parsed:
     return Parsed(post_id, comments, indexes, rejected)
 
 
-def build_comment(post_id: str, source: str, item: Any) -> Comment:
-    """One comment from its decoded form, its raw JSON, or what the standard library made of it.
+def build_comment(post_id: str, source: str, item: IncomingComment | msgspec.Raw) -> Comment:
+    """One comment from its decoded form or its raw JSON.
 
     Raises:
         BadCommentError: with the reason.
@@ -211,10 +214,9 @@ def build_comment(post_id: str, source: str, item: Any) -> Comment:
     )
 
 
-def _loose(item: Any) -> IncomingComment:
-    raw = item if isinstance(item, msgspec.Raw) else _raw_again(item)
+def _loose(item: msgspec.Raw) -> IncomingComment:
     try:
-        loose = msgspec.json.decode(raw, type=LooseComment)
+        loose = msgspec.json.decode(item, type=LooseComment)
         stamp = loose.timestamp.strip() if loose.timestamp else None
         timestamp = msgspec.convert(stamp, Moment) if stamp else None
         parent = msgspec.convert(loose.parent_id, Id) if loose.parent_id else None
@@ -230,16 +232,6 @@ def _loose(item: Any) -> IncomingComment:
     )
 
 
-def _raw_again(item: Any) -> msgspec.Raw:
-    """What the standard library decoded, as JSON again; a lone surrogate can't be encoded and so is found here."""
-    try:
-        return msgspec.Raw(json.dumps(item, ensure_ascii=False).encode())
-    except UnicodeEncodeError:
-        fields = item.items() if isinstance(item, dict) else ()
-        names = [name for name, value in fields if _text_fault(json.dumps(value, ensure_ascii=False))]
-        raise BadCommentError(f"`{names[0] if names else 'comment'}` holds a lone surrogate") from None
-
-
 def _in_words(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
@@ -250,14 +242,8 @@ def _in_words(error: Exception) -> str:
 
 
 def _text_fault(value: str) -> str | None:
-    if "\0" in value:
-        return "holds a NUL character"
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "holds a lone surrogate"
-    return None
+    """The decoder takes no lone surrogate; one that was in the document is NUL here."""
+    return UNSTORABLE if "\0" in value else None
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -281,7 +267,7 @@ def _metadata(raw: msgspec.Raw) -> str | None:
         except RecursionError:
             raise BadCommentError("`metadata` is nested too deeply") from None
         if _holds_nul(value):
-            raise BadCommentError("`metadata` holds a NUL character")
+            raise BadCommentError(f"`metadata` {UNSTORABLE}")
     return text
 
 
@@ -296,14 +282,17 @@ def _holds_nul(value: Any) -> bool:
     return any(map(_holds_nul, children))
 
 
-def id_of(item: Any) -> str | None:
+def id_of(item: IncomingComment | msgspec.Raw) -> str | None:
     """The id to name a rejected comment by, cut to a readable length; None where there is none."""
-    if isinstance(item, msgspec.Raw):
-        try:
-            item = json.loads(bytes(item), parse_int=_any_int)
-        except (ValueError, RecursionError):
-            return None
-    value = item.get("id") if isinstance(item, dict) else getattr(item, "id", None)
-    if not isinstance(value, str):
+    found: Any = item.id if isinstance(item, IncomingComment) else _raw_id(item)
+    if not isinstance(found, str):
         return None
-    return value[:MAX_NAME].encode("utf-8", "replace").decode()
+    return found[:MAX_NAME].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _raw_id(item: msgspec.Raw) -> Any:
+    try:
+        value = json.loads(bytes(item), parse_int=_any_int)
+    except (ValueError, RecursionError):
+        return None
+    return value.get("id") if isinstance(value, dict) else None

@@ -7,7 +7,7 @@ from typing import Any, Final, LiteralString
 import msgspec
 from asyncpg import Record
 
-from comment_monitor.cursor import decode_cursor, encode_cursor
+from comment_monitor.cursor import PostId, RowId, decode_cursor, encode_cursor
 from comment_monitor.db import Database, Query
 from comment_monitor.errors import NotFound
 
@@ -121,7 +121,7 @@ async def comments(database: Database, filters: dict[str, Any], *, limit: int, c
             values.append(value)
             conditions.append(FILTERS[name].format(f"${len(values)}"))
     if cursor is not None:
-        moment, row_id = decode_cursor(cursor, datetime, int)
+        moment, row_id = decode_cursor(cursor, RowId)
         values += [moment, row_id]
         conditions.append(f"(c.occurred_at, c.id) < (${len(values) - 1}::timestamptz, ${len(values)}::bigint)")
     where: LiteralString = " AND ".join(conditions) or "true"
@@ -224,7 +224,7 @@ async def posts(database: Database, *, limit: int, cursor: str | None) -> PostPa
     Raises:
         BadRequest: the cursor can't be read.
     """
-    moment, post_id = decode_cursor(cursor, datetime, str) if cursor is not None else (None, None)
+    moment, post_id = decode_cursor(cursor, PostId) if cursor is not None else (None, None)
     async with database.connection() as conn:
         rows = await conn.fetch(POSTS, moment, post_id, limit + 1)
     keys = list(dict.fromkeys((row["occurred_at"], row["post_id"]) for row in rows))

@@ -260,6 +260,7 @@ async def test_what_comes_in_between_pages_neither_hides_nor_doubles_what_was_th
 NAMES: Final = [
     *("at://did:plc:x/app.bsky.feed.post/3k", "/a", "a/", "a//b", "a b", " a ", "100%", "%2F", "%252f/", "a+b&c=d?e#f"),
     *("żółć/🙂", "e\u0301", "\ufeff", "..a/..", "a\\b", 'a"b', "a;b,c", "summary", "a\nb", "x" * 200, "é" * 200),
+    *("\ue02f", "a\ue02f/b", "\ufffd"),
 ]
 
 

@@ -88,6 +88,20 @@ def test_text_and_metadata_are_kept_as_they_came() -> None:
     assert (one.text, one.author, one.metadata) == (text, " a ", '{"b": 1.0,  "a":1e400}')
 
 
+def test_a_lone_surrogate_costs_its_neighbours_nothing() -> None:
+    """Numbers beside it stay as they came, also those that no Python float or int would give back."""
+    numbers = '{"a": 1.0, "b": 1e400, "c": ' + "9" * 5000 + "}"
+    good = '{"id":"1","text":"\\\\ud800 \\ud83d\\ude42","author":"a","metadata":%s}' % numbers  # noqa: UP031
+    raw = '{"post_id":"p","comments":[' + good + r',{"id":"2\udc00","text":"x","author":"a"}]}'
+
+    parsed = parse_request(raw.encode(), max_comments=10)
+
+    (one,) = parsed.comments
+    assert (one.text, one.metadata) == ("\\ud800 🙂", numbers)
+    assert [(bad.index, bad.id) for bad in parsed.rejected] == [(1, "2\ufffd")]
+    assert "surrogate" in parsed.rejected[0].reason
+
+
 def test_timestamps_are_read_as_utc() -> None:
     """An offset is taken into account; no timestamp means unknown."""
     parsed = parse_request(

@@ -3,7 +3,7 @@
 import re
 import uuid
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import structlog
 from litestar.enums import ScopeType
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-# Stands for a slash that belongs to an id while the router splits the path. From Unicode's private use area.
-SLASH: Final = "\ue02f"
+# Stands for a slash that belongs to an id while the router splits the path. No id holds a lone surrogate, and
+# decoding a path never gives one.
+SLASH: Final = "\ud82f"
+ENCODED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 
 
 class RequestId:
@@ -52,5 +54,5 @@ class EncodedSlash:
         raw: bytes | None = scope.get("raw_path") if scope["type"] == ScopeType.HTTP else None
         if raw and b"%2f" in raw.lower():
             text = raw.split(b"?", 1)[0].decode("latin-1")
-            scope["path"] = unquote(re.sub("%2f", quote(SLASH), text, flags=re.IGNORECASE))
+            scope["path"] = SLASH.join(unquote(part) for part in ENCODED_SLASH.split(text))
         await self.app(scope, receive, send)

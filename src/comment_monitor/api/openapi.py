@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from litestar import Request, Router
+from litestar.exceptions import NotFoundException
 from litestar.openapi import ResponseSpec
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
@@ -95,13 +97,19 @@ class ProcessOperation(Operation):
         )
 
 
+def _only_what_is_there(request: Request[Any, Any, Any]) -> None:
+    """The framework's own page for other paths below /docs is HTML; ours is a problem document like any other."""
+    if request.path_params:
+        raise NotFoundException("Not Found")
+
+
 def openapi_config() -> OpenAPIConfig:
     """`/openapi.json` and `/docs`."""
     return OpenAPIConfig(
         title="Comment Monitoring Pipeline",
         version=__version__,
         description="Comments in, each once; stored, analysed, searchable. 200 means committed.",
-        path="/docs",
+        openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, before_request=_only_what_is_there),
         render_plugins=[
             SwaggerRenderPlugin(
                 path="/",

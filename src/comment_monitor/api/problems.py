@@ -9,6 +9,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from comment_monitor import errors, log, metrics
+from comment_monitor.api.middleware import SLASH
 from comment_monitor.db import AWAY, NO_SCHEMA
 
 logger = log.get(__name__)
@@ -54,7 +55,8 @@ def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[st
         return render(request, errors.BadRequest("A parameter holds a value that can't be looked for."))
     metrics.count_error(errors.Problem.slug)
     # The exception itself is left out of the log: its message may quote what a user sent.
-    logger.error("request_failed", path=request.url.path, error=type(error).__name__, at=log.where(error.__traceback__))
+    path = request.scope["path"].replace(SLASH, "/")
+    logger.error("request_failed", path=path, error=type(error).__name__, at=log.where(error.__traceback__))
     return render(request, errors.Problem("An error of ours. The request_id finds it in the logs."))
 
 

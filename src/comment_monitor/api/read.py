@@ -1,12 +1,12 @@
 """The reading endpoints."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import FromPath, Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from comment_monitor import views
 from comment_monitor.api.middleware import SLASH
@@ -14,16 +14,16 @@ from comment_monitor.api.openapi import problems
 from comment_monitor.api.state import Service
 from comment_monitor.errors import BadRequest
 
-Words = Annotated[str | None, Parameter(max_length=200)]
+Words = Annotated[str | None, QueryParameter(max_length=200)]
 Moment = Annotated[
     str | None,
-    Parameter(
+    QueryParameter(
         max_length=40,
         description="RFC 3339, such as 2026-01-31T09:30:00Z; or a day, which begins at midnight UTC.",
     ),
 ]
-Limit = Annotated[int, Parameter(ge=1, le=500)]
-Cursor = Annotated[str | None, Parameter(max_length=1000, description="`next_cursor` of the page before.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=500)]
+Cursor = Annotated[str | None, QueryParameter(max_length=1000, description="`next_cursor` of the page before.")]
 
 
 @get("/comments", summary="List comments, newest first", responses=problems(400, 503), tags=["comments"])
@@ -35,10 +35,10 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     parent_id: Words = None,
     since: Moment = None,
     until: Moment = None,
-    q: Annotated[str | None, Parameter(max_length=200, description="Words in the text, in any case.")] = None,
+    q: Annotated[str | None, QueryParameter(max_length=200, description="Words in the text, in any case.")] = None,
     label: Words = None,
-    language: Annotated[str | None, Parameter(max_length=3, description="ISO 639-1, or `und`.")] = None,
-    sentiment: Annotated[str | None, Parameter(pattern="^(positive|neutral|negative)$")] = None,
+    language: Annotated[str | None, QueryParameter(max_length=3, description="ISO 639-1, or `und`.")] = None,
+    sentiment: FromQuery[Literal["positive", "neutral", "negative"] | None] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> views.CommentPage:
@@ -121,6 +121,8 @@ def moment(name: str, value: str | None) -> datetime | None:
         text += "T00:00:00Z"
     try:
         result: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
+        return result.astimezone(UTC)
     except msgspec.ValidationError:
         raise BadRequest(f"`{name}` must be RFC 3339, such as 2026-01-31T09:30:00Z, or a day.") from None
-    return result
+    except OverflowError:
+        raise BadRequest(f"`{name}` lies outside the years 1 to 9999.") from None
