@@ -4,15 +4,22 @@ from typing import Final
 
 from celery import Celery
 from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from comment_monitor.config import Settings
+from comment_monitor.errors import ConfigurationError
 
 QUEUE_NAME: Final = "comment-analysis"
 ANALYSE: Final = "comment_monitor.analyse"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """A Celery application for these settings; it connects when it is used."""
+    """A Celery application for these settings; it connects when it is used.
+
+    Raises:
+        ConfigurationError: the broker's URL is of no kind that Celery knows.
+    """
+    _check(settings.broker_url)
     app = Celery("comment_monitor", broker=settings.broker_url or "memory://", set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE_NAME,
@@ -43,6 +50,14 @@ def make_celery(settings: Settings) -> Celery:
         accept_content=["json"],
     )
     return app
+
+
+def _check(url: str) -> None:
+    scheme = url.partition("://")[0].partition("+")[0]
+    if url and scheme not in TRANSPORT_ALIASES:
+        raise ConfigurationError(
+            "CELERY_BROKER_URL=<hidden>: must be such as amqp://user:password@host:5672// or redis://host:6379/0"
+        )
 
 
 def _transport_options(url: str) -> dict[str, object]:

@@ -5,10 +5,12 @@ docs/configuration.md is generated from this file.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 import msgspec
 
+from comment_monitor.dsn import FORM, connect_arguments
 from comment_monitor.errors import ConfigurationError
 
 RATE_LIMIT_MIN: Final = 50
@@ -224,13 +226,13 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     for one in declared():
         raw = source.get(one.variable, "").strip()
         if raw:
-            values[one.field] = _convert(one, raw.upper() if one.variable == "LOG_LEVEL" else raw)
+            values[one.field] = _convert(one, raw)
     return Settings(**values)
 
 
 def _convert(one: Declared, raw: str) -> Any:
     try:
-        value = msgspec.convert(raw, one.type, strict=False)
+        value = msgspec.convert(raw.upper() if one.field == "log_level" else raw, one.type, strict=False)
     except msgspec.ValidationError:
         value = None
     if value is None or (one.field == "rate_limit_per_minute" and 0 < value < RATE_LIMIT_MIN):
@@ -239,14 +241,22 @@ def _convert(one: Declared, raw: str) -> Any:
     return value
 
 
-def require_dsn(settings: Settings) -> None:
-    """Says what is missing where no database is named.
+def require_dsn(settings: Settings, data_dir: Path | None = None) -> None:
+    """Says what is missing where no database is named, and what is wrong where its name can't be read.
+
+    Args:
+        settings: the settings.
+        data_dir: the folder in which a running `up` was looked for.
 
     Raises:
-        ConfigurationError: POSTGRES_DSN is empty.
+        ConfigurationError: POSTGRES_DSN is empty or can't be read.
     """
-    if not settings.postgres_dsn:
-        raise ConfigurationError(
-            "POSTGRES_DSN is not set and no `comment-monitor up` is running on this data folder: start it, "
-            "or name a database, such as POSTGRES_DSN=postgresql://user:password@host:5432/comments"
-        )
+    if settings.postgres_dsn:
+        connect_arguments(settings.postgres_dsn)
+        return
+    if data_dir is None:
+        raise ConfigurationError(f"POSTGRES_DSN is not set: it must be {FORM}")
+    raise ConfigurationError(
+        f"No `comment-monitor up` is running on {data_dir.absolute()}, and POSTGRES_DSN is not set: start it, name its "
+        f"folder with --data-dir, or set POSTGRES_DSN to {FORM}"
+    )

@@ -1,22 +1,25 @@
 """The PostgreSQL pool; every statement has a name and is timed by it."""
 
-import ssl
+import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString, NamedTuple
 
 import asyncpg
-import psycopg2.extensions
 
 from comment_monitor import metrics
-from comment_monitor.errors import ConfigurationError
+from comment_monitor.dsn import connect_arguments
 
 # What PostgreSQL or the way to it may answer when it is not there, restarting or full.
 AWAY: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # What asyncpg makes of a statement on a connection that the server has just ended.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.OperatorInterventionError,
@@ -32,6 +35,22 @@ CONFLICT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, as
 
 # The schema is not there, or not yet as this code knows it.
 NO_SCHEMA: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
+
+
+CLOSE_TIMEOUT: Final = 2.0
+
+
+def in_words(error: BaseException) -> str:
+    """Why PostgreSQL could not be used, without its own words, which may hold more than may be shown."""
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return "the server has no such database"
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return "the server refuses the user or the password"
+    if isinstance(error, socket.gaierror):
+        return "the host's name is not known"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return type(error).__name__
 
 
 class Query(NamedTuple):
@@ -86,8 +105,12 @@ class Database:
             yield Connection(raw)
 
     async def close(self) -> None:
-        """Closes the pool, waiting for nobody who does not give back their connection."""
-        self.pool.terminate()
+        """Closes the pool; a connection that is not given back within two seconds is cut."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.pool.close()
+        except (TimeoutError, *AWAY):
+            self.pool.terminate()
 
 
 async def open_database(dsn: str, *, size: int, timeout: float, application: str) -> Database:  # noqa: ASYNC109
@@ -117,41 +140,3 @@ async def open_database(dsn: str, *, size: int, timeout: float, application: str
         },
     )
     return Database(await pool)
-
-
-def connect_arguments(dsn: str) -> dict[str, Any]:
-    """Asyncpg's arguments for a libpq DSN, whose dialect is wider than asyncpg's own.
-
-    Raises:
-        ConfigurationError: libpq can't read the DSN. (The message does not repeat it: it may hold a password.)
-    """
-    try:
-        parts = psycopg2.extensions.parse_dsn(dsn)
-    except psycopg2.ProgrammingError:
-        raise ConfigurationError("POSTGRES_DSN=<hidden>: must be a libpq URI, postgresql://user@host/name") from None
-    arguments: dict[str, Any] = {}
-    for libpq, ours in (("user", "user"), ("password", "password"), ("dbname", "database"), ("passfile", "passfile")):
-        if parts.get(libpq):
-            arguments[ours] = parts[libpq]
-    if parts.get("host"):
-        arguments["host"] = parts["host"].split(",")
-    if parts.get("port"):
-        ports = [int(port) for port in parts["port"].split(",")]
-        arguments["port"] = ports if len(ports) > 1 else ports[0]
-    if parts.get("target_session_attrs"):
-        arguments["target_session_attrs"] = parts["target_session_attrs"]
-    if parts.get("sslmode"):
-        arguments["ssl"] = _tls(parts)
-    return arguments
-
-
-def _tls(parts: dict[str, str]) -> ssl.SSLContext | str:
-    """Libpq's sslmode: with certificates named, a context that uses them; else the mode's own word."""
-    mode = parts["sslmode"]
-    if mode in ("disable", "allow", "prefer") or not (parts.get("sslrootcert") or parts.get("sslcert")):
-        return mode
-    context = ssl.create_default_context(cafile=parts.get("sslrootcert"))
-    context.check_hostname = mode == "verify-full"
-    if parts.get("sslcert"):
-        context.load_cert_chain(parts["sslcert"], parts.get("sslkey"), parts.get("sslpassword"))
-    return context

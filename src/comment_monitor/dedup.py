@@ -51,11 +51,27 @@ class DedupCache:
         self._ttl = ttl
         self._breaker = Breaker()
         self._remember = client.register_script(REMEMBER) if client else None
+        self._reached = False
         self.namespace: bytes | None = None
 
     def _key(self, comment: Comment) -> bytes:
         name = f"{comment.source}\0{comment.id}".encode()
         return blake2b(name, digest_size=16, key=self.namespace or b"").digest()
+
+    @property
+    def state(self) -> str:
+        """`ok`, `away`, or `off` where no Redis is named; as far as is known."""
+        return "off" if not self._client else "ok" if self._reached else "away"
+
+    async def look(self) -> None:
+        """Finds out whether Redis is there, also where no comment comes that would show it."""
+        if self._client and self._breaker.closed:
+            try:
+                await self._client.ping()
+            except AWAY as error:
+                self._is_away(error)
+            else:
+                self._works()
 
     @property
     def usable(self) -> bool:
@@ -71,7 +87,7 @@ class DedupCache:
         except AWAY as error:
             self._failed(error)
             return [False] * len(comments)
-        self._breaker.success()
+        self._works()
         result = [value is not None and value[4:] == digest(c) for value, c in zip(values, comments, strict=True)]
         hits = sum(result)
         metrics.CACHE_HITS.inc(hits)
@@ -80,17 +96,38 @@ class DedupCache:
 
     async def remember(self, known: Sequence[Known]) -> None:
         """Notes committed comments. One round trip; away, it is left out."""
-        if not known or not self.usable or self._remember is None:
-            return
-        values = [one.revision.to_bytes(4, "big") + digest(one.comment) for one in known]
+        await self._note(known, [one.revision.to_bytes(4, "big") + digest(one.comment) for one in known])
+
+    async def supersede(self, edited: Sequence[Known]) -> bool:
+        """Before edits are committed: whatever Redis holds of them is no longer their latest text.
+
+        False where Redis could not be told: then it must be disowned. (A note of the new text after the commit would
+        come too late: this process may be gone by then, and the old text would pass for the latest until it expires.)
+        """
+        return await self._note(edited, [one.revision.to_bytes(4, "big") for one in edited])
+
+    async def _note(self, known: Sequence[Known], values: list[bytes]) -> bool:
+        if not known:
+            return True
+        if not self.usable or self._remember is None:
+            return False
         try:
             await self._remember(keys=[self._key(one.comment) for one in known], args=[self._ttl, *values])
         except AWAY as error:
             self._failed(error)
-        else:
-            self._breaker.success()
+            return False
+        self._works()
+        return True
+
+    def _works(self) -> None:
+        self._reached = True
+        self._breaker.success()
 
     def _failed(self, error: Exception) -> None:
         metrics.count_error("cache")
+        self._is_away(error)
+
+    def _is_away(self, error: Exception) -> None:
+        self._reached = False
         if self._breaker.failure():
             logger.warning("redis_away", error=type(error).__name__, effect="duplicates are found by PostgreSQL")

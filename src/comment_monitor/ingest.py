@@ -23,6 +23,7 @@ from comment_monitor.parse import (
     build_comment,
     check_name,
     id_of,
+    in_words,
     without_lone_surrogates,
 )
 
@@ -79,13 +80,16 @@ def read_json_lines(stream: IO[bytes], *, post_id: str | None, source: str | Non
     for number, line in _lines(stream):
         if not line.strip():
             continue
+        if number == 1 and line.lstrip().startswith(b"["):
+            raise FileError("a JSON array, not JSON Lines, which has one object a line (jq -c '.[]' makes it so)")
         if len(line) > MAX_LINE:
             yield BadLine(number, None, f"the line is longer than {MAX_LINE} bytes")
             continue
         try:
             yield Numbered(number, _from_json(line, post_id, source))
         except BadCommentError as error:
-            yield BadLine(number, id_of(msgspec.Raw(line)), str(error))
+            hint = " (a CSV file? --format csv reads it)" if number == 1 and not line.lstrip().startswith(b"{") else ""
+            yield BadLine(number, id_of(msgspec.Raw(line)), f"{error}{hint}")
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -108,7 +112,7 @@ def _from_json(line: bytes, post_id: str | None, source: str | None) -> Comment:
     except UnicodeDecodeError as error:
         raise BadCommentError(f"not UTF-8 at byte {error.start}") from None
     except msgspec.ValidationError as error:
-        raise BadCommentError(f"{error}") from None
+        raise BadCommentError(in_words(error, "the line")) from None
     except (msgspec.MsgspecError, RecursionError) as error:
         mended = without_lone_surrogates(line)
         if mended == line:
@@ -122,31 +126,43 @@ def _from_json(line: bytes, post_id: str | None, source: str | None) -> Comment:
 
 
 def read_csv(
-    stream: IO[bytes], *, post_id: str | None, source: str | None, columns: Mapping[str, str]
+    stream: IO[bytes],
+    *,
+    post_id: str | None,
+    source: str | None,
+    columns: Mapping[str, str],
+    delimiter: str = ",",
 ) -> Iterator[Numbered | BadLine]:
     """Comments from CSV with a header row. `columns` maps our field names to the file's, where they differ.
 
-    Columns that are no field are left out; `metadata` holds a JSON object.
+    Columns that are no field are left out; `metadata` holds a JSON object. A row with more or fewer values than the
+    header has names is rejected: a text with an unquoted delimiter would be cut there.
 
     Raises:
         FileError: the header lacks a needed column, or the file can't be read on.
     """
     csv.field_size_limit(MAX_LINE)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.DictReader(text, strict=True)
-    header = reader.fieldnames or []
+    rows = csv.reader(text, strict=True, delimiter=delimiter)
     names = {field: columns.get(field, field) for field in FIELDS}
-    needed = ["id", "text", "author", *([] if post_id else ["post_id"])]
-    if missing := [names[field] for field in needed if names[field] not in header]:
-        raise FileError(
-            f"the header has no column {', '.join(missing)} (the first line names the columns); "
-            "--column FIELD=NAME names another"
-        )
-    number = reader.line_num
+    number = 0
     try:
-        for row in reader:
-            number = reader.line_num
-            yield _from_row(number, row, names, post_id, source)
+        header = next(rows, None)
+        if header is None:
+            return
+        _check_header(header, names, needed=["id", "text", "author", *([] if post_id else ["post_id"])])
+        number = rows.line_num
+        for row in rows:
+            number = rows.line_num
+            if not row:
+                continue
+            if len(row) != len(header):
+                wrong = (
+                    f"{len(row)} values under {len(header)} columns; a value that holds a {delimiter!r} needs quotes"
+                )
+                yield BadLine(number, _value(row, header, names["id"]), wrong)
+                continue
+            yield _from_row(number, dict(zip(header, row, strict=True)), names, post_id, source)
     except csv.Error as error:
         raise FileError(f"not CSV after line {number} ({error})") from None
     except DAMAGE as error:
@@ -154,6 +170,27 @@ def read_csv(
     finally:
         # Or its end would close the stream, which is the caller's.
         text.detach()
+
+
+def _check_header(header: list[str], names: Mapping[str, str], *, needed: list[str]) -> None:
+    """The first line names the columns.
+
+    Raises:
+        FileError: one that is needed is missing, or one of ours stands twice.
+    """
+    if missing := [names[field] for field in needed if names[field] not in header]:
+        shown = ", ".join(map(repr, header[:10]))[:200].encode("ascii", "backslashreplace").decode()
+        raise FileError(
+            f"the header has no column {', '.join(missing)}; it has {shown}. "
+            "--column FIELD=NAME names another, --delimiter what stands between them; the file must be UTF-8"
+        )
+    if twice := [name for name in names.values() if header.count(name) > 1]:
+        raise FileError(f"the header names the column {twice[0]} more than once")
+
+
+def _value(row: list[str], header: list[str], name: str) -> str | None:
+    at = header.index(name)
+    return row[at] if at < len(row) else None
 
 
 def _from_row(

@@ -59,7 +59,7 @@ INVARIANTS: Final = (
         ),
     ),
     Invariant(
-        "no result is of a text that never was",
+        "no result is of a later text than the comment's own",
         Query(
             "check_results",
             """

@@ -104,7 +104,7 @@ def _parse_carefully(body: bytes, max_comments: int) -> Parsed:
         request = _raw.decode(body)
     except msgspec.ValidationError as error:
         _require_json(body)
-        raise InvalidRequest(f"{error}.") from None
+        raise InvalidRequest(f"{in_words(error, 'the body')}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
         mended = without_lone_surrogates(body)
         if mended == body:
@@ -219,26 +219,54 @@ def _loose(item: msgspec.Raw) -> IncomingComment:
         loose = msgspec.json.decode(item, type=LooseComment)
         stamp = loose.timestamp.strip() if loose.timestamp else None
         timestamp = msgspec.convert(stamp, Moment) if stamp else None
-        parent = msgspec.convert(loose.parent_id, Id) if loose.parent_id else None
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise BadCommentError(_in_words(error)) from None
+        raise BadCommentError(in_words(error)) from None
+    if loose.parent_id and len(loose.parent_id) > MAX_ID:
+        raise BadCommentError(f"`parent_id` is longer than {MAX_ID} characters")
     return IncomingComment(
         id=loose.id,
         text=loose.text,
         author=loose.author,
         timestamp=timestamp,
-        parent_id=parent,
+        parent_id=loose.parent_id,
         metadata=loose.metadata,
     )
 
 
-def _in_words(error: Exception) -> str:
+# What the decoder says, and what a sender of JSON understands by it.
+WORDS: Final = (
+    (re.compile(r"missing required field `(?P<at>\w+)`"), "{at} is missing"),
+    (re.compile(r"of length >= 1(?: - at `(?P<at>\w+)`)?$"), "{at} is empty"),
+    (re.compile(r"of length <= (?P<most>\d+)(?: - at `(?P<at>\w+)`)?$"), "{at} is longer than {most} characters"),
+    (
+        re.compile(r"Expected `(?P<want>[\w |]+)`, got `(?P<got>\w+)`(?: - at `(?P<at>\w+)`)?$"),
+        "{at} must be {want}, not {got}",
+    ),
+)
+TYPES: Final = {
+    "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "null": "null",
+    "array": "an array", "object": "an object",
+}  # fmt: skip
+
+
+def in_words(error: Exception, whole: str = "the comment") -> str:
+    """The decoder's error for a sender of JSON; `whole` names what was decoded, for faults that lie in no field."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    text = str(error)
+    text = str(error).replace("$.", "").replace(" - at `$`", "")
     if "RFC3339" in text or "timezone" in text:
         return "`timestamp` must be RFC 3339, such as 2026-01-31T09:30:00Z"
-    return text.replace("$.", "").replace(" - at `$`", "")
+    for pattern, words in WORDS:
+        if found := pattern.search(text):
+            parts = found.groupdict()
+            field = parts.pop("at")
+            at = f"`{field}`" if field else whole
+            return words.format(at=at, **{name: _type_names(value) for name, value in parts.items()})
+    return text
+
+
+def _type_names(value: str) -> str:
+    return " or ".join(TYPES.get(name, name) for name in value.split(" | "))
 
 
 def _text_fault(value: str) -> str | None:

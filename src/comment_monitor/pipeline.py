@@ -71,12 +71,17 @@ class Pipeline:
     async def settle(self, comments: Sequence[Comment]) -> list[Fate]:
         """The fate of each comment, in order, once all are committed."""
         size = self.settings.batch_size
-        batches = await self.queue.put([comments[at : at + size] for at in range(0, len(comments), size)])
+        try:
+            batches = await self.queue.put([comments[at : at + size] for at in range(0, len(comments), size)])
+        except errors.Unavailable as problem:
+            metrics.count_error(problem.slug)
+            raise
         waiting = [batch.done for batch in batches]
         try:
             async with asyncio.timeout(self.settings.processing_timeout):
                 return [fate for fates in await asyncio.gather(*waiting) for fate in fates]
         except TimeoutError:
+            metrics.count_error(errors.Timeout.slug)
             late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
             raise errors.Timeout(late) from None
         finally:
@@ -153,7 +158,7 @@ class Pipeline:
 
     async def _store(self, plan: Plan) -> list[Written]:
         async with self._database.transaction() as conn:
-            return [
+            written = [
                 await store.write(
                     conn,
                     plan.wave(number),
@@ -162,6 +167,12 @@ class Pipeline:
                 )
                 for number in range(len(plan.waves))
             ]
+            namespace = None
+            if not await self._cache.supersede(plan.edited(written)):
+                namespace = (await conn.value(store.NEW_NAMESPACE)).bytes
+        if namespace:
+            self._cache.namespace = namespace
+        return written
 
 
 def _count(plan: Plan) -> None:

@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from celery import Celery
@@ -14,29 +15,39 @@ from comment_monitor.broker import ANALYSE
 logger = log.get(__name__)
 
 CAPACITY: Final = 20_000
+LOOK_EVERY: Final = 1.0
+CONNECT_TIMEOUT: Final = 4
 
 
 class Publisher:
     """Sends from a thread of its own, so that a slow or absent broker delays no request.
 
     Holds at most 20,000 ids; beyond that, and while the broker is away, ids are dropped: their rows are in the outbox.
+    Without an application (no broker is named) all of them are.
     """
 
-    def __init__(self, app: Celery):
+    def __init__(self, app: Celery | None):
         self._app = app
         self._ids: queue.Queue[int | None] = queue.Queue(maxsize=CAPACITY)
         self._breaker = Breaker()
+        self._reached = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-        self._thread.start()
+        if app:
+            self._thread.start()
+
+    @property
+    def state(self) -> str:
+        """`ok`, `away`, or `off` where no broker is named; as far as is known."""
+        return "off" if not self._app else "ok" if self._reached else "away"
 
     @property
     def available(self) -> bool:
-        """Whether the broker took the last message, as far as is known, and there is room."""
-        return self._breaker.closed and self._ids.qsize() < CAPACITY // 2
+        """Whether the sweep may send: the broker is there, as far as is known, and there is room."""
+        return self._reached and self._breaker.closed and self._ids.qsize() < CAPACITY // 2
 
     def publish(self, outbox_ids: Sequence[int]) -> None:
         """Hands ids to the thread; never blocks."""
-        if not self._breaker.closed:
+        if not self._app or not self._breaker.closed:
             return
         for id_ in outbox_ids:
             try:
@@ -47,6 +58,8 @@ class Publisher:
 
     def close(self, timeout: float) -> None:
         """Sends what is in hand, for `timeout` seconds at the most."""
+        if not self._app:
+            return
         try:
             self._ids.put(None, timeout=timeout)
         except queue.Full:
@@ -54,17 +67,38 @@ class Publisher:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (id_ := self._ids.get()) is not None:
-            if not self._breaker.closed:
-                continue
+        self._try(self._reach)
+        while True:
             try:
-                self._send(id_)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the sweep repeats it and the thread lives on
+                id_ = self._ids.get(timeout=LOOK_EVERY)
+            except queue.Empty:
+                # Nobody sends anything: whether the broker is back shows only by trying.
+                if not self._reached and self._breaker.closed:
+                    self._try(self._reach)
+                continue
+            if id_ is None:
+                return
+            if self._breaker.closed and not self._try(partial(self._send, id_)):
                 metrics.count_error("broker")
-                if self._breaker.failure():
-                    logger.warning("broker_away", error=type(error).__name__, effect="the sweep sends again")
-            else:
-                self._breaker.success()
+
+    def _try(self, act: Callable[[], None]) -> bool:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sweep repeats it and the thread lives on
+            self._reached = False
+            if self._breaker.failure():
+                logger.warning("broker_away", error=type(error).__name__, effect="the sweep sends again")
+            return False
+        self._reached = True
+        self._breaker.success()
+        return True
+
+    def _reach(self) -> None:
+        """Connects anew: a connection kept from before may not know yet that it is dead."""
+        assert self._app  # noqa: S101 - the thread runs only with one
+        with self._app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT)
 
     def _send(self, outbox_id: int) -> None:
+        assert self._app  # noqa: S101 - the thread runs only with one
         self._app.send_task(ANALYSE, args=[outbox_id])

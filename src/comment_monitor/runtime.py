@@ -58,7 +58,7 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
     )
     client = open_redis(settings.redis_url)
     cache = DedupCache(client, ttl=settings.dedup_cache_ttl)
-    publisher = Publisher(make_celery(settings))
+    publisher = Publisher(make_celery(settings) if settings.broker_url else None)
     schema = Schema()
     pipeline = Pipeline(settings, writing, cache, publisher)
     upkeep = Upkeep(settings, writing, schema, cache, publisher)

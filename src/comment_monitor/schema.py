@@ -3,7 +3,7 @@
 from typing import Final
 
 from comment_monitor import migrations
-from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query
+from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query, in_words
 from comment_monitor.errors import DatabaseUnavailable, Problem, SchemaBehind
 
 # The revision of the database, and the prefix of its keys in Redis.
@@ -34,7 +34,7 @@ class Schema:
         except NO_SCHEMA:
             self.problem = SchemaBehind("The database has no tables yet: run `comment-monitor migrate`.")
         except AWAY as error:
-            self.problem = DatabaseUnavailable(f"The database does not answer ({type(error).__name__}).")
+            self.problem = DatabaseUnavailable(f"The database can't be used: {in_words(error)}.")
 
     async def _read(self, conn: Connection) -> None:
         self.revision = await conn.value(REVISION)

@@ -35,6 +35,11 @@ WRITE: Final = Query(
     """,
 )
 
+# Disowns all that Redis remembers: an edit is about to be committed that it can't be told of.
+NEW_NAMESPACE: Final = Query(
+    "new_cache_namespace", "UPDATE installation SET cache_namespace = gen_random_uuid() RETURNING cache_namespace"
+)
+
 # One outbox row's comments as they are now; the row stays until its results are stored.
 LOAD_BATCH: Final = Query(
     "load_batch",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from comment_monitor import log, metrics, store
@@ -17,6 +17,7 @@ logger = log.get(__name__)
 SWEEP_BATCH: Final = 500
 BACKLOG_INTERVAL: Final = 5.0
 SCHEMA_INTERVAL: Final = 2.0
+CACHE_INTERVAL: Final = 2.0
 BURST_PAUSE: Final = 0.05
 
 # Comments whose analysis is outstanding. An edit that waits beside its first text counts twice: two analyses wait.
@@ -40,11 +41,15 @@ class Upkeep:
             (self._settings.sweep_interval, self.sweep),
             (BACKLOG_INTERVAL, self.measure_backlog),
             (SCHEMA_INTERVAL, self.look_at_schema),
+            (CACHE_INTERVAL, self.look_at_cache),
         )
-        tasks = [asyncio.create_task(_every(interval, step), name=step.__name__) for interval, step in clocks]
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(_every(interval, step, stop), name=step.__name__) for interval, step in clocks]
         try:
             yield
         finally:
+            # Cancelling alone is not enough: a client that is just connecting may keep it to itself.
+            stop.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -53,6 +58,10 @@ class Upkeep:
         """Whether this process can work on the database, and under which prefix Redis remembers it."""
         await self._schema.look(self._database)
         self._cache.namespace = self._schema.namespace
+
+    async def look_at_cache(self) -> None:
+        """Whether Redis is there."""
+        await self._cache.look()
 
     async def measure_backlog(self) -> None:
         """Sets the gauge of comments not yet analysed."""
@@ -72,8 +81,8 @@ class Upkeep:
                 return
 
 
-async def _every(interval: float, step: Callable[[], Awaitable[None]]) -> None:
-    while True:
+async def _every(interval: float, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    while not stop.is_set():
         try:
             await step()
         except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
@@ -81,4 +90,6 @@ async def _every(interval: float, step: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             metrics.count_error("upkeep")
             logger.exception("upkeep_failed", step=step.__name__)
-        await asyncio.sleep(interval)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval):
+                await stop.wait()

@@ -58,6 +58,17 @@ class Plan:
                     self.duplicates["database"] += 1
         return list(known.values())
 
+    def edited(self, written: Sequence[Written]) -> list[Known]:
+        """The comments whose text a write replaced, each with its latest revision."""
+        known: dict[tuple[str, str], Known] = {}
+        for wave, result in zip(self.waves, written, strict=True):
+            for index in wave:
+                comment = self.comments[index]
+                _, revision = result.fates.get(comment.key, (DUPLICATE, 0))
+                if revision > 1:
+                    known[comment.key] = Known(comment, revision)
+        return list(known.values())
+
     def new_and_edited(self) -> tuple[int, int]:
         """How many comments were stored and how many updated."""
         kinds = Counter(fate.kind for fate in self.fates)

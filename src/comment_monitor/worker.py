@@ -18,6 +18,14 @@ logger = log.get(__name__)
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
 
 
+class Delivery:
+    """One message's way through this worker; its start is counted once, however often the database makes it repeat."""
+
+    def __init__(self, redelivered: bool):
+        self.redelivered = redelivered
+        self.starts: int | None = None
+
+
 class Worker:
     """Analyses batches for one process."""
 
@@ -32,7 +40,7 @@ class Worker:
         sends it again.
         """
         try:
-            await with_retries(self._settings, partial(self._analyse, outbox_id, redelivered))
+            await with_retries(self._settings, partial(self._analyse, outbox_id, Delivery(redelivered)))
         except RETRIED as error:
             metrics.count_error("database-unavailable")
             logger.warning("batch_postponed", outbox_id=outbox_id, error=type(error).__name__)
@@ -40,25 +48,27 @@ class Worker:
             metrics.count_error("internal")
             logger.exception("batch_failed", outbox_id=outbox_id)
 
-    async def _analyse(self, outbox_id: int, redelivered: bool) -> None:
+    async def _analyse(self, outbox_id: int, delivery: Delivery) -> None:
         started = time.perf_counter()
         async with self._database.connection() as conn:
             batch = await store.load_batch(conn, outbox_id)
         if batch is None:
             return
-        if (redelivered or batch.resends) and await self._isolate(outbox_id, batch):
+        if (delivery.redelivered or batch.resends) and await self._isolate(outbox_id, batch, delivery):
             return
         await self._store(outbox_id, batch, [(id_, revision, analyse(text)) for id_, revision, text in batch.comments])
         metrics.ANALYSIS_DURATION.observe(time.perf_counter() - started)
 
-    async def _isolate(self, outbox_id: int, batch: Loaded) -> bool:
+    async def _isolate(self, outbox_id: int, batch: Loaded, delivery: Delivery) -> bool:
         """Deals with a batch that keeps ending its worker: taken apart first, and the one at fault marked failed.
 
         A batch that was merely lost on its way is told apart by its count of starts, which is committed before
         the analysis begins.
         """
-        async with self._database.connection() as conn:
-            starts = await conn.value(store.COUNT_START, outbox_id)
+        if delivery.starts is None:
+            async with self._database.connection() as conn:
+                delivery.starts = await conn.value(store.COUNT_START, outbox_id)
+        starts = delivery.starts
         if starts is None:
             return True
         if starts <= self._settings.max_retries:

@@ -231,14 +231,16 @@ def test_columns_that_are_missing_are_named(ingest: Run, dsn: str) -> None:
         "-", "--format=csv", "--column=text=BODY", stdin=table({"id": "c1", "CONTENT": SURNAME, "text": SURNAME})
     )
     assert done.code == 1
-    for word in ("BODY, author, post_id ", "--column"):
+    for word in ("BODY, author, post_id;", "--column"):
         assert word in done.only_error()
     assert stored(dsn) == []
 
 
-@pytest.mark.parametrize("option", ["--column=text", "--column=text=", "--format=xml"])
+@pytest.mark.parametrize(
+    "option", ["--column=text", "--column=text=", "--column=body=B", "--delimiter=", "--delimiter=ab", "--format=xml"]
+)
 def test_an_option_that_can_not_be_read_is_named(ingest: Run, option: str) -> None:
-    done = ingest("-", option, stdin=lines(record(1)))
+    done = ingest("-", "--format=csv", option, stdin=table(record(1)))
     assert (done.code, done.out) == (2, "")
     assert option[: option.index("=")] in done.err
 
@@ -333,13 +335,32 @@ def test_a_database_without_tables_is_one_line_that_says_what_to_run(ingest: Run
     assert "comment-monitor migrate" in done.only_error()
 
 
+@pytest.mark.parametrize(
+    "dsn", ["postgresql+asyncpg://u:hush@h/x", "mysql://u:hush@h/x", "postgresql://u:hush@h:port/x", "u:hush"]
+)
+@pytest.mark.parametrize("command", ["migrate", "check", "cleanup", "ingest", "serve", "worker", "up"])
+def test_a_dsn_that_can_not_be_read_is_one_line_without_its_password(ingest: Run, command: str, dsn: str) -> None:
+    arguments = ["-"] if command == "ingest" else []
+    done = ingest(*arguments, command=command, stdin=b"", POSTGRES_DSN=dsn)
+    assert (done.code, done.out) == (1, "")
+    assert "POSTGRES_DSN=<hidden>" in done.only_error()
+    assert "hush" not in done.err
+
+
+def test_a_broker_of_no_kind_that_celery_knows_is_one_line(ingest: Run) -> None:
+    for command in ("ingest", "worker"):
+        arguments = ["-"] if command == "ingest" else []
+        done = ingest(*arguments, command=command, stdin=b"", CELERY_BROKER_URL="foo://u:hush@h")
+        assert (done.code, "CELERY_BROKER_URL" in done.only_error(), "hush" in done.err) == (1, True, False)
+
+
 OPTIONS: Final = {
     "up": "host port metrics-port data-dir",
-    "serve": "host port metrics-port",
-    "worker": "concurrency host metrics-port",
+    "serve": "host port metrics-port data-dir",
+    "worker": "concurrency host metrics-port data-dir",
     "migrate": "down data-dir",
     "check": "oldest data-dir",
-    "ingest": "format source post-id column dry-run data-dir",
+    "ingest": "format source post-id column delimiter dry-run data-dir",
     "cleanup": "days yes data-dir",
     "load-test": "comments duration rate concurrency batch posts duplicates edits seed run-id file repeat api-key retry"
     " max-p95 max-p99 min-throughput max-error-rate json",

@@ -340,7 +340,7 @@ BAD: Final[dict[str, tuple[str, ...]]] = {
     "limit": LIMITS,
     "since": ("yesterday", "2026-13-01", "17", "2026-01-31T09:30:00", "9" * 41, "a\0", "0001-01-01T00:00:00+05:00"),
     "until": ("tomorrow", "2026-01-31T25:00:00Z", "\0", "9999-12-31T23:59:59-05:00"),
-    "language": ("engl", "e\0"),
+    "language": ("engl", "e\0", "english", "EN", "e"),
     "sentiment": ("happy", "POSITIVE", "positive\n", "\0"),
     "cursor": (*CURSORS, *(encode_cursor(FAR, tie) for tie in ("a post", "\0", 2**63, 2**70))),
 }
@@ -353,6 +353,14 @@ def test_a_bad_parameter_is_a_400_that_names_it(served: httpx.Client) -> None:
             for value in values:
                 detail = problem(served.get(path, params={name: value}), 400)["detail"]
                 assert f"`{name}`" in detail, (path, name, value)
+
+
+def test_a_parameter_that_is_mistyped_or_given_twice_is_a_400_that_names_it(served: httpx.Client) -> None:
+    for path in ("/comments?post=a", "/posts?post=a", "/comments/a/b?post=a", "/posts/a/b/summary?post=a"):
+        assert "`post`" in problem(served.get(path), 400)["detail"]
+    assert "post_id" in problem(served.get("/comments?post=a"), 400)["detail"]
+    for path in ("/comments?label=a&label=b", "/posts?limit=1&limit=2"):
+        assert "more than once" in problem(served.get(path), 400)["detail"]
 
 
 def test_what_is_not_stored_is_a_404(served: httpx.Client) -> None:

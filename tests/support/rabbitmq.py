@@ -93,13 +93,18 @@ class RabbitMQ:
         self._stop_epmd()
 
     def _stop_epmd(self) -> None:
-        """The port mapper is started by the node, on our port, as a daemon of its own."""
-        subprocess.run(
-            [epmd(), "-port", str(self._epmd), "-kill"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
+        """The port mapper is started by the node, on our port, as a daemon of its own.
+
+        It refuses to leave while it knows a node, and takes a moment to see that ours is gone.
+        """
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if subprocess.run(
+                [epmd(), "-port", str(self._epmd), "-names"], capture_output=True, check=False
+            ).returncode:
+                return
+            subprocess.run([epmd(), "-port", str(self._epmd), "-kill"], capture_output=True, check=False)
+            time.sleep(0.05)
 
     def restart(self) -> None:
         """An outage, and back with what was on disk."""

@@ -86,5 +86,45 @@ def test_csv_takes_other_column_names_quoted_newlines_and_a_byte_order_mark() ->
 
 def test_csv_without_a_needed_column_says_which_and_what_there_is() -> None:
     """The message names the way out."""
-    with pytest.raises(FileError, match=r"no column author, post_id .*--column"):
+    with pytest.raises(FileError, match=r"no column author, post_id; it has 'id', 'text'.*--column"):
         list(read_csv(io.BytesIO(b"id,text\n1,x\n"), post_id=None, source=None, columns={}))
+
+
+def test_a_row_of_another_length_than_the_header_is_rejected_by_name() -> None:
+    """A text with a comma that nobody quoted would be cut there, and nobody would know."""
+    raw = b'id,author,post_id,text\n1,ana,p,Hello, world\n2,ben,p\n\n3,eva,p,"Hello, world"\n'
+    items = list(read_csv(io.BytesIO(raw), post_id=None, source=None, columns={}))
+
+    assert [(item.line, item.id) for item in items if isinstance(item, BadLine)] == [(2, "1"), (3, "2")]
+    assert [item.comment.text for item in items if isinstance(item, Numbered)] == ["Hello, world"]
+
+
+def test_a_column_of_ours_stands_in_the_header_once() -> None:
+    """Which of the two would be meant?"""
+    with pytest.raises(FileError, match="column id more than once"):
+        list(read_csv(io.BytesIO(b"id,id,author,text,post_id\n1,2,a,t,p\n"), post_id=None, source=None, columns={}))
+
+
+def test_another_delimiter_and_an_empty_file_are_read() -> None:
+    """Semicolons are what spreadsheets write in half of Europe."""
+    raw = b"id;author;text;post_id\n1;ana;a, b;p\n"
+    (item,) = read_csv(io.BytesIO(raw), post_id=None, source=None, columns={}, delimiter=";")
+
+    assert isinstance(item, Numbered)
+    assert item.comment.text == "a, b"
+    assert list(read_csv(io.BytesIO(b""), post_id=None, source=None, columns={})) == []
+
+
+def test_a_json_array_is_told_from_json_lines() -> None:
+    """One message for the file, not one for each of its lines."""
+    with pytest.raises(FileError, match="JSON array"):
+        list(read_json_lines(io.BytesIO(b'[\n{"id": 1},\n{"id": 2}\n]\n'), post_id=None, source=None))
+
+
+def test_a_csv_file_read_as_json_lines_gets_a_hint() -> None:
+    """On its first line, where a person looks."""
+    first, second = read_json_lines(io.BytesIO(b"id,text\n1,x\n"), post_id=None, source=None)
+
+    assert isinstance(first, BadLine)
+    assert isinstance(second, BadLine)
+    assert ("--format csv" in first.reason, "--format csv" in second.reason) == (True, False)

@@ -88,6 +88,22 @@ def test_text_and_metadata_are_kept_as_they_came() -> None:
     assert (one.text, one.author, one.metadata) == (text, " a ", '{"b": 1.0,  "a":1e400}')
 
 
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (comment(1) | {"id": 1}, "`id` must be a string, not a number"),
+        (comment(1, parent_id=3), "`parent_id` must be a string or null, not a number"),
+        (comment(1, "x" * 10_001), "`text` is longer than 10000 characters"),
+        (comment(""), "`id` is empty"),
+        ({"id": "1", "text": "x"}, "`author` is missing"),
+        ([], "the comment must be an object, not an array"),
+    ],
+)
+def test_a_reason_is_in_words_of_json(bad: Any, words: str) -> None:
+    """Whoever sends JSON need not know what Python calls its types."""
+    assert reasons(bad) == [words]
+
+
 def test_a_lone_surrogate_costs_its_neighbours_nothing() -> None:
     """Numbers beside it stay as they came, also those that no Python float or int would give back."""
     numbers = '{"a": 1.0, "b": 1e400, "c": ' + "9" * 5000 + "}"

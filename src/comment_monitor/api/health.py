@@ -9,7 +9,7 @@ from comment_monitor.api.state import Service
 
 
 class Health(msgspec.Struct):
-    """ok: all there; degraded: this process answers, something behind it does not; draining: it is on its way out."""
+    """ok: all there; degraded: this process answers, something behind it is away; draining: it is on its way out."""
 
     status: str
     checks: dict[str, str]
@@ -24,12 +24,12 @@ class Health(msgspec.Struct):
 async def health(service: NamedDependency[Service]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
     runtime = service.runtime
-    schema, cache = runtime.schema.problem, runtime.cache.usable
+    schema = runtime.schema.problem
     checks = {
         "database": schema.detail if schema else "ok",
         "schema": runtime.schema.revision or "unknown",
-        "cache": "ok" if cache else "off" if not runtime.settings.redis_url else "away",
-        "broker": "ok" if runtime.publisher.available else "away",
+        "cache": runtime.cache.state,
+        "broker": runtime.publisher.state,
         "intake": "on" if runtime.settings.enabled else "off",
         "queue": str(len(runtime.pipeline.queue)),
     }

@@ -1,5 +1,6 @@
 """Every error as a problem document (RFC 9457)."""
 
+import logging
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -9,7 +10,6 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from comment_monitor import errors, log, metrics
-from comment_monitor.api.middleware import SLASH
 from comment_monitor.db import AWAY, NO_SCHEMA
 
 logger = log.get(__name__)
@@ -40,7 +40,12 @@ def render_http(request: AnyRequest, error: HTTPException) -> Response[dict[str,
 
 def _in_words(faults: list[dict[str, str]]) -> str:
     """What the framework found wrong with the parameters."""
-    return "; ".join(f"`{fault.get('key', 'request')}`: {fault.get('message', '')}" for fault in faults)
+    return "; ".join(f"`{fault.get('key', 'request')}`: {_in_short(fault.get('message', ''))}" for fault in faults)
+
+
+def _in_short(message: str) -> str:
+    """The decoder's message, without the names that Python gives to things."""
+    return message.replace("`int`", "a number").replace("`str`", "a text").replace(" | null", "").replace("`", "")
 
 
 def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, object]]:
@@ -55,8 +60,7 @@ def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[st
         return render(request, errors.BadRequest("A parameter holds a value that can't be looked for."))
     metrics.count_error(errors.Problem.slug)
     # The exception itself is left out of the log: its message may quote what a user sent.
-    path = request.scope["path"].replace(SLASH, "/")
-    logger.error("request_failed", path=path, error=type(error).__name__, at=log.where(error.__traceback__))
+    logger.error("request_failed", error=type(error).__name__, at=log.where(error.__traceback__))
     return render(request, errors.Problem("An error of ours. The request_id finds it in the logs."))
 
 
@@ -69,6 +73,15 @@ def _document(  # noqa: PLR0913, PLR0917 - the members of the document
     extra: dict[str, object],
     headers: dict[str, str],
 ) -> Response[dict[str, object]]:
+    # By the route, not the path: what a user put into it is not for the log.
+    logger.log(
+        logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
+        "refused",
+        status=status,
+        problem=slug,
+        method=request.method,
+        route=request.scope.get("path_template") or "unknown",
+    )
     content: dict[str, object] = {
         "type": f"urn:comment-monitor:problem:{slug}",
         "title": title,

@@ -1,18 +1,24 @@
 """The reading endpoints."""
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
-from litestar import get
+from litestar import Request, get
+from litestar.datastructures import State
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, QueryParameter
 
 from comment_monitor import views
 from comment_monitor.api.middleware import SLASH
 from comment_monitor.api.openapi import problems
 from comment_monitor.api.state import Service
 from comment_monitor.errors import BadRequest
+from comment_monitor.model import MAX_NAME
+
+SENTIMENTS: Final = ("positive", "neutral", "negative")
+LANGUAGE: Final = re.compile("[a-z]{2}|und")
 
 Words = Annotated[str | None, QueryParameter(max_length=200)]
 Moment = Annotated[
@@ -26,7 +32,29 @@ Limit = Annotated[int, QueryParameter(ge=1, le=500)]
 Cursor = Annotated[str | None, QueryParameter(max_length=1000, description="`next_cursor` of the page before.")]
 
 
-@get("/comments", summary="List comments, newest first", responses=problems(400, 503), tags=["comments"])
+def check_parameters(request: Request[Any, Any, State]) -> None:
+    """A parameter that is mistyped or given twice would silently find something else than was asked for."""
+    names = request.route_handler.parsed_fn_signature.parameters
+    known = [name for name in names if name != "service" and name not in request.path_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            raise BadRequest(f"`{name[:MAX_NAME]}` is no parameter here; there are: {', '.join(known) or 'none'}.")
+        if given.count(name) > 1:
+            raise BadRequest(f"`{name}` is given more than once.")
+
+
+@get(
+    "/comments",
+    summary="List comments, newest first",
+    description=(
+        "Time is when a comment was posted, or, where that is unknown, when it came. All given filters must hold. "
+        "`next_cursor` of a page asks for the next one."
+    ),
+    before_request=check_parameters,
+    responses=problems(400, 503),
+    tags=["comments"],
+)
 async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     service: NamedDependency[Service],
     post_id: Words = None,
@@ -37,8 +65,10 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     until: Moment = None,
     q: Annotated[str | None, QueryParameter(max_length=200, description="Words in the text, in any case.")] = None,
     label: Words = None,
-    language: Annotated[str | None, QueryParameter(max_length=3, description="ISO 639-1, or `und`.")] = None,
-    sentiment: FromQuery[Literal["positive", "neutral", "negative"] | None] = None,
+    language: Annotated[
+        str | None, QueryParameter(description="ISO 639-1, or `und`.", schema_extra={"maxLength": 3})
+    ] = None,
+    sentiment: Annotated[str | None, QueryParameter(schema_extra={"enum": [*SENTIMENTS]})] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> views.CommentPage:
@@ -53,8 +83,8 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
         "until": moment("until", until),
         "q": plain("q", q),
         "label": plain("label", label),
-        "language": plain("language", language),
-        "sentiment": sentiment,
+        "language": a_language(language),
+        "sentiment": a_sentiment(sentiment),
     }
     return await views.comments(service.runtime.reading, filters, limit=limit, cursor=cursor)
 
@@ -63,6 +93,7 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     "/comments/{source:str}/{comment_id:str}",
     summary="One comment",
     description="A slash in the id is written %2F.",
+    before_request=check_parameters,
     responses=problems(400, 404, 503),
     tags=["comments"],
 )
@@ -75,7 +106,11 @@ async def get_comment(
 
 
 @get(
-    "/posts", summary="List posts, the one with the newest comment first", responses=problems(400, 503), tags=["posts"]
+    "/posts",
+    summary="List posts, the one with the newest comment first",
+    before_request=check_parameters,
+    responses=problems(400, 503),
+    tags=["posts"],
 )
 async def list_posts(service: NamedDependency[Service], limit: Limit = 50, cursor: Cursor = None) -> views.PostPage:
     """Posts that have comments."""
@@ -87,6 +122,7 @@ async def list_posts(service: NamedDependency[Service], limit: Limit = 50, curso
     "/posts/{source:str}/{post_id:str}/summary",
     summary="A post's comments in numbers",
     description="A slash in the id is written %2F.",
+    before_request=check_parameters,
     responses=problems(400, 404, 503),
     tags=["posts"],
 )
@@ -102,6 +138,20 @@ def plain(name: str, value: str | None) -> str | None:
     """A text that PostgreSQL can take."""
     if value is not None and "\0" in value:
         raise BadRequest(f"`{name}` holds a NUL character.")
+    return value
+
+
+def a_language(value: str | None) -> str | None:
+    """A language as the analysis names it."""
+    if value is not None and not LANGUAGE.fullmatch(value):
+        raise BadRequest("`language` must be ISO 639-1, such as en, or und (can't be told).")
+    return value
+
+
+def a_sentiment(value: str | None) -> str | None:
+    """A sentiment as the analysis names it."""
+    if value is not None and value not in SENTIMENTS:
+        raise BadRequest(f"`sentiment` must be one of {', '.join(SENTIMENTS)}.")
     return value
 
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import uvicorn
 
@@ -11,8 +13,11 @@ from comment_monitor import log
 from comment_monitor.api.app import create_app, create_asgi
 from comment_monitor.api.state import Service
 from comment_monitor.config import Settings
+from comment_monitor.errors import ConfigurationError
 
 logger = log.get(__name__)
+
+BACKLOG: Final = 2048
 
 
 class Server(uvicorn.Server):
@@ -24,21 +29,32 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings, *, host: str, port: int) -> bool:
+def listen(host: str, port: int) -> socket.socket:
+    """The socket to serve on.
+
+    Raises:
+        ConfigurationError: the port can't be used.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"Port {port} on {host} can't be used ({error.strerror}); choose another.") from None
+
+
+async def serve(settings: Settings, listening: socket.socket) -> bool:
     """Serves until SIGTERM or SIGINT, then drains; False where the start failed (uvicorn has logged why)."""
     app = create_app(settings)
     server = Server(
         uvicorn.Config(
             create_asgi(app),
-            host=host,
-            port=port,
             loop="uvloop",
             http="httptools",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
-            backlog=2048,
+            backlog=BACKLOG,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=settings.processing_timeout + 5,
         )
@@ -47,7 +63,9 @@ async def serve(settings: Settings, *, host: str, port: int) -> bool:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve([listening]))
+    host, port = listening.getsockname()[:2]
+    logger.info("serving", host=host, port=port)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

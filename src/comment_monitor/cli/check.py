@@ -8,7 +8,7 @@ import click
 
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
-from comment_monitor.db import AWAY, NO_SCHEMA, open_database
+from comment_monitor.db import AWAY, NO_SCHEMA, in_words, open_database
 from comment_monitor.invariants import Finding
 from comment_monitor.invariants import check as look
 
@@ -30,14 +30,14 @@ def check(oldest: float | None, data_dir: Path) -> None:
     Exit code 0: all hold. 1: it names what is broken, with examples.
     """
     settings = load_settings(data_dir)
-    require_dsn(settings)
+    require_dsn(settings, data_dir)
     bound = TIMEOUTS_TO_WAIT * settings.processing_timeout if oldest is None else oldest
     try:
         findings = asyncio.run(_check(settings, bound))
     except NO_SCHEMA:
         raise click.ClickException("The database has no tables yet: run `comment-monitor migrate`.") from None
     except AWAY as error:
-        raise click.ClickException(f"The database does not answer ({type(error).__name__}).") from None
+        raise click.ClickException(f"The database can't be used: {in_words(error)}.") from None
     for finding in findings:
         state = "ok    " if not finding.violations else "BROKEN"
         click.echo(f"{state} {finding.promise}")

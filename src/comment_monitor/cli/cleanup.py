@@ -10,7 +10,7 @@ from comment_monitor import retention
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
-from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, open_database
+from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, in_words, open_database
 
 # An index over a large table takes its time; it holds nobody up.
 TIMEOUT = 6 * 3600.0
@@ -26,14 +26,14 @@ def cleanup(days: int | None, yes: bool, data_dir: Path) -> None:
     A dry run unless --yes is given. Works in small transactions beside live traffic; cut short, run it again.
     """
     settings = load_settings(data_dir)
-    require_dsn(settings)
+    require_dsn(settings, data_dir)
     before = datetime.now(UTC) - timedelta(days=days or settings.retention_days)
     try:
         asyncio.run(_cleanup(settings, before, act=yes))
     except NO_SCHEMA:
         raise click.ClickException("The database has no tables yet: run `comment-monitor migrate`.") from None
     except (*AWAY, *CONFLICT) as error:
-        raise click.ClickException(f"Cut short by the database ({type(error).__name__}); run it again.") from None
+        raise click.ClickException(f"Cut short by the database: {in_words(error)}. Run it again.") from None
 
 
 async def _cleanup(settings: Settings, before: datetime, *, act: bool) -> None:

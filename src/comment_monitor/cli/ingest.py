@@ -16,12 +16,13 @@ from comment_monitor import errors
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
-from comment_monitor.ingest import BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
+from comment_monitor.ingest import FIELDS, BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
 from comment_monitor.ingest import ingest as feed
 from comment_monitor.model import Comment, Fate
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20
+AGAIN = "Run the same command again to go on: what is stored already counts as a duplicate."
 Settle = Callable[[list[Comment]], Awaitable[list[Fate]]]
 
 CHUNK = 500
@@ -34,6 +35,7 @@ IN_FLIGHT = 4
 @click.option("--source", help="Source of comments that name none. [default: threads]")
 @click.option("--post-id", help="Post of comments that name none.")
 @click.option("--column", "columns", multiple=True, metavar="FIELD=NAME", help="CSV: the column that holds FIELD.")
+@click.option("--delimiter", default=",", show_default=True, help="CSV: what stands between two values; \\t: a tab.")
 @click.option("--dry-run", is_flag=True, help="Read and check every line, store nothing.")
 @data_dir_option
 def ingest(
@@ -42,6 +44,7 @@ def ingest(
     source: str | None,
     post_id: str | None,
     columns: tuple[str, ...],
+    delimiter: str,
     dry_run: bool,
     data_dir: Path,
 ) -> None:
@@ -54,13 +57,13 @@ def ingest(
     """
     settings = load_settings(data_dir)
     if not dry_run:
-        require_dsn(settings)
-    names = dict(_pair(column) for column in columns)
+        require_dsn(settings, data_dir)
+    is_csv = kind == "csv" or (kind is None and ".csv" in file.suffixes)
+    names = _columns(columns, is_csv=is_csv)
     with _open(file) as raw, Progress(_size(file), file.name) as progress:
         stream = open_stream(raw)
-        is_csv = kind == "csv" or (kind is None and ".csv" in file.suffixes)
         items = (
-            read_csv(stream, post_id=post_id, source=source, columns=names)
+            read_csv(stream, post_id=post_id, source=source, columns=names, delimiter=_delimiter(delimiter))
             if is_csv
             else read_json_lines(stream, post_id=post_id, source=source)
         )
@@ -70,8 +73,9 @@ def ingest(
         except* FileError as group:
             report.failure = f"{file}: {group.exceptions[0]}"
         except* errors.Problem as group:
-            problem = group.exceptions[0]
-            report.failure = f"stopped: {problem} Run the same command again to go on."
+            report.failure = f"stopped: {group.exceptions[0]} {AGAIN}"
+        except* KeyboardInterrupt:
+            report.failure = f"interrupted. {AGAIN}"
     report.show(dry_run=dry_run)
     sys.exit(1 if report.failure or report.fates["rejected"] else 0)
 
@@ -163,8 +167,23 @@ def _size(file: Path) -> int | None:
     return None if str(file) == "-" else file.stat().st_size
 
 
+def _columns(columns: tuple[str, ...], *, is_csv: bool) -> dict[str, str]:
+    if columns and not is_csv:
+        raise click.UsageError("--column is for CSV files; --format csv reads the file as one.")
+    return dict(_pair(column) for column in columns)
+
+
+def _delimiter(given: str) -> str:
+    delimiter = "\t" if given == "\\t" else given
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise click.BadParameter(f"{given}: must be one character, such as ; or \\t", param_hint="--delimiter")
+    return delimiter
+
+
 def _pair(column: str) -> tuple[str, str]:
     field, equals, name = column.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"{column}: must be FIELD=NAME, such as text=CONTENT", param_hint="--column")
+    if field not in FIELDS:
+        raise click.BadParameter(f"{field}: must be one of {', '.join(FIELDS)}", param_hint="--column")
     return field, name

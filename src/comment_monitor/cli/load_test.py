@@ -14,6 +14,8 @@ import click
 import uvloop
 
 from comment_monitor.cli.progress import Progress
+from comment_monitor.cli.settings import DEFAULT_DATA_DIR
+from comment_monitor.embedded.state import read_endpoints
 from comment_monitor.loadtest.drive import Driver, Pace, Result
 from comment_monitor.loadtest.plan import Load, Mix, made_up
 from comment_monitor.loadtest.replay import Skipped, from_file
@@ -22,13 +24,14 @@ from comment_monitor.loadtest.report import Bounds, failures, in_words, summary
 SHARE = click.FloatRange(0, 1)
 POSITIVE = click.FloatRange(0, min_open=True)
 DEFAULT_COMMENTS = 10_000
+DEFAULT_URL = "http://127.0.0.1:8080"
 # Seconds between two looks at the progress: seldom, because it shares the machine with what it measures.
 LOOK_EVERY = 0.5
 INTERRUPTED = 130
 
 
 @click.command("load-test")
-@click.argument("url", default="http://127.0.0.1:8080")
+@click.argument("url", required=False)
 @click.option("--comments", type=click.IntRange(1), help="Comments to send. [default: 10,000, or the whole file]")
 @click.option("--duration", type=POSITIVE, help="Seconds to send for.")
 @click.option("--rate", type=POSITIVE, help="Comments a second. [default: as fast as it goes]")
@@ -54,7 +57,7 @@ INTERRUPTED = 130
 @click.option("--max-error-rate", type=SHARE, default=0.0, show_default=True, help="Fail above this share of requests.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def load_test(
-    url: str,
+    url: str | None,
     comments: int | None,
     duration: float | None,
     rate: float | None,
@@ -77,12 +80,14 @@ def load_test(
 ) -> None:
     """Drive the running service at URL and measure it.
 
+    Without a URL: the `up` that runs on ./data, else http://127.0.0.1:8080.
+
     Prints throughput, latency (with --rate: from the moment a request was due), duplicates and errors, and checks
     every answer's counts. Ctrl-C ends it early, with the report so far.
 
     The service's rate limit counts too: switch it off (COMMENT_RATE_LIMIT_PER_MINUTE=0), or use --retry.
 
-    Exit code 0: within all bounds, and made-up comments met the fate that they must. 1: not so. 130: interrupted.
+    Exit code 0: within all bounds, and the counts of made-up comments are as expected. 1: not so. 130: interrupted.
     """
     skipped = Skipped() if path else None
     mix = Mix(run_id or secrets.token_hex(4), seed, posts, duplicates, edits)
@@ -92,7 +97,7 @@ def load_test(
         loads = from_file(path, batch=batch, total=total, repeat=repeat, skipped=skipped)
     else:
         loads = made_up(mix, batch=batch, total=total)
-    run = _Run(url, Pace(concurrency, rate, duration, retry), api_key)
+    run = _Run(_address(url), Pace(concurrency, rate, duration, retry), api_key)
     run.go(loads, total)
     found = summary(run.result, skipped=skipped)
     failed = failures(found, Bounds(max_p95, max_p99, min_throughput, max_error_rate))
@@ -100,6 +105,13 @@ def load_test(
     for line in failed:
         click.echo(f"Failed: {line}", err=True)
     sys.exit(1 if failed else INTERRUPTED if run.interrupts else 0)
+
+
+def _address(url: str | None) -> str:
+    """As curl takes it: http:// may be left out."""
+    if url is None:
+        return (read_endpoints(DEFAULT_DATA_DIR) or {}).get("API_URL", DEFAULT_URL)
+    return url if "://" in url else f"http://{url}"
 
 
 def _check(mix: Mix, path: Path | None, *, repeat: bool) -> None:

@@ -22,7 +22,7 @@ def migrate(revision: str, down: bool, data_dir: Path) -> None:
     it with exit code 1 and nothing changed; run it again.
     """
     settings = load_settings(data_dir)
-    require_dsn(settings)
+    require_dsn(settings, data_dir)
     try:
         (migrations.downgrade if down else migrations.upgrade)(settings.postgres_dsn, revision)
     except (psycopg2.Error, sqlalchemy.exc.DBAPIError) as error:

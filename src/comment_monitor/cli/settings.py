@@ -11,6 +11,9 @@ from comment_monitor import config, log
 from comment_monitor.config import Settings
 from comment_monitor.embedded.state import read_endpoints
 
+DEFAULT_DATA_DIR = Path("data")
+PORT = click.IntRange(1, 65535)
+
 # Read by prometheus_client when it is imported, so before anything here may import it.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -20,19 +23,23 @@ def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
-        default=Path("data"),
+        default=DEFAULT_DATA_DIR,
         show_default=True,
         help="Data folder of a running `up`, whose servers are used where POSTGRES_DSN is not set.",
     )(command)
 
 
-def load_settings(data_dir: Path | None = None) -> Settings:
-    """The settings; logging is set up by them."""
-    environment = dict(os.environ)
-    if data_dir is not None and not environment.get("POSTGRES_DSN"):
-        environment = {**(read_endpoints(data_dir) or {}), **{k: v for k, v in environment.items() if v}}
-        if folder := environment.get(FOLDER_VARIABLE):
-            # Counts made here show on the port of the `up` that runs.
+def load_settings(data_dir: Path, *, share_metrics: bool = True) -> Settings:
+    """The settings; logging is set up by them.
+
+    Args:
+        data_dir: where to look for a running `up`.
+        share_metrics: whether counts made here are to show on the port of that `up`.
+    """
+    environment = {name: value for name, value in os.environ.items() if value}
+    if "POSTGRES_DSN" not in environment:
+        environment = {**(read_endpoints(data_dir) or {}), **environment}
+        if share_metrics and (folder := environment.get(FOLDER_VARIABLE)):
             os.environ.setdefault(FOLDER_VARIABLE, folder)
     settings = config.load(environment)
     log.configure(settings.log_level)

@@ -3,16 +3,15 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 import click
 import rich.console
 import rich.text
 
 from comment_monitor import config
+from comment_monitor.cli.settings import PORT
+from comment_monitor.dsn import connect_arguments
 from comment_monitor.embedded.supervisor import Where, run
-
-PORT: Final = click.IntRange(1, 65535)
 
 
 @click.command
@@ -24,7 +23,7 @@ PORT: Final = click.IntRange(1, 65535)
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("data"),
     show_default=True,
-    help="Where PostgreSQL and Redis keep their data.",
+    help="Where PostgreSQL keeps its data, and the servers their logs.",
 )
 def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     """Run everything on this machine until Ctrl-C: PostgreSQL, Redis, migrations, API and worker.
@@ -32,7 +31,9 @@ def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     The same code as in production; only the servers are embedded. POSTGRES_DSN, REDIS_URL and CELERY_BROKER_URL name
     servers of your own instead. The data folder is there at the next start; the other commands use it by themselves.
     """
-    config.load()
+    settings = config.load()
+    if settings.postgres_dsn:
+        connect_arguments(settings.postgres_dsn)
     where = Where(host, port, metrics_port, data_dir.absolute())
     run(where, announce)
     click.echo("Stopped.")

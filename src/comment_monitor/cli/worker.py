@@ -4,14 +4,13 @@ import os
 import shutil
 import tempfile
 import warnings
+from pathlib import Path
 
 import click
 
-from comment_monitor.cli.settings import load_settings
+from comment_monitor.cli.settings import FOLDER_VARIABLE, data_dir_option, load_settings
 from comment_monitor.config import require_dsn
 from comment_monitor.errors import ConfigurationError
-
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @click.command
@@ -23,20 +22,25 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
     help="Processes that analyse.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of /metrics.")
-@click.option("--metrics-port", default=9090, show_default=True, help="Port of /metrics; 0: none.")
-def worker(concurrency: int, host: str, metrics_port: int) -> None:
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), default=9090, show_default=True, help="Port of /metrics; 0: none."
+)
+@data_dir_option
+def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> None:
     """Run a Celery worker, which analyses comments.
 
     SIGTERM: what is begun is finished, then it ends; a batch cut short is analysed by another worker. The processes'
     metrics are added up and served on one port. (`celery -A comment_monitor.tasks worker` works too, without them.)
     """
-    settings = load_settings()
-    require_dsn(settings)
+    settings = load_settings(data_dir)
+    require_dsn(settings, data_dir)
     if not settings.broker_url:
         raise ConfigurationError("CELERY_BROKER_URL is not set, such as amqp://user:password@host:5672//")
+    # Celery's application reads them again, and so do the processes of its pool.
+    os.environ["POSTGRES_DSN"], os.environ["CELERY_BROKER_URL"] = settings.postgres_dsn, settings.broker_url
     own = None
-    if FOLDER not in os.environ:
-        own = os.environ[FOLDER] = tempfile.mkdtemp(prefix="comment-worker-metrics-")
+    if FOLDER_VARIABLE not in os.environ:
+        own = os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="comment-worker-metrics-")
     try:
         _run(concurrency, host, metrics_port)
     finally:

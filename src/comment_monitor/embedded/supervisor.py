@@ -120,7 +120,8 @@ class Supervisor:
             stack.callback(self._stop_children)
             self._start_children()
             self._wait_until_healthy()
-            stack.enter_context(published(self._where.data_dir, endpoints))
+            address = {"API_URL": self._where.url(self._where.port, "")}
+            stack.enter_context(published(self._where.data_dir, {**endpoints, **address}))
             yield endpoints
 
     def watch(self) -> None:
@@ -150,10 +151,12 @@ class Supervisor:
                     probe.bind((host, port))
                     probe.listen()
                 except OSError as error:
-                    raise EmbeddedError(
-                        f"Port {port} on {host} can't be used ({error.strerror}): "
-                        f"stop what uses it, or choose another with {option}."
-                    ) from None
+                    do = (
+                        "choose another --host"
+                        if isinstance(error, socket.gaierror)
+                        else (f"stop what uses it, or choose another with {option}")
+                    )
+                    raise EmbeddedError(f"Port {port} on {host} can't be used ({error.strerror}): {do}.") from None
 
     def _start_servers(self, stack: ExitStack) -> dict[str, str]:
         """Starts what the environment does not name."""

@@ -79,7 +79,11 @@ def _too_few(found: dict[str, Any], bound: float | None) -> str:
 
 def _errors(found: dict[str, Any], bound: float) -> str:
     rate = found["error_rate"]
-    return f"{rate:.2%} of the requests failed, above {bound:.2%}" if rate > bound else ""
+    if rate <= bound:
+        return ""
+    limited = any(kind.startswith("429 ") for kind in found["errors"])
+    hint = " (the service's rate limit: switch it off with COMMENT_RATE_LIMIT_PER_MINUTE=0, or use --retry)"
+    return f"{rate:.2%} of the requests failed, above {bound:.2%}{hint if limited else ''}"
 
 
 def _surprise(found: dict[str, Any]) -> str:
