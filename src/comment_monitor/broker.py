@@ -11,6 +11,7 @@ from comment_monitor.errors import ConfigurationError
 
 QUEUE_NAME: Final = "comment-analysis"
 ANALYSE: Final = "comment_monitor.analyse"
+SILENCE: Final = 10
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -65,5 +66,7 @@ def _transport_options(url: str) -> dict[str, object]:
         # Redis gives an unacknowledged message back after this time.
         return {"visibility_timeout": 300, "socket_connect_timeout": 2, "socket_timeout": 10}
     if url.startswith(("amqp", "pyamqp")):
-        return {"confirm_publish": True, "max_retries": 1, "interval_start": 0, "interval_max": 0.5}
+        # A broker that is silent for so long is away: without a limit, waiting for its confirmation would have no end.
+        silence = {"read_timeout": SILENCE, "write_timeout": SILENCE}
+        return {"confirm_publish": True, **silence, "max_retries": 1, "interval_start": 0, "interval_max": 0.5}
     return {}

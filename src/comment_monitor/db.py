@@ -50,6 +50,8 @@ def in_words(error: BaseException) -> str:
         return "the host's name is not known"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
+    if isinstance(error, AWAY):
+        return f"it ended the connection ({type(error).__name__})"
     return type(error).__name__
 
 

@@ -23,10 +23,11 @@ AWAY: Final = (RedisError, OSError, TimeoutError)
 # comment out of order, and an old text must not pass for the latest.
 REMEMBER: Final = """
 local ttl = ARGV[1]
+local function revision(value) return #value >= 4 and struct.unpack('>I4', value) or 0 end
 for i, key in ipairs(KEYS) do
     local new = ARGV[i + 1]
     local old = redis.call('GET', key)
-    if not old or old:sub(1, 4) <= new:sub(1, 4) then redis.call('SET', key, new, 'EX', ttl) end
+    if not old or revision(old) <= revision(new) then redis.call('SET', key, new, 'EX', ttl) end
 end
 """
 
@@ -69,7 +70,7 @@ class DedupCache:
             try:
                 await self._client.ping()
             except AWAY as error:
-                self._is_away(error)
+                self._failed(error)
             else:
                 self._works()
 
@@ -124,10 +125,7 @@ class DedupCache:
         self._breaker.success()
 
     def _failed(self, error: Exception) -> None:
-        metrics.count_error("cache")
-        self._is_away(error)
-
-    def _is_away(self, error: Exception) -> None:
         self._reached = False
+        metrics.count_error("cache")
         if self._breaker.failure():
             logger.warning("redis_away", error=type(error).__name__, effect="duplicates are found by PostgreSQL")

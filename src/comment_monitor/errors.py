@@ -19,10 +19,6 @@ class NotStorableError(CommentMonitorError):
     """PostgreSQL refuses this very comment; sending it again would not help."""
 
 
-class PublishError(CommentMonitorError):
-    """The broker did not take a message. The outbox still has it; the sweep sends it again."""
-
-
 class Problem(CommentMonitorError):
     """An error with an HTTP answer of its own.
 

@@ -3,12 +3,14 @@
 The counting is the `limits` library's (one atomic script in Redis); with Redis away it is this process's own.
 """
 
+import asyncio
 import time
 from typing import Final, NamedTuple
 
 from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import ConnectionPool
 
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
@@ -17,6 +19,7 @@ from comment_monitor.dedup import AWAY
 logger = log.get(__name__)
 
 WINDOW: Final = 60
+CONNECTIONS: Final = 10
 NAMESPACE: Final = "process"
 
 
@@ -45,33 +48,49 @@ class RateLimit:
         self._off = per_minute == 0
         self._breaker = Breaker()
         self._own = MovingWindowRateLimiter(MemoryStorage())
-        self._storage = _redis_storage(redis_url, timeout) if redis_url and not self._off else None
-        self._shared = MovingWindowRateLimiter(self._storage) if self._storage else None
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._pool: ConnectionPool | None = None
+        self._shared: MovingWindowRateLimiter | None = None
+        if redis_url and not self._off:
+            self._pool = ConnectionPool.from_url(
+                redis_url, socket_timeout=timeout, socket_connect_timeout=timeout, max_connections=CONNECTIONS
+            )
+            storage = RedisStorage(
+                "async+redis://",
+                implementation="redispy",
+                connection_pool=self._pool,  # type: ignore[arg-type]  # declared too narrowly
+            )
+            self._shared = MovingWindowRateLimiter(storage)
 
     async def hit(self, client: str) -> Verdict | None:
         """Counts a request of `client`; None where there is no limit."""
         if self._off:
             return None
-        if self._shared and self._breaker.closed:
-            try:
-                verdict = await self._hit(self._shared, client)
-            except AWAY as error:
-                metrics.count_error("rate-limit-store")
-                if self._breaker.failure():
-                    logger.warning("rate_limit_store_away", error=type(error).__name__, effect="counting per process")
-            else:
-                self._breaker.success()
-                return verdict
+        if self._shared:
+            # A request waits for its turn: more at once than the pool has connections is no sign of an outage.
+            async with self._turns:
+                if self._breaker.closed and (verdict := await self._hit_shared(self._shared, client)):
+                    return verdict
         return await self._hit(self._own, client)
+
+    async def _hit_shared(self, limiter: MovingWindowRateLimiter, client: str) -> Verdict | None:
+        try:
+            verdict = await self._hit(limiter, client)
+        except AWAY as error:
+            metrics.count_error("rate-limit-store")
+            if self._breaker.failure():
+                logger.warning("rate_limit_store_away", error=type(error).__name__, effect="counting per process")
+            return None
+        self._breaker.success()
+        return verdict
+
+    async def close(self) -> None:
+        """Gives back the connections."""
+        if self._pool:
+            await self._pool.disconnect()
 
     async def _hit(self, limiter: MovingWindowRateLimiter, client: str) -> Verdict:
         allowed = await limiter.hit(self._item, client)
         stats = await limiter.get_window_stats(self._item, client)
         reset = max(1, round(stats.reset_time - time.time()))
         return Verdict(allowed, self._item.amount, max(0, stats.remaining) if allowed else 0, reset)
-
-
-def _redis_storage(url: str, timeout: float) -> Storage:
-    scheme, _, rest = url.partition("://")
-    address = f"async+redis+unix://{rest}" if scheme == "unix" else f"async+{scheme}://{rest}"
-    return RedisStorage(address, implementation="redispy", socket_timeout=timeout, socket_connect_timeout=timeout)

@@ -23,6 +23,8 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
+FIRST_MOMENT: Final = datetime.min.replace(tzinfo=UTC)
+LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC)
 UNSTORABLE: Final = "holds a NUL character or a lone surrogate"
 
 # The escapes of a JSON document: a pair of surrogates, a lone one (the group), and any other.
@@ -278,9 +280,13 @@ def _utc(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
     try:
-        return moment.astimezone(UTC)
+        result = moment.astimezone(UTC)
     except OverflowError:
-        raise BadCommentError("`timestamp` lies outside the years 1 to 9999") from None
+        result = FIRST_MOMENT
+    # The driver takes the very first and the very last moment for infinity.
+    if result in {FIRST_MOMENT, LAST_MOMENT}:
+        raise BadCommentError("`timestamp` lies outside the years 1 to 9999")
+    return result
 
 
 def _metadata(raw: msgspec.Raw) -> str | None:

@@ -71,8 +71,11 @@ class Pipeline:
     async def settle(self, comments: Sequence[Comment]) -> list[Fate]:
         """The fate of each comment, in order, once all are committed."""
         size = self.settings.batch_size
+        parts = [comments[at : at + size] for at in range(0, len(comments), size)]
+        # Texts of one comment are taken in their order, so its batches may not overtake each other: one write has all.
+        joined = len(parts) > 1 and len({one.key for one in comments}) < len(comments)
         try:
-            batches = await self.queue.put([comments[at : at + size] for at in range(0, len(comments), size)])
+            batches = await self.queue.put(parts, joined=joined)
         except errors.Unavailable as problem:
             metrics.count_error(problem.slug)
             raise

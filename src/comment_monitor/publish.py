@@ -78,20 +78,20 @@ class Publisher:
                 continue
             if id_ is None:
                 return
-            if self._breaker.closed and not self._try(partial(self._send, id_)):
-                metrics.count_error("broker")
+            if self._breaker.closed:
+                self._try(partial(self._send, id_))
 
-    def _try(self, act: Callable[[], None]) -> bool:
+    def _try(self, act: Callable[[], None]) -> None:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - whatever it is, the sweep repeats it and the thread lives on
             self._reached = False
+            metrics.count_error("broker")
             if self._breaker.failure():
                 logger.warning("broker_away", error=type(error).__name__, effect="the sweep sends again")
-            return False
-        self._reached = True
-        self._breaker.success()
-        return True
+        else:
+            self._reached = True
+            self._breaker.success()
 
     def _reach(self) -> None:
         """Connects anew: a connection kept from before may not know yet that it is dead."""

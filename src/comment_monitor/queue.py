@@ -14,10 +14,11 @@ from comment_monitor.model import Comment, Fate
 class Batch:
     """Up to COMMENT_BATCH_SIZE comments of one request; `done` gets the fate of each, or the error."""
 
-    __slots__ = ("arrived", "comments", "done")
+    __slots__ = ("arrived", "comments", "done", "joined")
 
-    def __init__(self, comments: Sequence[Comment], done: "asyncio.Future[list[Fate]]"):
+    def __init__(self, comments: Sequence[Comment], done: "asyncio.Future[list[Fate]]", *, joined: bool = False):
         self.comments = comments
+        self.joined = joined
         self.done = done
         self.arrived = time.perf_counter()
 
@@ -35,7 +36,7 @@ class ProcessingQueue:
     def __len__(self) -> int:
         return self._length
 
-    async def put(self, parts: Sequence[Sequence[Comment]]) -> list[Batch]:
+    async def put(self, parts: Sequence[Sequence[Comment]], *, joined: bool = False) -> list[Batch]:
         """Accepts all parts or none.
 
         Raises:
@@ -49,7 +50,7 @@ class ProcessingQueue:
         if self._length and self._length + count > self._capacity:
             raise QueueFull(f"{self._length} comments are waiting in this process; repeat the request later.")
         loop = asyncio.get_running_loop()
-        batches = [Batch(part, loop.create_future()) for part in parts]
+        batches = [Batch(part, loop.create_future(), joined=joined and number > 0) for number, part in enumerate(parts)]
         for batch in batches:
             batch.done.add_done_callback(partial(self._settle, len(batch.comments)))
         self._length += count
@@ -73,7 +74,9 @@ class ProcessingQueue:
             while True:
                 group: list[Batch] = []
                 count = 0
-                while self._waiting and (not group or count + len(self._waiting[0].comments) <= limit):
+                while self._waiting and (
+                    not group or self._waiting[0].joined or count + len(self._waiting[0].comments) <= limit
+                ):
                     batch = self._waiting.popleft()
                     if not batch.done.done():
                         group.append(batch)

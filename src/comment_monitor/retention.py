@@ -1,29 +1,39 @@
 """Removal of old comments, and the index of recent ones kept recent: both beside live traffic."""
 
 import asyncio
+import itertools
+import random
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
-from comment_monitor.db import Database, Query
+from comment_monitor import store
+from comment_monitor.db import CONFLICT, Connection, Database, Query
 
 RECENT_DAYS: Final = 7
 BATCH: Final = 1000
 # Between two batches, so that removal never takes the disk from ingestion.
 PAUSE: Final = 0.02
+MAX_TRIES: Final = 6
 INDEX_PREFIX: Final = "comments_recent_"
 
 # How many comments were stored before $1, and when the first of them was.
 COUNT_OLD: Final = Query("count_old_comments", "SELECT count(*), min(created_at) FROM comments WHERE created_at < $1")
 
-# Removes the oldest comments stored before $1, at most $2. Ids grow with time, so this walks the primary key from
-# its low end; rows that someone is writing to wait for the next batch. Results and versions go with them (cascade),
-# and an outbox row that names only comments that are gone ends when a worker takes it.
+# The highest id of a comment stored before $1.
+LAST_OLD: Final = Query("last_old_comment", "SELECT max(id) FROM comments WHERE created_at < $1")
+
+# Removes the oldest comments stored before $1, at most $2. Ids grow with time, so this walks the primary key from its
+# low end up to $3; rows that someone is writing to wait for the next batch, and no other row is locked. Results and
+# versions go with them (cascade), and an outbox row that names only comments that are gone ends when a worker takes it.
 DELETE_OLD: Final = Query(
     "delete_old_comments",
     """
-    WITH first AS (SELECT id, created_at FROM comments ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED),
-    gone AS (DELETE FROM comments WHERE id IN (SELECT id FROM first WHERE created_at < $1) RETURNING 1)
+    WITH first AS (
+        SELECT id FROM comments WHERE id <= $3 AND created_at < $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM comments WHERE id IN (SELECT id FROM first) RETURNING 1
+    )
     SELECT count(*) FROM gone
     """,
 )
@@ -37,6 +47,12 @@ RECENT_INDEXES: Final = Query(
     WHERE t.oid = 'comments'::regclass AND i.relname LIKE 'comments\\_recent\\_%' ORDER BY 1
     """,
 )
+
+
+# One at a time: two builds of the same index would wait for each other in a ring.
+ROLL_LOCK: Final = 0x726563656E74
+LOCK_ROLL: Final = Query("lock_recent_index", "SELECT pg_try_advisory_lock($1)")
+UNLOCK_ROLL: Final = Query("unlock_recent_index", "SELECT pg_advisory_unlock($1)")
 
 
 class Old(NamedTuple):
@@ -55,13 +71,30 @@ async def count_old(database: Database, before: datetime) -> Old:
 
 async def delete_old(database: Database, before: datetime) -> AsyncIterator[int]:
     """Removes comments stored before a moment, a small transaction at a time; yields how many each took."""
-    while True:
-        async with database.transaction() as conn:
-            removed = await conn.value(DELETE_OLD, before, BATCH)
-        if not removed:
-            return
+    async with database.connection() as conn:
+        last = await conn.value(LAST_OLD, before)
+    if last is None:
+        return
+    while removed := await _delete_batch(database, before, last):
         yield removed
         await asyncio.sleep(PAUSE)
+    async with database.connection() as conn:
+        # Redis may remember one that is gone, and call it a duplicate when it is sent again.
+        await conn.value(store.NEW_NAMESPACE)
+
+
+async def _delete_batch(database: Database, before: datetime, last: int) -> int:
+    for tries in itertools.count(1):
+        try:
+            async with database.transaction() as conn:
+                removed: int = await conn.value(DELETE_OLD, before, BATCH, last)
+                return removed
+        except CONFLICT:
+            # With a worker that stores the result of a comment to be removed.
+            if tries == MAX_TRIES:
+                raise
+            await asyncio.sleep(PAUSE * 2**tries * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
+    raise AssertionError("the loop returns or raises")
 
 
 def recent_index_name(since: date) -> str:
@@ -73,24 +106,33 @@ async def roll_recent_index(database: Database, today: date | None = None) -> tu
     """Makes the index of recent comments start seven days ago; returns its name and those it replaced.
 
     Builds the new one first and drops the old one last, both CONCURRENTLY: queries always have one, writers never
-    wait. Cut short at any point, a repeat completes it: an invalid index is dropped and built again.
+    wait. Cut short at any point, a repeat completes it: an invalid index is dropped and built again. Where another
+    process is at it, nothing is done.
     """
     since = (today or datetime.now(UTC).date()) - timedelta(days=RECENT_DAYS)
     name = recent_index_name(since)
     async with database.connection() as conn:
+        # Not waited for: a session that waits would hold up the other one's CREATE INDEX CONCURRENTLY.
+        if not await conn.value(LOCK_ROLL, ROLL_LOCK):
+            return name, []
         await conn.raw.execute("SET statement_timeout = 0")
         try:
-            existing = {row["name"]: row["valid"] for row in await conn.fetch(RECENT_INDEXES)}
-            if existing.get(name) is False:
-                await conn.raw.execute(f"DROP INDEX CONCURRENTLY {name}")
-            if not existing.get(name):
-                await conn.raw.execute(
-                    f"CREATE INDEX CONCURRENTLY {name} ON comments (occurred_at DESC, id DESC) "
-                    f"WHERE occurred_at >= '{since.isoformat()} 00:00:00+00'"
-                )
-            replaced = [one for one in existing if one != name]
-            for one in replaced:
-                await conn.raw.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {one}")
+            return name, await _roll(conn, name, since)
         finally:
             await conn.raw.execute("RESET statement_timeout")
-    return name, replaced
+            await conn.value(UNLOCK_ROLL, ROLL_LOCK)
+
+
+async def _roll(conn: Connection, name: str, since: date) -> list[str]:
+    existing = {row["name"]: row["valid"] for row in await conn.fetch(RECENT_INDEXES)}
+    if existing.get(name) is False:
+        await conn.raw.execute(f"DROP INDEX CONCURRENTLY {name}")
+    if not existing.get(name):
+        await conn.raw.execute(
+            f"CREATE INDEX CONCURRENTLY {name} ON comments (occurred_at DESC, id DESC) "
+            f"WHERE occurred_at >= '{since.isoformat()} 00:00:00+00'"
+        )
+    replaced = [one for one in existing if one != name]
+    for one in replaced:
+        await conn.raw.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {one}")
+    return replaced

@@ -69,6 +69,7 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
             yield Runtime(settings, writing, reading, schema, cache, limit, pipeline, upkeep, publisher)
     finally:
         publisher.close(timeout=5)
+        await limit.close()
         await writing.close()
         await reading.close()
         if client:

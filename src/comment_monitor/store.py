@@ -72,6 +72,9 @@ SAVE_RESULTS: Final = Query(
     """
     WITH ended AS (
         DELETE FROM analysis_outbox WHERE id = $1
+    ), alive AS MATERIALIZED (
+        -- Locked, so that none is removed before its result is stored.
+        SELECT id FROM comments WHERE id = ANY ($2) ORDER BY id FOR KEY SHARE
     ), new AS (
         SELECT r.*, other.comment_id AS other, other.comment_id IS NOT NULL
             OR r.digest IS NOT NULL AND count(*) OVER (PARTITION BY r.digest) > 1 AS repeated
@@ -79,7 +82,7 @@ SAVE_RESULTS: Final = Query(
                     $10::bigint[], $11::text[])
             AS r (comment_id, revision, status, language, language_confidence, sentiment, sentiment_score, labels,
                   digest, error)
-        JOIN comments c ON c.id = r.comment_id
+        JOIN alive ON alive.id = r.comment_id
         LEFT JOIN LATERAL (
             SELECT o.comment_id FROM comment_analyses o
             WHERE o.text_digest = r.digest AND o.comment_id <> ALL ($2) LIMIT 1
@@ -105,11 +108,13 @@ SAVE_RESULTS: Final = Query(
     """,
 )
 
-# Keeps in the outbox row only the comments that failed, for a later try.
+# Keeps in the outbox row only the comments that failed, for a later try in $3 seconds (with jitter, at most an hour).
+# This try came to its end, so it says nothing of a comment that ends its worker.
 KEEP_FAILING: Final = Query(
     "keep_failing",
     """
-    UPDATE analysis_outbox SET comment_ids = $2, failures = failures + 1, due_at = now() + make_interval(secs => $3)
+    UPDATE analysis_outbox SET comment_ids = $2, failures = failures + 1, starts = 0,
+        due_at = now() + make_interval(secs => least($3, 3600) * (0.75 + random() / 2))
     WHERE id = $1
     """,
 )

@@ -1,17 +1,21 @@
 """Servers for the kills and outages."""
 
 import socket
-from collections.abc import Iterator
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import amqp
 import pytest
+from tests.support.messages import channel as broker_channel
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import System
 
+from comment_monitor import migrations
 from comment_monitor.broker import QUEUE_NAME
+from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.embedded.redis import EmbeddedRedis
 
 # A batch that got lost is sent again soon, so that a test need not wait for it.
 PROMPT = {
@@ -25,9 +29,8 @@ PROMPT = {
 @pytest.fixture
 def broker_url(rabbitmq: RabbitMQ) -> str:
     """RabbitMQ, without what an earlier test left in the queue."""
-    address = urlsplit(rabbitmq.url)
-    with suppress(socket.error, amqp.NotFound), amqp.Connection(f"{address.hostname}:{address.port}") as connection:
-        connection.channel().queue_purge(QUEUE_NAME)
+    with suppress(socket.error, amqp.NotFound), broker_channel(rabbitmq.url) as channel:
+        channel.queue_purge(QUEUE_NAME)
     return rabbitmq.url
 
 
@@ -37,11 +40,61 @@ def prompt_environment(environment: dict[str, str], broker_url: str) -> dict[str
     return {**environment, **PROMPT, "CELERY_BROKER_URL": broker_url}
 
 
+MakeSystem = Callable[..., System]
+
+
 @pytest.fixture
-def system(tmp_path: Path, prompt_environment: dict[str, str]) -> Iterator[System]:
+def make_system(tmp_path: Path, prompt_environment: dict[str, str]) -> Iterator[MakeSystem]:
+    """Makes systems, not yet started, with variables changed by keyword; all of them end with the test."""
+    with ExitStack() as stack:
+
+        def make(**changes: object) -> System:
+            variables = {name: str(value) for name, value in changes.items()}
+            one = System(tmp_path, {**prompt_environment, **variables})
+            stack.callback(one.end)
+            return one
+
+        yield make
+
+
+@pytest.fixture
+def system(make_system: MakeSystem) -> System:
     """Orchestrator and worker, not yet started."""
-    one = System(tmp_path, prompt_environment)
+    return make_system()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis that the test may stop."""
+    server = EmbeddedRedis(tmp_path)
+    server.start()
     try:
-        yield one
+        yield server
     finally:
-        one.end()
+        server.kill()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that the test may stop, its database migrated."""
+    # Not pytest's own folder: run as root, the server's user could not enter it.
+    with tempfile.TemporaryDirectory(prefix="tests-") as name:
+        Path(name).chmod(0o755)
+        server = EmbeddedPostgres(Path(name) / "data")
+        server.start()
+        try:
+            migrations.upgrade(server.dsn)
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def own_rabbitmq(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[RabbitMQ]:
+    """A RabbitMQ that the test may stop; the shared one is asked for because it says where there is none."""
+    server = RabbitMQ(tmp_path / "rabbitmq")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,15 +1,18 @@
 """The whole system as processes: an orchestrator, a worker, and a client that repeats what was not answered."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from comment_monitor.db import open_database
 from comment_monitor.invariants import check
@@ -18,6 +21,7 @@ from tests.support.rabbitmq import free_port
 from tests.support.requests import adds_up, body, comment
 
 REPEATED = (429, 503)
+PACE = 0.03
 
 
 class Program:
@@ -26,7 +30,8 @@ class Program:
     def __init__(self, folder: Path, environment: Mapping[str, str], *arguments: str):
         self.arguments = arguments
         self.log = folder / f"{arguments[0]}-{free_port()}.log"
-        self._environment = {**os.environ, **environment, "PYTHONPATH": str(project_root())}
+        path = os.pathsep.join(filter(None, (str(project_root()), os.environ.get("PYTHONPATH"))))
+        self._environment = {**os.environ, **environment, "PYTHONPATH": path}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,9 +52,18 @@ class Program:
                 start_new_session=True,
             )
 
+    def ask_to_leave(self) -> None:
+        """As Kubernetes does first."""
+        self.process.send_signal(signal.SIGTERM)
+
+    async def until_ended(self, seconds: float = 60) -> int:
+        """Its exit code, once it has ended; the event loop goes on meanwhile."""
+        await until(lambda: self.process.poll() is not None, seconds=seconds)
+        return self.process.wait()
+
     def stop(self) -> int:
         """As Kubernetes does."""
-        self.process.send_signal(signal.SIGTERM)
+        self.ask_to_leave()
         return self.process.wait(60)
 
     def kill(self) -> None:
@@ -61,6 +75,21 @@ class Program:
     @property
     def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
+
+    @property
+    def complaints(self) -> list[str]:
+        """What it logged of the unforeseen: tracebacks and errors, but for Celery's of a broker that is away."""
+        return [line for line in self.output.splitlines() if _is_complaint(line)]
+
+
+def _is_complaint(line: str) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return "Traceback (" in line
+    # Celery on a broker that went away: its attempts to reach it, and an acknowledgement that met no connection.
+    consumer, error = entry["logger"] == "celery.worker.consumer.consumer", entry.get("error")
+    return entry["level"] in {"error", "critical"} and not (consumer or error == "RecoverableConnectionError")
 
 
 class System:
@@ -82,17 +111,55 @@ class System:
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
+    async def health(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of `/health`."""
+        async with httpx.AsyncClient() as client:
+            response = await client.get(f"{self.url}/health")
+            return response.status_code, response.json()
+
+    async def until_health(self, status: str, **checks: str) -> None:
+        """`/health` says so; whatever it said on the way, it was a 200."""
+
+        async def says() -> bool:
+            code, found = await self.health()
+            assert code == 200, found
+            return bool(found["status"] == status and checks.items() <= found["checks"].items())
+
+        await until(says, seconds=60)
+
     async def until_healthy(self) -> None:
         """The orchestrator answers."""
 
         async def healthy() -> bool:
             try:
-                async with httpx.AsyncClient() as client:
-                    return (await client.get(f"{self.url}/health")).status_code == 200
+                return (await self.health())[0] == 200
             except httpx.HTTPError:
                 return False
 
         await until(healthy, seconds=60)
+
+    async def start(self, *programs: Program) -> None:
+        """Starts them (none named: orchestrator and worker) and waits until the orchestrator answers."""
+        for program in programs or (self.worker, self.orchestrator):
+            program.start()
+        await self.until_healthy()
+
+    async def post(self, *comments: dict[str, Any], **more: Any) -> httpx.Response:
+        """One request, answered as it may be."""
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await client.post(f"{self.url}/comments/process", json=body(*comments, **more))
+
+    async def get(self, path: str) -> httpx.Response:
+        """A page of the reading API."""
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await client.get(self.url + path)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """A metric of the orchestrator, as a scrape finds it."""
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(self.metrics_url)).text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
     async def until_analysed(self) -> None:
         """No comment waits for its analysis."""
@@ -106,6 +173,24 @@ class System:
                 return [one.promise for one in await check(conn, oldest=300) if one.violations]
         finally:
             await database.close()
+
+    async def until_working(self) -> None:
+        """Orchestrator, broker and worker do their part: the comment `first` is stored and analysed."""
+        assert (await self.post(comment("first"))).status_code == 200
+        await self.until_analysed()
+
+    async def all_is_well(self, sent: Collection[str]) -> None:
+        """What was sent is stored once and analysed, every invariant holds, and nothing unforeseen was met."""
+        await self.until_analysed()
+        assert sorted(stored(self.dsn)) == sorted(sent)
+        assert analysed(self.dsn) == set(sent)
+        assert await self.broken_promises() == []
+        self.has_no_complaints()
+
+    def has_no_complaints(self) -> None:
+        """Neither process logged anything unforeseen."""
+        complaints = self.orchestrator.complaints + self.worker.complaints
+        assert not complaints, "\n".join(complaints)
 
     def end(self) -> None:
         """Whatever the test did, nothing stays."""
@@ -129,13 +214,25 @@ class Sender:
         """The requests number `start` to `start + requests`."""
         async with httpx.AsyncClient(timeout=60) as client:
             for number in range(start, start + requests):
-                ids = [f"{self._name}-{number}-{index}" for index in range(self._size)]
-                self.sent += ids
-                answer = await self._until_answered(client, body(*map(comment, ids), post_id=f"post-{number % 5}"))
-                assert adds_up(answer)
-                assert not answer["rejected"]
-                assert answer["received"] == self._size
-                self.confirmed.update(ids)
+                await self._send(client, number)
+
+    async def send_until(self, stop: asyncio.Event) -> None:
+        """Requests at a moderate pace until told to stop; the last of them is answered too."""
+        async with httpx.AsyncClient(timeout=60) as client:
+            number = 0
+            while not stop.is_set():
+                await self._send(client, number)
+                await asyncio.sleep(PACE)
+                number += 1
+
+    async def _send(self, client: httpx.AsyncClient, number: int) -> None:
+        ids = [f"{self._name}-{number}-{index}" for index in range(self._size)]
+        self.sent += ids
+        answer = await self._until_answered(client, body(*map(comment, ids), post_id=f"post-{number % 5}"))
+        assert adds_up(answer)
+        assert not answer["rejected"]
+        assert answer["received"] == self._size
+        self.confirmed.update(ids)
 
     async def _until_answered(self, client: httpx.AsyncClient, request: dict[str, Any]) -> dict[str, Any]:
         async with asyncio.timeout(90):
@@ -153,6 +250,50 @@ class Sender:
                     return answer
                 assert int(response.headers["Retry-After"]) > 0
                 await asyncio.sleep(0.1)
+
+
+def assert_unavailable(response: httpx.Response, *slugs: str) -> None:
+    """A problem document of one of these kinds that asks to come again."""
+    assert response.status_code == 503, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["type"].removeprefix("urn:comment-monitor:problem:") in slugs
+    assert int(response.headers["Retry-After"]) > 0
+
+
+class Traffic:
+    """Several senders at work."""
+
+    def __init__(self, senders: list[Sender]):
+        self._senders = senders
+
+    @property
+    def sent(self) -> list[str]:
+        return [id_ for one in self._senders for id_ in one.sent]
+
+    @property
+    def confirmed(self) -> set[str]:
+        return {id_ for one in self._senders for id_ in one.confirmed}
+
+    @property
+    def statuses(self) -> set[int]:
+        return {status for one in self._senders for status in one.statuses}
+
+    async def goes_on(self, comments: int = 100) -> None:
+        """So many more are confirmed."""
+        wanted = len(self.confirmed) + comments
+        await until(lambda: len(self.confirmed) >= wanted, seconds=60)
+
+
+@asynccontextmanager
+async def traffic(url: str, *, clients: int = 3, size: int = 5) -> AsyncIterator[Traffic]:
+    """Clients that send until the end of the block, which waits for the answer to the last of their requests."""
+    stop = asyncio.Event()
+    senders = [Sender(url, name=f"client{number}", size=size) for number in range(clients)]
+    async with asyncio.TaskGroup() as group:
+        for one in senders:
+            group.create_task(one.send_until(stop))
+        yield Traffic(senders)
+        stop.set()
 
 
 def stored(dsn: str) -> list[str]:

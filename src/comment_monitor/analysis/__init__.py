@@ -60,7 +60,9 @@ def analyse(text: str) -> Analysis | Failure:
         try:
             found.update(finding.find(text, found))
         except Exception as error:  # noqa: BLE001 - a text that breaks an analyser must not break its batch
-            return Failure(reason=f"{finding.name}: {type(error).__name__}: {error}"[:MAX_REASON])
+            reason = f"{finding.name}: {type(error).__name__}: {error}"[:MAX_REASON]
+            # It may quote what PostgreSQL's text can't hold.
+            return Failure(reason=reason.replace("\0", "").encode(errors="replace").decode())
     return Analysis(**found)
 
 

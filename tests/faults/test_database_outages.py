@@ -1,0 +1,119 @@
+"""PostgreSQL restarted, killed, absent or not migrated: 503 with Retry-After meanwhile, and 200 stays true."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from tests.conftest import MakeSettings, execute, until
+from tests.faults.conftest import MakeSystem
+from tests.support.database import blocked, take_in
+from tests.support.locks import cut_all, cut_blocked, locked
+from tests.support.requests import comment
+from tests.support.system import System, analysed, assert_unavailable, traffic
+
+from comment_monitor import migrations
+from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.worker import open_worker
+
+
+@pytest.mark.parametrize("end", [EmbeddedPostgres.stop, EmbeddedPostgres.kill], ids=["stopped", "killed"])
+async def test_postgres_goes_and_comes_back(
+    make_system: MakeSystem, own_postgres: EmbeddedPostgres, end: Callable[[EmbeddedPostgres], None]
+) -> None:
+    system = make_system(POSTGRES_DSN=own_postgres.dsn)
+    await system.start()
+    async with traffic(system.url) as clients:
+        await clients.goes_on()
+        end(own_postgres)
+        await until(lambda: 503 in clients.statuses)
+        await system.until_health("degraded", broker="ok", cache="ok")
+        own_postgres.start()
+        await clients.goes_on()
+        await system.until_health("ok", database="ok")
+    assert clients.statuses == {200, 503}
+    await system.all_is_well(clients.sent)
+
+
+async def test_all_connections_are_cut_again_and_again(system: System) -> None:
+    await system.start()
+    async with traffic(system.url) as clients:
+        for _ in range(25):
+            await clients.goes_on(15)
+            assert cut_all(system.dsn)
+            assert (await system.get("/comments")).status_code in {200, 503}
+    assert clients.statuses <= {200, 503}
+    await system.all_is_well(clients.sent)
+
+
+class Cutter:
+    """Cuts writes that a lock holds up, and counts them by their connections."""
+
+    def __init__(self, dsn: str):
+        self._dsn = dsn
+        self._pids: set[int] = set()
+
+    def has_cut(self, amount: int) -> bool:
+        self._pids |= cut_blocked(self._dsn)
+        return len(self._pids) == amount
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_a_write_whose_connection_is_cut_is_tried_again(make_system: MakeSystem, retries: int) -> None:
+    system = make_system(COMMENT_MAX_RETRIES=retries)
+    await system.start(system.orchestrator)
+    with locked(system.dsn):
+        # Cut once more than it is repeated: given up.
+        refused = asyncio.create_task(system.post(comment(1)))
+        await until(partial(Cutter(system.dsn).has_cut, 1 + retries))
+        assert_unavailable(await refused, "database-unavailable")
+        assert not blocked(system.dsn)
+        # Cut as often as it is repeated: the last try gets through.
+        stored = asyncio.create_task(system.post(comment(2)))
+        await until(partial(Cutter(system.dsn).has_cut, retries))
+        await until(lambda: blocked(system.dsn))
+    assert (await stored).json()["stored"] == 1
+    assert (await system.post(comment(1), comment(2))).json()["stored"] == 1
+    system.has_no_complaints()
+
+
+async def test_cut_connections_are_not_held_against_a_comment(make_settings: MakeSettings, dsn: str) -> None:
+    """A redelivered batch is watched, in case it ends its worker: here the worker lives, and only the database goes."""
+    settings = make_settings()
+    await take_in(settings, comment(1))
+    ((outbox_id,),) = execute(dsn, "SELECT id FROM analysis_outbox")
+    async with open_worker(settings) as worker:
+        with locked(dsn, "comment_analyses"):
+            work = asyncio.create_task(worker.analyse_batch(outbox_id, redelivered=True))
+            await until(partial(Cutter(dsn).has_cut, settings.max_retries))
+            await until(lambda: blocked(dsn))
+        await work
+    assert analysed(dsn) == {"1"}
+
+
+async def test_started_before_postgres_it_works_once_postgres_is_there(
+    make_system: MakeSystem, own_postgres: EmbeddedPostgres
+) -> None:
+    own_postgres.stop()
+    system = make_system(POSTGRES_DSN=own_postgres.dsn)
+    await system.start()
+    await system.until_health("degraded", broker="ok", schema="unknown")
+    assert_unavailable(await system.post(comment(1)), "database-unavailable")
+    assert_unavailable(await system.get("/comments"), "database-unavailable")
+    own_postgres.start()
+    await system.until_health("ok", database="ok", schema=migrations.head())
+    assert (await system.post(comment(1))).json()["stored"] == 1
+    assert len((await system.get("/comments")).json()["items"]) == 1
+    await system.all_is_well(["1"])
+
+
+async def test_started_before_the_migration_it_works_once_migrated(make_system: MakeSystem, empty_dsn: str) -> None:
+    system = make_system(POSTGRES_DSN=empty_dsn)
+    await system.start()
+    await system.until_health("degraded", broker="ok", schema="unknown")
+    assert_unavailable(await system.post(comment(1)), "schema-behind")
+    assert_unavailable(await system.get("/comments"), "schema-behind")
+    migrations.upgrade(empty_dsn)
+    await system.until_health("ok", database="ok", schema=migrations.head())
+    assert (await system.post(comment(1))).json()["stored"] == 1
+    await system.all_is_well(["1"])

@@ -1,0 +1,103 @@
+"""Redis and RabbitMQ emptied, stopped and back in mid-run: every request is answered 200, nothing is lost."""
+
+import asyncio
+
+import redis
+from tests.conftest import execute, until
+from tests.faults.conftest import MakeSystem
+from tests.support.messages import channel as broker_channel
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.requests import comment
+from tests.support.system import Sender, System, traffic
+
+from comment_monitor.broker import QUEUE_NAME
+from comment_monitor.embedded.redis import EmbeddedRedis
+
+HITS = "comment_dedup_cache_hits_total"
+
+
+async def test_redis_is_emptied(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
+    system = make_system(REDIS_URL=own_redis.url)
+    await system.start()
+    async with traffic(system.url) as clients:
+        for _ in range(3):
+            await clients.goes_on()
+            with redis.Redis.from_url(own_redis.url) as cache:
+                assert cache.dbsize()
+                cache.flushall()
+    assert clients.statuses == {200}
+    before = await system.metric("comment_duplicates_detected_total", tier="database")
+    answer = (await system.post(*map(comment, clients.sent))).json()
+    assert answer["duplicates"] == len(clients.sent)
+    # The forgotten ones were known to PostgreSQL.
+    assert await system.metric("comment_duplicates_detected_total", tier="database") > before
+    await system.all_is_well(clients.sent)
+
+
+async def test_redis_is_stopped_and_comes_back(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
+    system = make_system(REDIS_URL=own_redis.url)
+    await system.start()
+    async with traffic(system.url) as clients:
+        await clients.goes_on()
+        own_redis.stop()
+        await system.until_health("degraded", cache="away", database="ok")
+        await clients.goes_on()
+        own_redis.start()
+        await system.until_health("ok", cache="ok")
+        await clients.goes_on()
+    assert clients.statuses == {200}
+
+    async def hits_grow() -> bool:
+        """The circuit breaker lets it be tried again after a pause."""
+        before = await system.metric(HITS)
+        for _ in range(2):
+            await system.post(*map(comment, clients.sent[-5:]))
+        return await system.metric(HITS) >= before + 5
+
+    await until(hits_grow)
+    await system.all_is_well(clients.sent)
+
+
+async def test_rabbitmq_is_stopped_and_comes_back(make_system: MakeSystem, own_rabbitmq: RabbitMQ) -> None:
+    system = make_system(CELERY_BROKER_URL=own_rabbitmq.url)
+    await system.start()
+    async with traffic(system.url) as clients:
+        await clients.goes_on()
+        await system.until_health("ok", broker="ok")
+        own_rabbitmq.stop()
+        await system.until_health("degraded", broker="away", database="ok")
+        await clients.goes_on()
+
+        async def backlog_grows() -> bool:
+            return await system.metric("comment_analysis_backlog") >= 100
+
+        await until(backlog_grows)
+        await asyncio.to_thread(own_rabbitmq.start)
+        await clients.goes_on()
+    assert clients.statuses == {200}
+    await system.all_is_well(clients.sent)
+    await system.until_health("ok", broker="ok")
+
+
+async def test_messages_lost_by_the_broker_are_sent_again(system: System, broker_url: str) -> None:
+    await system.start(system.orchestrator)
+    sender = Sender(system.url)
+    await sender.send(8)
+    with broker_channel(broker_url) as channel:
+        await until(lambda: channel.queue_purge(QUEUE_NAME))
+    assert execute(system.dsn, "SELECT count(*) FROM comment_analyses") == [(0,)]
+    system.worker.start()
+    await system.all_is_well(sender.sent)
+    assert await system.metric("comment_outbox_resent_total") > 0
+
+
+async def test_the_queue_is_deleted_under_a_worker(system: System, broker_url: str) -> None:
+    await system.start()
+    async with traffic(system.url) as clients:
+        await clients.goes_on()
+        await system.until_analysed()
+        with broker_channel(broker_url) as channel:
+            channel.queue_delete(QUEUE_NAME)
+        await clients.goes_on()
+    assert clients.statuses == {200}
+    await system.all_is_well(clients.sent)

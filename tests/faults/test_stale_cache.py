@@ -1,0 +1,69 @@
+"""What Redis remembers may be old, and must not pass for the latest text: an edit taken for a duplicate is lost."""
+
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.conftest import execute
+from tests.faults.conftest import MakeSystem
+from tests.support.requests import comment, parsed
+from tests.support.system import System
+
+from comment_monitor.dedup import DedupCache, Known
+from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.runtime import open_redis
+
+
+async def fate(system: System, text: str) -> str:
+    """Sends the one comment with this text; what became of it."""
+    answer = (await system.post(comment(1, text))).json()
+    (kind,) = (kind for kind in ("stored", "updated", "duplicates") if answer[kind])
+    return kind
+
+
+def text_of_it(system: System) -> str:
+    ((text,),) = execute(system.dsn, "SELECT text FROM comments")
+    return str(text)
+
+
+async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
+    system = make_system(REDIS_URL=own_redis.url)
+    await system.start(system.orchestrator)
+    assert await fate(system, "first") == "stored"
+    own_redis.child.send_signal(signal.SIGSTOP)
+    try:
+        assert await fate(system, "second") == "updated"
+    finally:
+        own_redis.child.send_signal(signal.SIGCONT)
+    await system.until_health("ok", cache="ok")
+    assert await fate(system, "first") == "updated"
+    assert text_of_it(system) == "first"
+
+
+async def test_a_kill_between_the_commit_of_an_edit_and_its_note_in_redis(system: System, tmp_path: Path) -> None:
+    system.orchestrator.start(("after the commit", "2", "self", str(tmp_path / "killed")))
+    await system.until_healthy()
+    assert await fate(system, "first") == "stored"
+    with pytest.raises(httpx.TransportError):
+        await fate(system, "second")
+    assert await system.orchestrator.until_ended() == -signal.SIGKILL
+    assert text_of_it(system) == "second"
+    await system.start(system.orchestrator)
+    assert await fate(system, "second") == "duplicates"
+    assert await fate(system, "first") == "updated"
+    assert text_of_it(system) == "first"
+
+
+async def test_processes_that_note_their_edits_in_reverse(redis_url: str) -> None:
+    client = open_redis(redis_url)
+    assert client
+    async with client:
+        cache = DedupCache(client, ttl=3600)
+        cache.namespace = b"test"
+        old, new = (parsed(comment(1, text)).comments[0] for text in ("old", "new"))
+        await cache.remember([Known(new, 3)])
+        await cache.remember([Known(old, 2)])
+        # A duplicate is noted without knowing its revision.
+        await cache.remember([Known(old, 0)])
+        assert await cache.seen([old, new]) == [False, True]

@@ -1,0 +1,133 @@
+"""Batches of COMMENT_BATCH_SIZE, and writes that many requests share."""
+
+import asyncio
+from contextlib import suppress
+
+import httpx
+import pytest
+from tests.conftest import MakeSettings, execute, metric, open_client
+from tests.support.database import holding, outbox
+from tests.support.intake import accepted, fates, in_turn, process, queued, several
+from tests.support.locks import locked
+from tests.support.requests import comment
+
+COUNTS = (
+    "comment_processing_attempts_total",
+    "comment_processing_success_total",
+    "comment_processing_duration_seconds_count",
+)
+
+
+def transactions(dsn: str) -> list[int]:
+    """How many comments each transaction has stored."""
+    return [count for (count,) in execute(dsn, "SELECT count(*) FROM comments GROUP BY xmin ORDER BY min(id)")]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(5, [5, 5, 5, 5, 3]), (10, [10, 10, 3]), (25, [23])])
+async def test_a_request_is_taken_apart_into_batches_for_processing_and_for_analysis(
+    make_settings: MakeSettings, dsn: str, size: int, expected: list[int]
+) -> None:
+    before = [metric(name) for name in COUNTS]
+    async with open_client(make_settings(COMMENT_BATCH_SIZE=size)) as client:
+        assert fates(await process(client, *several(23))) == (23, 0, 0, 0)
+    assert [metric(name) - old for name, old in zip(COUNTS, before, strict=True)] == [len(expected)] * 3
+    assert sorted((len(row.comments) for row in outbox(dsn)), reverse=True) == expected
+
+
+async def test_each_stored_or_edited_comment_is_in_one_analysis_batch_and_a_duplicate_in_none(
+    client: httpx.AsyncClient, dsn: str
+) -> None:
+    await process(client, *several(30))
+    execute(dsn, "DELETE FROM analysis_outbox")
+    mixed = [*several(30), *several(12, "new"), *(comment(f"c{number}", "edited") for number in range(7))]
+    assert fates(await process(client, *mixed)) == (12, 7, 30, 0)
+    queued = [id_ for row in outbox(dsn) for id_ in row.comments]
+    assert sorted(queued) == sorted([f"new{number}" for number in range(12)] + [f"c{number}" for number in range(7)])
+    assert all(len(row.comments) <= 10 for row in outbox(dsn))
+
+
+async def test_requests_that_come_while_a_write_is_under_way_share_the_next_one(
+    make_settings: MakeSettings, dsn: str
+) -> None:
+    async with open_client(make_settings(COMMENT_WRITERS=1)) as client:
+        with locked(dsn):
+            first = in_turn(client, several(3, "first"))
+            await queued(client, 3)
+            others = in_turn(client, *(several(4, f"client{number}-") for number in range(20)))
+            await queued(client, 83)
+        answers = await asyncio.gather(*first, *others)
+    assert [one["stored"] for one in answers] == [3] + [4] * 20
+    assert transactions(dsn) == [3, 80]
+    assert sorted(len(row.comments) for row in outbox(dsn)) == [3] + [10] * 8
+
+
+async def test_a_shared_write_is_no_larger_than_its_setting(make_settings: MakeSettings, dsn: str) -> None:
+    async with open_client(make_settings(COMMENT_WRITERS=1, COMMENT_WRITE_GROUP_SIZE=25)) as client:
+        with locked(dsn):
+            requests = in_turn(client, several(10, "first"))
+            await queued(client, 10)
+            requests += in_turn(client, *(several(10, f"client{number}-") for number in range(6)))
+            await queued(client, 70)
+        await asyncio.gather(*requests)
+    assert transactions(dsn) == [10, 20, 20, 20]
+
+
+async def test_each_request_of_a_shared_write_is_answered_what_became_of_its_own_comments(
+    make_settings: MakeSettings, dsn: str
+) -> None:
+    requests = (
+        [comment("shared", "one"), comment("a")],
+        [comment("shared", "one")],
+        [comment("shared", "two"), comment("old")],
+        [comment("old", "edited"), comment("b"), comment("shared", "two")],
+    )
+    async with open_client(make_settings(COMMENT_WRITERS=1)) as client:
+        await process(client, comment("old"))
+        with locked(dsn):
+            first = in_turn(client, several(1, "first"))
+            await queued(client, 1)
+            others = []
+            for number, request in enumerate(requests, start=1):
+                others += in_turn(client, request)
+                await queued(client, 1 + sum(map(len, requests[:number])))
+        await asyncio.gather(*first)
+        assert [fates(await one) for one in others] == [(2, 0, 0, 0), (0, 0, 1, 0), (0, 1, 1, 0), (1, 1, 1, 0)]
+    assert transactions(dsn) == [4, 1]
+    assert dict(execute(dsn, "SELECT comment_id, text FROM comments WHERE comment_id IN ('shared', 'old')")) == {
+        "shared": "two",
+        "old": "edited",
+    }
+
+
+async def test_two_processes_that_write_the_same_comments_in_different_orders_wait_and_do_not_fail(
+    make_settings: MakeSettings, dsn: str
+) -> None:
+    refusals = metric("comment_processing_errors_total", reason="database-unavailable")
+    comments = several(200)
+    settings = make_settings(REDIS_URL="", COMMENT_MAX_RETRIES=0)
+    async with open_client(settings) as one, open_client(settings) as other:
+        for round_ in range(10):
+            texts = [{**each, "text": f"round {round_}"} for each in comments]
+            answers = await asyncio.gather(process(one, *texts), process(other, *reversed(texts)))
+            kinds = [fates(each) for each in answers]
+            assert sum(stored + updated for stored, updated, _, _ in kinds) == 200
+            assert sum(duplicates for _, _, duplicates, _ in kinds) == 200
+    assert metric("comment_processing_errors_total", reason="database-unavailable") == refusals
+
+
+async def test_a_request_that_its_client_has_left_holds_no_place_in_the_queue(
+    make_settings: MakeSettings, dsn: str
+) -> None:
+    async with open_client(make_settings(COMMENT_WRITERS=1)) as client:
+        with holding(dsn, "LOCK TABLE comments IN EXCLUSIVE MODE"):
+            (first,) = in_turn(client, several(3, "first"))
+            await queued(client, 3)
+            (left,) = in_turn(client, several(50, "left"))
+            await queued(client, 53)
+            left.cancel()
+            with suppress(asyncio.CancelledError):
+                await left
+            await queued(client, 3)
+        assert fates(await first) == (3, 0, 0, 0)
+        assert accepted(await client.post("/comments/process", json={"post_id": "p", "comments": several(1)}))
+    assert sum(transactions(dsn)) == 4

@@ -1,0 +1,133 @@
+"""The analysis queue on RabbitMQ: a plain Celery worker, and when a batch counts as sent."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import amqp
+import pytest
+from tests.conftest import MakeSettings, metric, until
+from tests.support.database import outbox, results, take_in
+from tests.support.messages import Wire, channel, messages, outbox_ids
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.requests import comment, parsed
+
+from comment_monitor.broker import QUEUE_NAME, make_celery
+from comment_monitor.config import Settings
+from comment_monitor.publish import Publisher
+from comment_monitor.runtime import open_runtime
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ) -> Settings:
+    messages(rabbitmq.url)  # what an earlier test left there
+    return make_settings(CELERY_BROKER_URL=rabbitmq.url)
+
+
+@pytest.fixture
+def wire(rabbitmq: RabbitMQ) -> Iterator[Wire]:
+    one = Wire(rabbitmq.url)
+    yield one
+    one.close()
+
+
+@contextmanager
+def publisher_of(settings: Settings) -> Iterator[Publisher]:
+    """A publisher; what it can send it has sent after the block."""
+    one = Publisher(make_celery(settings))
+    yield one
+    one.close(timeout=20)
+
+
+@contextmanager
+def celery(settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = {"POSTGRES_DSN": settings.postgres_dsn, "RABBITMQ_URL": settings.broker_url, "CELERY_BROKER_URL": ""}
+    command = [
+        str(Path(sys.executable).parent / "celery"),
+        "-A",
+        "comment_monitor.tasks",
+        "worker",
+        "--concurrency",
+        "1",
+    ]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, cwd="/", stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+async def test_the_plain_celery_command_analyses_and_ends_on_sigterm(settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "celery.log"
+    with celery(settings, log) as process:
+        async with open_runtime(settings, application="test") as runtime:
+            await runtime.pipeline.process(parsed(*map(comment, range(30))))
+            await until(lambda: not outbox(settings.postgres_dsn), seconds=60)
+        assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
+        assert len(results(settings.postgres_dsn)) == 30
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert "Traceback" not in log.read_text()
+
+
+async def test_queue_and_messages_outlive_the_broker(settings: Settings) -> None:
+    await take_in(settings, comment(1))
+    with publisher_of(settings) as publisher:
+        publisher.publish([row.id for row in outbox(settings.postgres_dsn)])
+    (message,) = messages(settings.broker_url)
+    assert message.properties["delivery_mode"] == 2
+    with pytest.raises(amqp.PreconditionFailed, match="durable"), channel(settings.broker_url) as one:
+        one.queue_declare(QUEUE_NAME, durable=False, auto_delete=False)
+
+
+async def test_what_was_sent_is_there_after_a_restart_of_the_broker(
+    make_settings: MakeSettings, tmp_path: Path, rabbitmq: RabbitMQ
+) -> None:
+    server = RabbitMQ(tmp_path / "rabbitmq")
+    server.start()
+    try:
+        with publisher_of(make_settings(CELERY_BROKER_URL=server.url)) as publisher:
+            publisher.publish([1, 2, 3])
+        server.restart()
+        assert outbox_ids(server.url) == [1, 2, 3]
+    finally:
+        server.stop()
+
+
+async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
+    settings: Settings, make_settings: MakeSettings, wire: Wire
+) -> None:
+    errors = metric("comment_processing_errors_total", reason="broker")
+    with publisher_of(make_settings(CELERY_BROKER_URL=wire.url)) as publisher:
+        publisher.publish([1])
+        await until(lambda: outbox_ids(settings.broker_url) == [1])
+        wire.answers = False
+        publisher.publish([2])
+        await until(lambda: outbox_ids(settings.broker_url) == [2])
+        await until(lambda: metric("comment_processing_errors_total", reason="broker") > errors, seconds=60)
+        assert not publisher.available
+
+
+async def test_a_broker_that_went_away_is_an_error_and_once_back_it_is_used_again(
+    settings: Settings, make_settings: MakeSettings, wire: Wire
+) -> None:
+    errors = metric("comment_processing_errors_total", reason="broker")
+    with publisher_of(make_settings(CELERY_BROKER_URL=wire.url)) as publisher:
+        publisher.publish([1])
+        await until(lambda: outbox_ids(settings.broker_url) == [1])
+        wire.cut()
+        publisher.publish([2])
+        await until(lambda: metric("comment_processing_errors_total", reason="broker") > errors)
+        wire.open = True
+        await until(lambda: publisher.available)
+        publisher.publish([3])
+        await until(lambda: outbox_ids(settings.broker_url) == [3])

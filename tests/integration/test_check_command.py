@@ -1,0 +1,74 @@
+"""`comment-monitor check` as a process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.conftest import MakeSettings, execute
+from tests.support.database import take_in
+from tests.support.requests import comment
+
+from comment_monitor.config import Settings
+from comment_monitor.invariants import INVARIANTS
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings()
+
+
+def check(dsn: str, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Exit code, output and error output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "comment_monitor", "check", *arguments],
+        env={**os.environ, "POSTGRES_DSN": dsn, **variables},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+async def test_on_a_sound_database_it_lists_what_holds_and_succeeds(settings: Settings) -> None:
+    await take_in(settings, comment(1), comment(2))
+    lines = [f"ok     {one.promise}" for one in INVARIANTS]
+    expected = "\n".join([*lines, f"{len(INVARIANTS)} of {len(INVARIANTS)} hold", ""])
+    assert check(settings.postgres_dsn) == (0, expected, "")
+
+
+async def test_it_names_what_is_broken_with_examples_and_fails(settings: Settings) -> None:
+    await take_in(settings, comment(1), comment(2), comment(3))
+    execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
+    execute(settings.postgres_dsn, "UPDATE comments SET revision = 2 WHERE id = 3")
+    code, out, error = check(settings.postgres_dsn)
+    assert (code, error) == (1, "")
+    lines = out.splitlines()
+    assert lines[0] == "ok     no two rows share source and comment id"
+    assert lines[1].startswith("BROKEN every comment has a result")
+    assert lines[2] == "       analysed: 3, such as 1; 2; 3"
+    assert lines[3].startswith("BROKEN a version is kept")
+    assert lines[4] == "       versions: 1, such as 3"
+    assert lines[-1] == "3 of 5 hold"
+
+
+async def test_how_long_a_batch_may_wait_goes_by_the_timeout_or_an_option(settings: Settings) -> None:
+    await take_in(settings, comment(1))
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET created_at = now() - interval '200 s'")
+    assert check(settings.postgres_dsn, COMMENT_PROCESSING_TIMEOUT="30")[0] == 0
+    code, out, _ = check(settings.postgres_dsn, COMMENT_PROCESSING_TIMEOUT="15")
+    assert code == 1
+    assert "BROKEN nothing waits for its analysis longer than it may" in out
+    assert check(settings.postgres_dsn, "--oldest", "100")[0] == 1
+    assert check(settings.postgres_dsn, "--oldest", "1000", COMMENT_PROCESSING_TIMEOUT="15")[0] == 0
+
+
+def test_a_database_without_tables_is_one_line(empty_dsn: str) -> None:
+    error = "Error: The database has no tables yet: run `comment-monitor migrate`.\n"
+    assert check(empty_dsn) == (1, "", error)
+
+
+def test_a_database_that_is_away_is_one_line_without_its_password() -> None:
+    code, out, error = check("postgresql://ana:geheim@127.0.0.1:1/comments")
+    assert (code, out) == (1, "")
+    assert error.startswith("Error: The database can't be used: ")
+    assert error.count("\n") == 1
+    assert "geheim" not in error

@@ -1,0 +1,150 @@
+"""`comment-monitor cleanup` as a process."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.conftest import MakeSettings, execute, until
+from tests.support.database import (
+    blocked,
+    broken_promises,
+    holding,
+    names,
+    stored_comments,
+    take_in,
+    terminate_blocked,
+)
+from tests.support.requests import comment
+
+from comment_monitor.retention import BATCH, recent_index_name
+
+RECENT = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'comments\\_recent\\_%'"
+
+
+async def begin(dsn: str, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "comment_monitor", "cleanup", *arguments,
+        env={**os.environ, "POSTGRES_DSN": dsn, **variables},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def cleanup(dsn: str, *arguments: str, **variables: str) -> tuple[int | None, str, str]:
+    """Exit code, output and error output."""
+    process = await begin(dsn, *arguments, **variables)
+    out, error = await process.communicate()
+    return process.returncode, out.decode(), error.decode()
+
+
+def days_ago(days: float) -> datetime:
+    return datetime.now(UTC) - timedelta(days=days)
+
+
+def make_index_old(dsn: str) -> str:
+    """The index of recent comments as it is after some weeks without a cleanup."""
+    ((index,),) = execute(dsn, RECENT)
+    execute(dsn, f"ALTER INDEX {index} RENAME TO comments_recent_20010101")
+    return "comments_recent_20010101"
+
+
+def result_in_use(number: int) -> str:
+    """Keeps the result of an old comment from being removed."""
+    comment_id = f"(SELECT id FROM comments WHERE comment_id = 'old{number}')"  # noqa: S608
+    return f"SELECT FROM comment_analyses WHERE comment_id = {comment_id} FOR UPDATE"
+
+
+async def test_a_dry_run_says_what_would_go_and_changes_nothing(dsn: str) -> None:
+    stored_comments(dsn, 3)
+    index = make_index_old(dsn)
+    before = {days_ago(365).date()}
+    code, out, error = await cleanup(dsn)
+    before.add(days_ago(365).date())
+    assert (code, error) == (0, "")
+    assert out in {f"3 comments stored before {day} would be removed (dry run; --yes removes them)\n" for day in before}
+    assert len(names(dsn)) == 3
+    assert execute(dsn, RECENT) == [(index,)]
+
+
+async def test_with_yes_it_removes_them_and_rolls_the_index_forward(dsn: str) -> None:
+    stored_comments(dsn, 2 * BATCH + 3)
+    stored_comments(dsn, 1, name="younger", at=days_ago(364))
+    index = make_index_old(dsn)
+    today = {datetime.now(UTC).date()}
+    code, out, error = await cleanup(dsn, "--yes")
+    today.add(datetime.now(UTC).date())
+    assert (code, error) == (0, "")
+    assert names(dsn) == ["younger1"]
+    ((rolled,),) = execute(dsn, RECENT)
+    assert rolled in {recent_index_name(day - timedelta(days=7)) for day in today}
+    assert re.fullmatch(
+        rf"{2 * BATCH + 3} comments stored before \S+ removed\n"
+        rf"index of recent comments: {rolled}, in place of {index}\n",
+        out,
+    )
+
+
+async def test_a_repeat_has_nothing_to_do(dsn: str) -> None:
+    stored_comments(dsn, 3)
+    await cleanup(dsn, "--yes")
+    code, out, error = await cleanup(dsn, "--yes")
+    assert (code, error) == (0, "")
+    assert re.fullmatch(r"0 comments stored before \S+ removed\nindex of recent comments: \w+\n", out)
+
+
+async def test_how_long_a_comment_is_kept_is_a_setting_and_an_option(dsn: str) -> None:
+    for days in (1.5, 10.5, 100.5):
+        stored_comments(dsn, 1, name=f"{days} d", at=days_ago(days))
+    await cleanup(dsn, "--yes", COMMENT_RETENTION_DAYS="50")
+    assert len(names(dsn)) == 2
+    await cleanup(dsn, "--yes", "--days", "5", COMMENT_RETENTION_DAYS="50")
+    assert names(dsn) == ["1.5 d1"]
+    assert (await cleanup(dsn, "--yes", "--days", "0"))[0] == 2
+    assert len(names(dsn)) == 1
+
+
+async def test_killed_in_the_middle_a_repeat_completes_it(dsn: str, make_settings: MakeSettings) -> None:
+    stored_comments(dsn, 4 * BATCH)
+    await take_in(make_settings(), comment("new"))
+    with holding(dsn, result_in_use(2 * BATCH + 500)):
+        process = await begin(dsn, "--yes")
+        await until(lambda: blocked(dsn))
+        process.kill()
+        await process.communicate()
+        assert len(names(dsn)) == 2 * BATCH + 1
+        terminate_blocked(dsn)
+    code, _, _ = await cleanup(dsn, "--yes")
+    assert code == 0
+    assert names(dsn) == ["new"]
+    assert await broken_promises(make_settings()) == []
+
+
+async def test_cut_short_by_the_database_it_says_so_and_fails(dsn: str) -> None:
+    stored_comments(dsn, 2 * BATCH)
+    with holding(dsn, result_in_use(BATCH + 500)):
+        process = await begin(dsn, "--yes")
+        await until(lambda: blocked(dsn))
+        terminate_blocked(dsn)
+        out, error = await process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert re.fullmatch(r"Error: Cut short by the database: .+\. Run it again\.\n", error.decode())
+    assert len(names(dsn)) == BATCH
+
+
+async def test_two_at_once_both_end_well(dsn: str) -> None:
+    stored_comments(dsn, 3 * BATCH)
+    make_index_old(dsn)
+    ends = await asyncio.gather(*(cleanup(dsn, "--yes") for _ in range(2)))
+    assert [(code, error) for code, _, error in ends] == [(0, "")] * 2
+    assert names(dsn) == []
+    assert len(execute(dsn, RECENT)) == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("--yes",)])
+async def test_a_database_without_tables_is_one_line(empty_dsn: str, arguments: tuple[str, ...]) -> None:
+    code, out, error = await cleanup(empty_dsn, *arguments)
+    assert (code, out) == (1, "")
+    assert error == "Error: The database has no tables yet: run `comment-monitor migrate`.\n"

@@ -1,0 +1,147 @@
+"""The invariants find what is broken, and only that."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+
+import pytest
+from tests.conftest import MakeSettings, execute
+from tests.support.database import analyse_all, broken_promises, holding_text, names, opened, outbox, take_in
+from tests.support.requests import comment
+
+from comment_monitor.config import Settings
+from comment_monitor.db import Database
+from comment_monitor.invariants import INVARIANTS, Finding, check
+from comment_monitor.worker import open_worker
+
+# How to break each, on a database with a comment that was edited and analysed; and the example that shows it.
+BREAK: dict[str, tuple[str, str]] = {
+    "identity": (
+        """
+        ALTER TABLE comments DROP CONSTRAINT comments_identity;
+        INSERT INTO comments (source, comment_id, post_id, author, text) VALUES ('threads', 'edited', '', '', '');
+        INSERT INTO analysis_outbox (comment_ids, due_at) SELECT array_agg(id), now() FROM comments
+        """,
+        "threads edited",
+    ),
+    "analysed": ("DELETE FROM comment_analyses WHERE comment_id = 1", "1"),
+    "versions": ("DELETE FROM comment_versions", "1"),
+    "results": ("UPDATE comment_analyses SET revision = 3 WHERE comment_id = 1", "1"),
+    "outbox_age": (
+        "INSERT INTO analysis_outbox (comment_ids, due_at, created_at) VALUES ('{1}', now(), now() - interval '301 s')",
+        "1 since ",
+    ),
+}
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings(COMMENT_BATCH_SIZE=5)
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """Two comments, the first of them edited, all analysed."""
+    await take_in(settings, comment("edited"), comment("other"))
+    await take_in(settings, comment("edited", "another text"))
+    await analyse_all(settings)
+    execute(settings.postgres_dsn, "ALTER TABLE analysis_outbox ALTER id RESTART")
+    assert names(settings.postgres_dsn) == ["edited", "other"]
+    async with opened(settings) as one:
+        yield one
+
+
+async def findings(database: Database) -> dict[str, Finding]:
+    async with database.snapshot() as conn:
+        return {one.name: one for one in await check(conn, oldest=300) if one.violations}
+
+
+def test_each_invariant_is_broken_below() -> None:
+    assert {one.query.name.removeprefix("check_") for one in INVARIANTS} == set(BREAK)
+
+
+async def test_a_sound_database_has_no_finding(database: Database) -> None:
+    assert await findings(database) == {}
+
+
+@pytest.mark.parametrize("name", BREAK)
+async def test_what_is_broken_is_found_by_name_with_an_example(
+    settings: Settings, database: Database, name: str
+) -> None:
+    how, example = BREAK[name]
+    execute(settings.postgres_dsn, how)
+    found = await findings(database)
+    # A result of a text that never was leaves the comment without one of its latest text.
+    assert set(found) == ({"results", "analysed"} if name == "results" else {name})
+    assert found[name].violations == 1
+    (shown,) = found[name].examples
+    assert shown.startswith(example)
+
+
+async def test_a_result_of_an_older_text_is_not_enough(settings: Settings, database: Database) -> None:
+    execute(settings.postgres_dsn, "UPDATE comment_analyses SET revision = 1")
+    assert await broken_promises(settings) == ["analysed"]
+
+
+async def test_a_version_too_many_is_found_too(settings: Settings, database: Database) -> None:
+    execute(settings.postgres_dsn, "INSERT INTO comment_versions (comment_id, revision, text) VALUES (2, 1, '')")
+    assert await broken_promises(settings) == ["versions"]
+
+
+async def test_of_many_violations_all_are_counted_and_the_first_shown(settings: Settings, database: Database) -> None:
+    await take_in(settings, *map(comment, range(20)))
+    execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
+    found = (await findings(database))["analysed"]
+    first = execute(settings.postgres_dsn, "SELECT id::text FROM comments c WHERE id > 2 ORDER BY c.id LIMIT 5")
+    assert (found.violations, found.examples) == (20, [id_ for (id_,) in first])
+
+
+async def test_waiting_for_the_analysis_is_no_violation_until_it_takes_too_long(
+    settings: Settings, database: Database
+) -> None:
+    await take_in(settings, comment("waits"))
+    assert await broken_promises(settings) == []
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET created_at = now() - interval '290 s'")
+    assert await broken_promises(settings) == []
+    assert await broken_promises(settings, oldest=280) == ["outbox_age"]
+
+
+async def test_between_loading_and_storing_nothing_is_broken(settings: Settings, database: Database) -> None:
+    text = "one text which is long enough"
+    await take_in(settings, comment("edited", text))
+    with holding_text(settings.postgres_dsn, text):
+        task = asyncio.create_task(analyse_all(settings))
+        await take_in(settings, comment("edited", "and edited meanwhile"))
+        assert await broken_promises(settings) == []
+    await task
+    assert await broken_promises(settings) == []
+
+
+async def test_traffic_raises_no_false_alarm(settings: Settings, database: Database) -> None:
+    stop = asyncio.Event()
+    rounds = {"writer": 0, "worker": 0}
+
+    async def write(name: str) -> None:
+        for number in count():
+            if stop.is_set():
+                return
+            await take_in(settings, *(comment(f"{name}{one}", f"text {number}") for one in range(7)))
+            rounds["writer"] += 1
+
+    async def analyse() -> None:
+        async with open_worker(settings) as worker:
+            while not stop.is_set():
+                await asyncio.sleep(0)
+                for row in outbox(settings.postgres_dsn):
+                    await worker.analyse_batch(row.id, redelivered=False)
+                    rounds["worker"] += 1
+
+    tasks = [asyncio.create_task(one) for one in (write("a"), write("b"), analyse(), analyse())]
+    try:
+        while min(rounds.values()) < 30:
+            assert not any(task.done() for task in tasks)
+            assert await broken_promises(settings) == []
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+    assert await broken_promises(settings) == []

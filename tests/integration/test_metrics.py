@@ -1,0 +1,250 @@
+"""The metrics show what happened, and every declared reason of an error can happen."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client import REGISTRY
+from tests.conftest import MakeSettings, execute, metric, open_client, until
+from tests.support.database import analyse_all
+from tests.support.intake import PATH, fates, in_turn, process, queued, refused, service, several
+from tests.support.locks import locked
+from tests.support.requests import body, comment
+from tests.support.triggers import DATA_EXCEPTION, SERIALIZATION_FAILURE, refuse
+
+from comment_monitor import metrics
+from comment_monitor.analysis import normal
+
+QUEUE_LENGTH: Final = "comment_processing_queue_length"
+DURATION: Final = "comment_processing_duration_seconds"
+QUERIES: Final = "comment_db_query_duration_seconds"
+
+
+def values() -> dict[tuple[str, ...], float]:
+    """Every sample of ours, without the buckets."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in REGISTRY.collect()
+        if family.name.startswith("comment_")
+        for sample in family.samples
+        if not sample.name.endswith("_bucket")
+    }
+
+
+def changes(before: dict[tuple[str, ...], float]) -> dict[str, float]:
+    """What has changed since, but for times and for what runs on a clock."""
+    return {
+        " ".join(name): value - before.get(name, 0)
+        for name, value in values().items()
+        if value != before.get(name, 0)
+        and not name[0].endswith("_sum")
+        and name[1:] not in {("schema_revision",), ("cache_namespace",), ("sweep_outbox",), ("analysis_backlog",)}
+        and name[0] != "comment_analysis_backlog"
+    }
+
+
+async def test_known_traffic_changes_just_the_metrics_it_should(client: httpx.AsyncClient) -> None:
+    await process(client, *several(10))
+    before = values()
+    mixed = [*several(12), comment("c0", "edited"), *several(3, "new"), *several(2, "new"), comment(""), comment(9, "")]
+    assert fates(await process(client, *mixed)) == (5, 1, 12, 2)
+    await process(client, *several(25, "more"))
+    assert changes(before) == {
+        "comment_processing_attempts_total": 2 + 3,
+        "comment_processing_success_total": 2 + 3,
+        f"{DURATION}_count": 2 + 3,
+        "comment_processing_errors_total invalid-comment": 2,
+        "comment_duplicates_detected_total cache": 10,
+        "comment_duplicates_detected_total request": 2,
+        "comment_dedup_cache_hits_total": 10,
+        "comment_dedup_cache_misses_total": 2 + 1 + 5 + 25,
+        "comment_stored_total new": 5 + 25,
+        "comment_stored_total edited": 1,
+        f"{QUERIES}_count write_comments": 1 + 1,
+    }
+
+
+async def test_a_batch_takes_as_long_as_from_its_arrival_to_its_commit(client: httpx.AsyncClient, dsn: str) -> None:
+    before = {name: metric(name) for name in (f"{DURATION}_sum", f"{DURATION}_count")}
+    loop = asyncio.get_running_loop()
+    with locked(dsn):
+        (sending,) = in_turn(client, several(1))
+        await queued(client, 1)
+        held_from = loop.time()
+        await until(lambda: loop.time() > held_from + 0.3)
+        held_for = loop.time() - held_from
+    await sending
+    assert metric(f"{DURATION}_count") - before[f"{DURATION}_count"] == 1
+    assert metric(f"{DURATION}_sum") - before[f"{DURATION}_sum"] >= held_for
+
+
+async def test_the_queue_length_counts_what_is_accepted_and_not_yet_committed(
+    client: httpx.AsyncClient, dsn: str
+) -> None:
+    idle = metric(QUEUE_LENGTH)
+    with locked(dsn):
+        requests = in_turn(client, several(7, "a"))
+        await queued(client, 7)
+        assert metric(QUEUE_LENGTH) - idle == 7
+        requests += in_turn(client, several(30, "b"), several(25, "c"))
+        await queued(client, 62)
+        assert metric(QUEUE_LENGTH) - idle == 62
+        assert (await client.get("/health")).json()["checks"]["queue"] == "62"
+    await asyncio.gather(*requests)
+    assert metric(QUEUE_LENGTH) == idle
+
+
+async def test_the_queue_length_falls_back_after_failures_too(client: httpx.AsyncClient, dsn: str) -> None:
+    idle = metric(QUEUE_LENGTH)
+    await refuse(dsn, "INSERT", "comments")
+    refused(await client.post(PATH, json=body(*several(25))), 503, "database-unavailable")
+    assert metric(QUEUE_LENGTH) == idle
+
+
+async def test_the_backlog_counts_what_waits_for_its_analysis(
+    client: httpx.AsyncClient, make_settings: MakeSettings
+) -> None:
+    upkeep = service(client).runtime.upkeep
+    await process(client, *several(12))
+    await upkeep.measure_backlog()
+    assert metric("comment_analysis_backlog") == 12
+    before = values()
+    await analyse_all(make_settings())
+    await upkeep.measure_backlog()
+    assert metric("comment_analysis_backlog") == 0
+    changed = changes(before)
+    assert changed["comment_analysis_total done"] == 12
+    assert changed["comment_analysis_duration_seconds_count"] == 2
+    assert changed[f"{QUERIES}_count save_results"] == 2
+
+
+async def test_no_metric_says_what_a_comment_says(client: httpx.AsyncClient) -> None:
+    await process(client, comment("an-id-of-ours", "words of ours", author="name of ours"), post_id="post-of-ours")
+    assert "of-ours" not in str(values())
+    assert "of ours" not in str(values())
+
+
+class Stage:
+    """Where a reason is made to happen."""
+
+    def __init__(self, make: MakeSettings, dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch):
+        self.make = make
+        self.dsn = dsn
+        self.empty_dsn = empty_dsn
+        self.monkeypatch = monkeypatch
+
+    async def send(self, status: int, *, content: bytes | None = None, times: int = 1, **changes: Any) -> None:
+        """The same request so often, of which the last is answered with this status."""
+        async with open_client(self.make(**changes)) as client:
+            for _ in range(times):
+                response = await client.post(PATH, content=content or SENT)
+            assert response.status_code == status
+
+
+SENT: Final = msgspec.json.encode(body(comment(1)))
+NOWHERE: Final = "unix:///nowhere/redis.sock"
+
+
+async def draining(stage: Stage) -> None:
+    async with open_client(stage.make()) as client:
+        service(client).draining = True
+        refused(await client.post(PATH, content=SENT), 503, "draining")
+
+
+async def queue_full(stage: Stage) -> None:
+    async with open_client(stage.make(COMMENT_QUEUE_CAPACITY=25)) as client:
+        with locked(stage.dsn):
+            (first,) = in_turn(client, several(25))
+            await queued(client, 25)
+            refused(await client.post(PATH, content=SENT), 503, "queue-full")
+        await first
+
+
+async def timeout(stage: Stage) -> None:
+    # A setting below its bounds, or the test would take fifteen seconds.
+    async with open_client(msgspec.structs.replace(stage.make(), processing_timeout=1)) as client:
+        # Without a connection there is no statement that could run into its own limit first.
+        acquired = [await service(client).runtime.writing.pool.acquire() for _ in range(4)]
+        refused(await client.post(PATH, content=SENT), 503, "timeout")
+        for one in acquired:
+            await service(client).runtime.writing.pool.release(one)
+
+
+async def database_unavailable(stage: Stage) -> None:
+    await refuse(stage.dsn, "INSERT", "comments", code=SERIALIZATION_FAILURE)
+    await stage.send(503, COMMENT_MAX_RETRIES=0)
+
+
+async def internal(stage: Stage) -> None:
+    await refuse(stage.dsn, "INSERT", "comments")
+    await stage.send(503)
+
+
+async def not_storable(stage: Stage) -> None:
+    await refuse(stage.dsn, "INSERT", "comments", code=DATA_EXCEPTION)
+    await stage.send(422)
+
+
+async def upkeep(stage: Stage) -> None:
+    await stage.send(200)
+    execute(stage.dsn, "UPDATE analysis_outbox SET due_at = now()")
+    await refuse(stage.dsn, "UPDATE", "analysis_outbox")
+    before = reason("upkeep")
+    async with open_client(stage.make(CELERY_BROKER_URL="memory://")):
+        await until(lambda: reason("upkeep") > before)
+
+
+async def analysis(stage: Stage) -> None:
+    await stage.send(200)
+
+    def fails(_: str) -> str:
+        raise ValueError
+
+    stage.monkeypatch.setattr(normal, "normalise", fails)
+    await analyse_all(stage.make())
+
+
+async def broker(stage: Stage) -> None:
+    before = reason("broker")
+    async with open_client(stage.make(CELERY_BROKER_URL="amqp://127.0.0.1:1//")) as client:
+        await process(client, comment(1))
+        await until(lambda: reason("broker") > before)
+
+
+SCENARIOS: Final[dict[str, Callable[[Stage], Awaitable[None]]]] = {
+    "all-rejected": lambda stage: stage.send(422, content=msgspec.json.encode(body(comment("")))),
+    "analysis": analysis,
+    "broker": broker,
+    "cache": lambda stage: stage.send(200, REDIS_URL=NOWHERE),
+    "database-unavailable": database_unavailable,
+    "disabled": lambda stage: stage.send(503, COMMENT_MONITORING_ENABLED="false"),
+    "draining": draining,
+    "internal": internal,
+    "invalid-comment": lambda stage: stage.send(200, content=msgspec.json.encode(body(comment(""), comment(1)))),
+    "invalid-request": lambda stage: stage.send(422, content=b"[]"),
+    "not-json": lambda stage: stage.send(400, content=b"{"),
+    "not-storable": not_storable,
+    "queue-full": queue_full,
+    "rate-limit-store": lambda stage: stage.send(200, REDIS_URL=NOWHERE, COMMENT_RATE_LIMIT_PER_MINUTE=50),
+    "rate-limited": lambda stage: stage.send(429, times=51, COMMENT_RATE_LIMIT_PER_MINUTE=50),
+    "schema-behind": lambda stage: stage.send(503, POSTGRES_DSN=stage.empty_dsn),
+    "timeout": timeout,
+    "too-large": lambda stage: stage.send(413, content=b" " * 2000, COMMENT_MAX_REQUEST_BYTES=1024),
+    "upkeep": upkeep,
+}
+
+
+def reason(name: str) -> float:
+    return metric("comment_processing_errors_total", reason=name)
+
+
+@pytest.mark.parametrize("name", metrics.ERROR_REASONS)
+async def test_every_declared_reason_can_happen(
+    make_settings: MakeSettings, dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = reason(name)
+    await SCENARIOS[name](Stage(make_settings, dsn, empty_dsn, monkeypatch))
+    assert reason(name) > before

@@ -1,0 +1,130 @@
+"""How many statements a request or a batch costs, as PostgreSQL counts them: the same for one comment or many."""
+
+import asyncio
+
+import pytest
+from tests.conftest import MakeSettings, execute, metric, open_client
+from tests.support.database import outbox
+from tests.support.intake import process, several
+from tests.support.requests import comment
+from tests.support.statements import Statements
+
+from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.worker import open_worker
+
+ORCHESTRATOR = "comment-monitor orchestrator"
+ONE_WRITE = ["BEGIN", "WITH", "COMMIT"]
+
+
+@pytest.mark.parametrize("amount", [1, 25, 1000])
+async def test_a_write_is_one_statement_in_one_transaction(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings()) as client:
+        await process(client, comment("first"))
+        sent.forget()
+        timed = metric("comment_db_query_duration_seconds_count", query="write_comments")
+        assert (await process(client, *several(amount)))["stored"] == amount
+        assert sent.visits() == [ONE_WRITE]
+        assert metric("comment_db_query_duration_seconds_count", query="write_comments") - timed == 1
+
+
+@pytest.mark.parametrize("amount", [25, 1000])
+async def test_repeats_cost_one_statement_as_well(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings(REDIS_URL="")) as client:
+        await process(client, *several(amount))
+        sent.forget()
+        assert (await process(client, *several(amount)))["duplicates"] == amount
+        assert sent.visits() == [ONE_WRITE]
+
+
+# Where Redis can't be told of an edit, one statement more disowns what it holds.
+@pytest.mark.parametrize(
+    ("changes", "visit"), [({}, ONE_WRITE), ({"REDIS_URL": ""}, [*ONE_WRITE[:2], "UPDATE", "COMMIT"])]
+)
+@pytest.mark.parametrize("amount", [25, 1000])
+async def test_edits_cost_the_same_however_many(
+    postgres: EmbeddedPostgres,
+    make_settings: MakeSettings,
+    dsn: str,
+    amount: int,
+    changes: dict[str, str],
+    visit: list[str],
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings(**changes)) as client:
+        await process(client, *several(amount))
+        sent.forget()
+        edits = [comment(one["id"], "another text") for one in several(amount)]
+        assert (await process(client, *edits))["updated"] == amount
+        assert sent.visits() == [visit]
+
+
+async def test_what_redis_knows_costs_no_statement_at_all(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings()) as client:
+        await process(client, *several(100))
+        sent.forget()
+        assert (await process(client, *several(100)))["duplicates"] == 100
+        assert sent.visits() == []
+
+
+async def test_an_edit_of_a_comment_new_in_the_same_request_costs_one_statement_more(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings()) as client:
+        await process(client, *several(50), *(comment(one["id"], "edited") for one in several(50)))
+        assert sent.visits() == [["BEGIN", "WITH", "WITH", "COMMIT"]]
+
+
+@pytest.mark.parametrize("amount", [1, 50])
+@pytest.mark.parametrize(
+    "path", ["/comments?limit=50", "/comments/threads/c0", "/posts", "/posts/threads/post/summary"]
+)
+async def test_reading_is_one_statement_however_much_it_finds(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, path: str, amount: int
+) -> None:
+    sent = Statements(postgres, dsn, f"{ORCHESTRATOR} reading")
+    async with open_client(make_settings()) as client:
+        await process(client, *several(amount))
+        response = await client.get(path)
+        assert response.status_code == 200
+        assert len(response.json().get("items", [1])) == (amount if "limit" in path else 1)
+        assert len(sent.visits()) == 1
+        assert len(sent.visits()[0]) == 1
+
+
+@pytest.mark.parametrize("amount", [5, 25])
+async def test_a_batch_of_the_worker_is_one_reading_and_one_writing_transaction(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
+) -> None:
+    settings = make_settings(COMMENT_BATCH_SIZE=25)
+    async with open_client(settings) as client:
+        await process(
+            client, *(comment(one, f"Where can I buy this lovely thing number {one}?") for one in range(amount))
+        )
+    (row,) = outbox(dsn)
+    assert len(row.comments) == amount
+    sent = Statements(postgres, dsn, "comment-monitor worker")
+    async with open_worker(settings) as worker:
+        await worker.analyse_batch(row.id, redelivered=False)
+    assert sent.visits() == [["SELECT"], ["BEGIN", "SELECT", "WITH", "COMMIT"]]
+    assert execute(dsn, "SELECT count(*) FROM comment_analyses WHERE status = 'done'") == [(amount,)]
+
+
+async def test_many_small_requests_at_once_need_fewer_writes_than_there_are_requests(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings()) as client:
+        answers = await asyncio.gather(*(process(client, *several(5, f"r{number}-")) for number in range(100)))
+        assert [one["stored"] for one in answers] == [5] * 100
+        assert 0 < len(sent.visits()) <= 50
+        assert all(visit == ONE_WRITE for visit in sent.visits())

@@ -1,0 +1,157 @@
+"""The rate limit: exact for each client over all processes, told in headers, and kept without Redis by each process."""
+
+import asyncio
+import re
+from collections import Counter
+from typing import Final
+
+import httpx
+import pytest
+import redis
+from tests.conftest import MakeSettings, metric, open_client, until
+from tests.support.intake import PATH, accepted, refused, service
+from tests.support.requests import body, comment
+
+from comment_monitor.api.app import create_asgi
+
+LIMIT: Final = 50
+SECRET: Final = "a-secret-key"  # noqa: S105 - of this test
+FIELDS: Final = re.compile(r'"process";r=(\d+);t=(\d+)')
+
+
+async def send(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
+    """A request that is soon done: its comment is a duplicate after the first."""
+    return await client.post(PATH, json=body(comment(1)), headers=headers)
+
+
+async def statuses(client: httpx.AsyncClient, times: int, **headers: str) -> Counter[int]:
+    return Counter([(await send(client, **headers)).status_code for _ in range(times)])
+
+
+def told(response: httpx.Response) -> tuple[int, int]:
+    """How many requests are left, and for how many seconds."""
+    assert response.headers["RateLimit-Policy"] == f'"process";q={LIMIT};w=60'
+    found = FIELDS.fullmatch(response.headers["RateLimit"])
+    assert found
+    return int(found[1]), int(found[2])
+
+
+async def test_exactly_the_limit_passes_of_what_comes_at_once_to_several_processes(
+    make_settings: MakeSettings,
+) -> None:
+    settings = make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)
+    limited = metric("comment_rate_limited_total")
+    errors = metric("comment_processing_errors_total", reason="rate-limited")
+    async with open_client(settings) as one, open_client(settings) as other:
+        # Twenty at any moment: more would keep this one thread busy for so long that Redis seemed away.
+        counts = await asyncio.gather(*(statuses(client, 10) for _ in range(10) for client in (one, other)))
+        # From either process, the next one is one too many as well.
+        counts += [await statuses(one, 1), await statuses(other, 1)]
+    assert sum(counts, Counter()) == {200: LIMIT, 429: 152}
+    assert metric("comment_rate_limited_total") - limited == 152
+    assert metric("comment_processing_errors_total", reason="rate-limited") - errors == 152
+
+
+async def test_each_answer_tells_what_is_left(make_settings: MakeSettings) -> None:
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
+        responses = [await send(client) for _ in range(LIMIT)]
+        for expected, response in zip(reversed(range(LIMIT)), responses, strict=True):
+            accepted(response)
+            left, seconds = told(response)
+            assert left == expected
+            assert 1 <= seconds <= 60
+            assert "Retry-After" not in response.headers
+        refusal = await send(client)
+        document = refused(refusal, 429, "rate-limited")
+        assert str(LIMIT) in document["detail"]
+        left, seconds = told(refusal)
+        assert (left, str(seconds)) == (0, refusal.headers["Retry-After"])
+        assert 1 <= seconds <= 60
+
+
+@pytest.mark.parametrize("header", ["X-API-Key", "Authorization"])
+async def test_each_key_has_a_count_of_its_own_beside_that_of_the_address(
+    make_settings: MakeSettings, header: str
+) -> None:
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
+        assert await statuses(client, LIMIT + 1) == {200: LIMIT, 429: 1}
+        assert await statuses(client, LIMIT + 1, **{header: SECRET}) == {200: LIMIT, 429: 1}
+        assert (await send(client, **{header: "another"})).status_code == 200
+        assert (await send(client)).status_code == 429
+
+
+async def test_without_a_key_each_address_has_a_count_of_its_own(make_settings: MakeSettings) -> None:
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
+        app = create_asgi(client.app)  # type: ignore[attr-defined]
+        for address in ("192.0.2.1", "192.0.2.2"):
+            # Whatever port it comes from.
+            transports = [httpx.ASGITransport(app, client=(address, port)) for port in (1, 2)]  # type: ignore[arg-type]
+            passed: Counter[int] = Counter()
+            for transport in transports:
+                async with httpx.AsyncClient(transport=transport, base_url="http://test") as one:
+                    passed += await statuses(one, LIMIT)
+            assert passed == {200: LIMIT, 429: LIMIT}
+
+
+async def test_no_key_is_in_redis(make_settings: MakeSettings, redis_url: str) -> None:
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
+        await send(client, **{"X-API-Key": SECRET, "Authorization": f"Bearer {SECRET}"})
+    with redis.Redis.from_url(redis_url) as store:
+        counts = [key for key in store.scan_iter() if b"process" in key]
+        assert len(counts) == 1
+        assert SECRET.encode() not in b" ".join([*store.scan_iter(), *store.lrange(counts[0], 0, -1)])
+        assert 0 < store.ttl(counts[0]) <= 60
+
+
+async def test_no_connection_to_redis_outlives_the_process(make_settings: MakeSettings, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as store:
+        before = len(store.client_list())
+        async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
+            await send(client)
+            assert len(store.client_list()) > before
+        await until(lambda: len(store.client_list()) == before, seconds=5)
+
+
+async def test_a_request_that_can_not_be_read_counts_and_a_reading_one_does_not(make_settings: MakeSettings) -> None:
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
+        for _ in range(LIMIT):
+            refused(await client.post(PATH, content=b"{"), 400, "not-json")
+            assert "RateLimit" not in (await client.get("/comments")).headers
+        refused(await send(client), 429, "rate-limited")
+        for path in ("/comments", "/posts", "/health"):
+            assert (await client.get(path)).status_code == 200
+
+
+async def test_without_redis_each_process_keeps_the_limit_by_its_own_count(make_settings: MakeSettings) -> None:
+    settings = make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT, REDIS_URL="unix:///nowhere/redis.sock")
+    errors = metric("comment_processing_errors_total", reason="rate-limit-store")
+    async with open_client(settings) as one, open_client(settings) as other:
+        for client in (one, other):
+            responses = await asyncio.gather(*(send(client) for _ in range(LIMIT + 10)))
+            assert Counter(each.status_code for each in responses) == {200: LIMIT, 429: 10}
+            assert told(responses[-1])[0] == 0
+    assert metric("comment_processing_errors_total", reason="rate-limit-store") > errors
+
+
+@pytest.mark.parametrize("url", [{}, {"REDIS_URL": ""}])
+async def test_a_limit_of_nought_is_none(make_settings: MakeSettings, url: dict[str, str]) -> None:
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=0, **url)) as client:
+        responses = await asyncio.gather(*(send(client) for _ in range(250)))
+    assert {one.status_code for one in responses} == {200}
+    assert not any("RateLimit" in one.headers or "RateLimit-Policy" in one.headers for one in responses)
+
+
+async def test_the_default_is_a_hundred_a_minute(make_settings: MakeSettings) -> None:
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE="")) as client:
+        assert await statuses(client, 105) == {200: 100, 429: 5}
+
+
+async def test_more_at_once_than_there_are_connections_to_redis_are_no_outage_of_it(
+    make_settings: MakeSettings,
+) -> None:
+    errors = metric("comment_processing_errors_total", reason="rate-limit-store")
+    async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
+        limit = service(client).runtime.limit
+        verdicts = [one for one in await asyncio.gather(*(limit.hit("one") for _ in range(300))) if one]
+    assert [one.allowed for one in verdicts].count(True) == LIMIT
+    assert metric("comment_processing_errors_total", reason="rate-limit-store") == errors

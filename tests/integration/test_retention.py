@@ -1,0 +1,264 @@
+"""Removal of old comments and the index of recent ones, beside traffic that is never held up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+import pytest
+from tests.conftest import execute, open_client, until
+from tests.support.database import (
+    LONG_AGO,
+    analyse_all,
+    blocked,
+    broken_promises,
+    holding,
+    names,
+    opened,
+    outbox,
+    results,
+    stored_comments,
+    take_in,
+    terminate_blocked,
+)
+from tests.support.requests import comment
+
+from comment_monitor import config
+from comment_monitor.config import Settings
+from comment_monitor.db import AWAY, Database
+from comment_monitor.retention import BATCH, delete_old, roll_recent_index
+
+BOUND: Final = datetime(2020, 1, 1, tzinfo=UTC)
+RECENT: Final = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index"
+# What a transaction that writes comments holds; an index is built concurrently once those before it are over.
+WRITER: Final = "LOCK TABLE comments IN ROW EXCLUSIVE MODE"
+SESSIONS: Final = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND backend_type = 'client backend'"
+)
+YESTERDAY, TODAY = date(2030, 5, 9), date(2030, 5, 10)
+
+
+@pytest.fixture
+def settings(dsn: str) -> Settings:
+    return config.load({"POSTGRES_DSN": dsn, "COMMENT_PROCESSING_TIMEOUT": "15"})
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """As patient as the command's own."""
+    async with opened(settings, timeout=3600) as one:
+        yield one
+
+
+async def removed(database: Database) -> list[int]:
+    """The sizes of the batches."""
+    return [amount async for amount in delete_old(database, BOUND)]
+
+
+async def test_only_what_was_stored_before_the_bound_goes(settings: Settings, database: Database) -> None:
+    stored_comments(settings.postgres_dsn, 3, name="old")
+    stored_comments(settings.postgres_dsn, 1, name="last moment", at=BOUND - timedelta(microseconds=1))
+    stored_comments(settings.postgres_dsn, 1, name="bound", at=BOUND)
+    # Posted long ago and stored now: it stays as long as any other comment that came now.
+    await take_in(settings, comment("posted", timestamp="2001-02-03T00:00:00Z"))
+    assert await removed(database) == [4]
+    assert names(settings.postgres_dsn) == ["bound1", "posted"]
+    assert set(results(settings.postgres_dsn)) == {"bound1"}
+
+
+async def test_results_and_versions_go_with_their_comment(settings: Settings, database: Database) -> None:
+    for text in ("one text", "another text"):
+        await take_in(settings, comment("old", text), comment("new", text))
+        await analyse_all(settings)
+    execute(settings.postgres_dsn, f"UPDATE comments SET created_at = '{LONG_AGO}' WHERE comment_id = 'old'")  # noqa: S608
+    assert await removed(database) == [1]
+    assert set(results(settings.postgres_dsn)) == {"new"}
+    assert execute(settings.postgres_dsn, "SELECT count(*) FROM comment_versions") == [(1,)]
+    assert await broken_promises(settings) == []
+
+
+async def test_a_place_in_the_queue_of_removed_comments_ends_without_harm(
+    settings: Settings, database: Database
+) -> None:
+    await take_in(settings, comment("old"), comment("new"))
+    await take_in(settings, comment("old too"))
+    execute(settings.postgres_dsn, f"UPDATE comments SET created_at = '{LONG_AGO}' WHERE comment_id LIKE 'old%'")  # noqa: S608
+    assert await removed(database) == [2]
+    assert [row.comments for row in outbox(settings.postgres_dsn)] == [["new"], []]
+    assert await broken_promises(settings) == []
+    await analyse_all(settings)
+    assert set(results(settings.postgres_dsn)) == {"new"}
+    assert outbox(settings.postgres_dsn) == []
+
+
+async def test_each_batch_is_a_transaction_of_its_own(settings: Settings, database: Database) -> None:
+    stored_comments(settings.postgres_dsn, 2 * BATCH + 5)
+    left = []
+    async for _ in delete_old(database, BOUND):
+        left.append(len(names(settings.postgres_dsn)))  # noqa: PERF401 - what is left is asked between two batches
+    assert left == [BATCH + 5, 5, 0]
+
+
+@asynccontextmanager
+async def removing(settings: Settings, database: Database) -> AsyncIterator[None]:
+    """A removal that has taken its first batch and is held up in the middle of it, until the end of the block."""
+    with holding(settings.postgres_dsn, "SELECT FROM comment_analyses ORDER BY comment_id LIMIT 1 FOR UPDATE"):
+        task = asyncio.create_task(removed(database))
+        try:
+            await until(lambda: blocked(settings.postgres_dsn))
+            yield
+            assert not task.done()
+        except BaseException:
+            task.cancel()
+            raise
+    await task
+
+
+async def test_new_comments_are_stored_and_analysed_while_a_removal_is_under_way(
+    settings: Settings, database: Database
+) -> None:
+    stored_comments(settings.postgres_dsn, 10)
+    async with removing(settings, database):
+        await take_in(settings, comment("new"))
+        await analyse_all(settings)
+        assert (await take_in(settings, comment("new"))).duplicates == 1
+        assert results(settings.postgres_dsn)["new"].status == "done"
+    assert names(settings.postgres_dsn) == ["new"]
+
+
+async def test_comments_that_are_to_stay_can_be_edited_and_analysed_while_a_removal_is_under_way(
+    settings: Settings, database: Database
+) -> None:
+    stored_comments(settings.postgres_dsn, 10)
+    await take_in(settings, comment("stays"), comment("stays too"))
+    async with removing(settings, database):
+        assert (await take_in(settings, comment("stays", "another text"))).updated == 1
+        await analyse_all(settings)
+        assert {"stays", "stays too"} < set(results(settings.postgres_dsn))
+
+
+async def test_a_comment_being_edited_waits_for_a_later_batch(settings: Settings, database: Database) -> None:
+    stored_comments(settings.postgres_dsn, BATCH + 5)
+    removal = delete_old(database, BOUND)
+    with holding(settings.postgres_dsn, "UPDATE comments SET text = 'edited' WHERE comment_id = 'old1'"):
+        assert await anext(removal) == BATCH
+        assert "old1" in names(settings.postgres_dsn)
+    assert [one async for one in removal] == [5]
+    assert names(settings.postgres_dsn) == []
+
+
+async def test_any_number_of_comments_being_edited_keeps_no_other_from_going(
+    settings: Settings, database: Database
+) -> None:
+    stored_comments(settings.postgres_dsn, BATCH + 5)
+    with holding(settings.postgres_dsn, f"SELECT FROM comments ORDER BY id LIMIT {BATCH} FOR UPDATE"):
+        assert await removed(database) == [5]
+    assert await removed(database) == [BATCH]
+
+
+async def test_comments_whose_clock_was_ahead_do_not_keep_older_ones_from_going(
+    settings: Settings, database: Database
+) -> None:
+    """Ids follow the order of arrival, times the server's clock, which another server sets anew after a failover."""
+    stored_comments(settings.postgres_dsn, BATCH, name="ahead", at=BOUND + timedelta(seconds=5))
+    stored_comments(settings.postgres_dsn, 5, name="old", at=BOUND - timedelta(seconds=5))
+    assert await removed(database) == [5]
+
+
+def recent(settings: Settings) -> dict[str, bool]:
+    """The indexes of recent comments, and whether each is valid."""
+    return {name: valid for name, valid in execute(settings.postgres_dsn, RECENT) if "comments_recent_" in name}
+
+
+async def test_rolling_forward_replaces_the_index_and_a_repeat_changes_nothing(
+    settings: Settings, database: Database
+) -> None:
+    (first,) = recent(settings)
+    assert await roll_recent_index(database, TODAY) == ("comments_recent_20300503", [first])
+    assert recent(settings) == {"comments_recent_20300503": True}
+    ((definition,),) = execute(settings.postgres_dsn, "SELECT pg_get_indexdef('comments_recent_20300503'::regclass)")
+    assert "(occurred_at DESC, id DESC) WHERE (occurred_at >= '2030-05-03 00:00:00+00'" in definition
+    files = execute(settings.postgres_dsn, "SELECT pg_relation_filenode('comments_recent_20300503')")
+    assert await roll_recent_index(database, TODAY) == ("comments_recent_20300503", [])
+    assert execute(settings.postgres_dsn, "SELECT pg_relation_filenode('comments_recent_20300503')") == files
+
+
+async def test_while_the_new_index_is_built_the_old_one_serves_and_writers_go_on(
+    settings: Settings, database: Database
+) -> None:
+    (first,) = recent(settings)
+    with holding(settings.postgres_dsn, WRITER):
+        task = asyncio.create_task(roll_recent_index(database, TODAY))
+        await until(lambda: blocked(settings.postgres_dsn))
+        assert recent(settings)[first]
+        assert (await take_in(settings, comment(1))).stored == 1
+        assert (await take_in(settings, comment(1, "edited"))).updated == 1
+        await analyse_all(settings)
+        assert not task.done()
+    await task
+    assert recent(settings) == {"comments_recent_20300503": True}
+
+
+async def test_a_build_that_was_cut_short_is_dropped_and_made_anew(settings: Settings, database: Database) -> None:
+    (first,) = recent(settings)
+    with holding(settings.postgres_dsn, WRITER):
+        task = asyncio.create_task(roll_recent_index(database, TODAY))
+        await until(lambda: blocked(settings.postgres_dsn))
+        terminate_blocked(settings.postgres_dsn)
+        with pytest.raises(AWAY):
+            await task
+    assert recent(settings) == {first: True, "comments_recent_20300503": False}
+    assert await roll_recent_index(database, TODAY) == ("comments_recent_20300503", [first])
+    assert recent(settings) == {"comments_recent_20300503": True}
+
+
+async def test_what_an_earlier_day_left_half_made_goes_too(settings: Settings, database: Database) -> None:
+    await roll_recent_index(database, YESTERDAY)
+    execute(
+        settings.postgres_dsn, "UPDATE pg_index SET indisvalid = false WHERE indexrelid::regclass::text LIKE '%502'"
+    )
+    await roll_recent_index(database, TODAY)
+    assert recent(settings) == {"comments_recent_20300503": True}
+
+
+async def test_two_processes_that_roll_at_once_both_end_well(settings: Settings, database: Database) -> None:
+    with holding(settings.postgres_dsn, WRITER):
+        tasks = [asyncio.create_task(roll_recent_index(database, TODAY))]
+        await until(lambda: blocked(settings.postgres_dsn) == 1)
+        tasks.append(asyncio.create_task(roll_recent_index(database, TODAY)))
+        await until(lambda: blocked(settings.postgres_dsn) == 2 or tasks[1].done())
+        assert True in recent(settings).values()
+    await asyncio.gather(*tasks)
+    assert recent(settings) == {"comments_recent_20300503": True}
+
+
+@pytest.mark.parametrize("ago", [timedelta(hours=1), timedelta(days=1), timedelta(days=7)])
+async def test_the_services_own_query_for_recent_comments_goes_by_their_index(
+    settings: Settings, ago: timedelta
+) -> None:
+    stored_comments(settings.postgres_dsn, 50_000)
+    execute(
+        settings.postgres_dsn,
+        "INSERT INTO comments (source, comment_id, post_id, author, text, posted_at) SELECT 'threads', 'new' || n,"
+        " 'post', 'ana', 'text', now() - n * interval '7 days' / 2100 FROM generate_series(1, 2000) AS n",
+    )
+    execute(settings.postgres_dsn, "ANALYZE comments")
+    (index,) = recent(settings)
+    since = datetime.now(UTC) - ago
+    async with open_client(settings) as client:
+        response = await client.get("/comments", params={"since": since.isoformat()})
+    assert response.json()["items"]
+
+    # A session hands its counts over before it is gone.
+    await until(lambda: execute(settings.postgres_dsn, SESSIONS) == [(0,)])
+    # Beside it, the planner may look at the newest comment of all.
+    assert reads(settings, index) >= 10
+    assert reads(settings, "comments_time") <= 2
+
+
+def reads(settings: Settings, index: str) -> int:
+    """How many entries of an index have been read."""
+    rows = execute(settings.postgres_dsn, "SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes")
+    return int(dict(rows)[index])

@@ -1,0 +1,201 @@
+"""The sweep: what was not analysed in time is sent again, by whichever process, while there is a broker to send to."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.conftest import MakeSettings, execute, metric, open_client, until
+from tests.support.database import holding, opened, outbox, take_in
+from tests.support.messages import Wire, messages, outbox_ids
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.requests import comment
+
+from comment_monitor import store
+from comment_monitor.broker import make_celery
+from comment_monitor.config import Settings
+from comment_monitor.dedup import DedupCache
+from comment_monitor.publish import Publisher
+from comment_monitor.schema import Schema
+from comment_monitor.upkeep import SWEEP_BATCH, Upkeep
+
+
+def overdue(settings: Settings, amount: int) -> None:
+    """Outbox rows that are due; of which comments does not matter, for none is analysed here."""
+    rows = f"SELECT '{{1}}', now() - interval '1 s' FROM generate_series(1, {amount})"  # noqa: S608 - a number
+    execute(settings.postgres_dsn, f"INSERT INTO analysis_outbox (comment_ids, due_at) {rows}")
+
+
+@pytest.fixture
+def broker_url(rabbitmq: RabbitMQ) -> str:
+    messages(rabbitmq.url)  # what an earlier test left there
+    return rabbitmq.url
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings, broker_url: str) -> Settings:
+    return make_settings(CELERY_BROKER_URL=broker_url, COMMENT_RESEND_AFTER=600)
+
+
+@pytest.fixture
+def wire(broker_url: str) -> Iterator[Wire]:
+    one = Wire(broker_url)
+    yield one
+    one.close()
+
+
+@asynccontextmanager
+async def upkeep(settings: Settings) -> AsyncIterator[tuple[Upkeep, Publisher]]:
+    """The clocks of a process, moved by hand; what it sent has been sent at the end of the block."""
+    publisher = Publisher(make_celery(settings))
+    await until(lambda: publisher.available)
+    async with opened(settings) as database:
+        yield Upkeep(settings, database, Schema(), DedupCache(None, ttl=1), publisher), publisher
+    publisher.close(timeout=60)
+
+
+async def sweep(settings: Settings) -> None:
+    async with upkeep(settings) as (one, _):
+        await one.sweep()
+
+
+async def test_what_is_overdue_is_sent_again_and_nothing_else(settings: Settings) -> None:
+    for number in range(3):
+        await take_in(settings, comment(number))
+    first, second, third = outbox(settings.postgres_dsn)
+    execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET due_at = now() WHERE id = {second.id}")  # noqa: S608
+    count = metric("comment_outbox_resent_total")
+    await sweep(settings)
+    assert outbox_ids(settings.broker_url) == [second.id]
+    assert metric("comment_outbox_resent_total") == count + 1
+    after = outbox(settings.postgres_dsn)
+    assert [row.resends for row in after] == [0, 1, 0]
+    assert [row.due_at for row in after] == [first.due_at, after[1].due_at, third.due_at]
+
+
+async def test_a_comment_is_due_for_sending_again_only_after_its_time(settings: Settings) -> None:
+    await take_in(settings, comment(1))
+    (row,) = outbox(settings.postgres_dsn)
+    assert 500 < row.due_in <= 600
+
+
+@pytest.mark.parametrize("resends", range(4))
+async def test_each_sending_is_followed_by_a_longer_wait_with_jitter(
+    make_settings: MakeSettings, broker_url: str, resends: int
+) -> None:
+    settings = make_settings(CELERY_BROKER_URL=broker_url, COMMENT_RESEND_AFTER=30, COMMENT_BACKOFF_MULTIPLIER=3)
+    overdue(settings, 40)
+    execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET resends = {resends}")  # noqa: S608
+    await sweep(settings)
+    waits = [row.due_in for row in outbox(settings.postgres_dsn)]
+    middle = 30 * 3 ** (resends + 1)
+    # Down to three quarters, up to five, less what the test took since.
+    assert 0.75 * middle - 20 < min(waits)
+    assert max(waits) < 1.25 * middle
+    assert max(waits) - min(waits) > 0.1 * middle
+
+
+async def test_however_often_it_was_sent_the_wait_stays_near_an_hour(
+    make_settings: MakeSettings, broker_url: str
+) -> None:
+    settings = make_settings(CELERY_BROKER_URL=broker_url, COMMENT_RESEND_AFTER=3600, COMMENT_BACKOFF_MULTIPLIER=10)
+    overdue(settings, 10)
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = 1000000")
+    await sweep(settings)
+    assert all(0 < row.due_in < 1.25 * 3600 for row in outbox(settings.postgres_dsn))
+    assert len(outbox_ids(settings.broker_url)) == 10
+
+
+async def test_one_sweep_sends_all_that_is_overdue_the_longest_overdue_first(settings: Settings) -> None:
+    amount = 2 * SWEEP_BATCH + 7
+    overdue(settings, amount)
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET due_at = now() - make_interval(secs => id)")
+    await sweep(settings)
+    sent = outbox_ids(settings.broker_url)
+    assert sorted(sent) == [row.id for row in outbox(settings.postgres_dsn)]
+    assert len(sent) == amount
+    # In what order one batch of them goes does not matter.
+    assert min(sent[:SWEEP_BATCH]) > max(sent[-7:])
+
+
+async def test_rows_that_another_process_is_sending_are_not_waited_for(settings: Settings) -> None:
+    overdue(settings, 5)
+    async with opened(settings) as database, database.transaction() as conn:
+        taken = {row["id"] for row in await conn.fetch(store.SWEEP, 3, 600, 2)}
+        await sweep(settings)
+        sent = set(outbox_ids(settings.broker_url))
+    assert (len(taken), len(sent)) == (3, 2)
+    assert taken | sent == {row.id for row in outbox(settings.postgres_dsn)}
+    assert taken & sent == set()
+
+
+async def test_processes_that_sweep_at_once_send_each_row_once(settings: Settings) -> None:
+    amount = 3 * SWEEP_BATCH
+    overdue(settings, amount)
+    await asyncio.gather(*(sweep(settings) for _ in range(4)))
+    sent = Counter(outbox_ids(settings.broker_url))
+    assert len(sent) == amount
+    assert set(sent.values()) == {1}
+    assert {row.resends for row in outbox(settings.postgres_dsn)} == {1}
+
+
+async def test_a_row_that_a_worker_is_ending_is_left_to_it(settings: Settings) -> None:
+    overdue(settings, 2)
+    first, second = outbox(settings.postgres_dsn)
+    end = f"DELETE FROM analysis_outbox WHERE id = {first.id}"  # noqa: S608
+    with holding(settings.postgres_dsn, end) as worker:
+        await sweep(settings)
+        worker.commit()
+    assert outbox_ids(settings.broker_url) == [second.id]
+
+
+async def test_nothing_is_taken_for_sending_while_the_broker_is_known_to_be_away(
+    settings: Settings, make_settings: MakeSettings, wire: Wire
+) -> None:
+    wire.cut()
+    overdue(settings, 20)
+    count = metric("comment_outbox_resent_total")
+    async with upkeep(make_settings(CELERY_BROKER_URL=wire.url)) as (one, publisher):
+        publisher.publish([1])
+        await until(lambda: not publisher.available)
+        await one.sweep()
+    assert {row.resends for row in outbox(settings.postgres_dsn)} == {0}
+    assert metric("comment_outbox_resent_total") == count
+
+
+async def test_after_an_outage_of_the_broker_what_waited_is_sent_at_once(
+    settings: Settings, make_settings: MakeSettings, wire: Wire
+) -> None:
+    """A failed try must not put off everything: with each one the wait would double, up to an hour."""
+    wire.cut()
+    overdue(settings, 200)
+    errors = metric("comment_processing_errors_total", reason="broker")
+    found: set[int] = set()
+    async with upkeep(make_settings(CELERY_BROKER_URL=wire.url, COMMENT_RESEND_AFTER=600)) as (one, _):
+
+        async def swept(done: Callable[[], bool]) -> bool:
+            await one.sweep()
+            found.update(outbox_ids(settings.broker_url))
+            return done()
+
+        await until(lambda: swept(lambda: metric("comment_processing_errors_total", reason="broker") > errors))
+        wire.open = True
+        # The few that a try was made with may wait.
+        await until(lambda: swept(lambda: len(found) > 190))
+
+
+async def test_a_running_process_sweeps_by_itself(settings: Settings, make_settings: MakeSettings) -> None:
+    overdue(settings, 3)
+    prompt = make_settings(CELERY_BROKER_URL=settings.broker_url, COMMENT_SWEEP_INTERVAL=0.1)
+    found: set[int] = set()
+
+    def sent(amount: int) -> bool:
+        found.update(outbox_ids(settings.broker_url))
+        return len(found) == amount
+
+    async with open_client(prompt):
+        await until(lambda: sent(3))
+        overdue(settings, 3)
+        await until(lambda: sent(6))
+        await until(lambda: metric("comment_analysis_backlog") == 6)

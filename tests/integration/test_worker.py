@@ -1,0 +1,347 @@
+"""A worker on a real database: what it stores, and what may happen between its loading and its storing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any, Final
+
+import pytest
+from tests.conftest import MakeSettings, execute, metric, open_client, until
+from tests.support.database import (
+    analyse_all,
+    blocked,
+    broken_promises,
+    holding,
+    holding_text,
+    opened,
+    outbox,
+    results,
+    take_in,
+    terminate_blocked,
+)
+from tests.support.requests import comment
+
+from comment_monitor import analysis
+from comment_monitor.analysis import VERSION, Finding
+from comment_monitor.config import Settings
+from comment_monitor.upkeep import BACKLOG
+from comment_monitor.worker import open_worker
+
+LOVE: Final = "I really love this wonderful phone, thank you so much"
+HATE: Final = "This is a terrible and awful product and I hate it"
+BAD: Final = "this text is BAD for the analyser"
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings(COMMENT_BATCH_SIZE=5)
+
+
+async def analyse(settings: Settings, outbox_id: int) -> None:
+    async with open_worker(settings) as worker:
+        await worker.analyse_batch(outbox_id, redelivered=False)
+
+
+@asynccontextmanager
+async def begun(settings: Settings, text: str, *, workers: int = 1) -> AsyncIterator[None]:
+    """Workers that have loaded and analysed the first outbox row; they store its results after the block."""
+    row = outbox(settings.postgres_dsn)[0].id
+    with holding_text(settings.postgres_dsn, text):
+        tasks = [asyncio.create_task(analyse(settings, row)) for _ in range(workers)]
+        await until(lambda: blocked(settings.postgres_dsn) == workers)
+        yield
+    await asyncio.gather(*tasks)
+
+
+async def test_what_was_found_is_stored_with_the_version_of_the_analyser(settings: Settings) -> None:
+    await take_in(settings, comment(1, "WHERE CAN WE BUY THIS WONDERFUL PHONE?"), comment(2, "1 + 1"))
+    await analyse_all(settings)
+    found = results(settings.postgres_dsn)
+    first, second = found["1"], found["2"]
+    assert (first.language, first.sentiment, first.labels) == ("en", "positive", ["question", "shouting"])
+    assert first.language_confidence > 0.4
+    assert 0 < first.sentiment_score <= 1
+    assert (second.language, second.sentiment, second.sentiment_score, second.labels) == ("und", None, None, [])
+    assert {(one.status, one.error, one.analyser_version, one.revision) for one in (first, second)} == {
+        ("done", None, VERSION, 1)
+    }
+    assert outbox(settings.postgres_dsn) == []
+
+
+async def test_the_place_in_the_queue_goes_with_the_results_or_not_at_all(
+    settings: Settings, make_settings: MakeSettings
+) -> None:
+    await take_in(settings, *map(comment, range(5)))
+    before = outbox(settings.postgres_dsn)
+    with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '3' FOR UPDATE"):
+        task = asyncio.create_task(analyse_all(make_settings(COMMENT_MAX_RETRIES=0)))
+        await until(lambda: blocked(settings.postgres_dsn))
+        terminate_blocked(settings.postgres_dsn)
+        await task
+    assert [one.id for one in outbox(settings.postgres_dsn)] == [one.id for one in before]
+    assert results(settings.postgres_dsn) == {}
+    await analyse_all(settings)
+    assert len(results(settings.postgres_dsn)) == 5
+
+
+async def test_a_worker_whose_connection_is_cut_stores_over_another_one(settings: Settings) -> None:
+    await take_in(settings, *map(comment, range(5)))
+    with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '3' FOR UPDATE"):
+        task = asyncio.create_task(analyse_all(settings))
+        await until(lambda: blocked(settings.postgres_dsn))
+        terminate_blocked(settings.postgres_dsn)
+    await task
+    assert len(results(settings.postgres_dsn)) == 5
+    assert outbox(settings.postgres_dsn) == []
+
+
+async def test_a_batch_that_is_done_is_left_alone_when_it_comes_again(settings: Settings) -> None:
+    await take_in(settings, *map(comment, range(5)))
+    row = outbox(settings.postgres_dsn)[0].id
+    errors = metric("comment_processing_errors_total", reason="internal")
+    await analyse(settings, row)
+    before = results(settings.postgres_dsn)
+    async with open_worker(settings) as worker:
+        for redelivered in (False, True):
+            await worker.analyse_batch(row, redelivered=redelivered)
+    assert results(settings.postgres_dsn) == before
+    assert metric("comment_processing_errors_total", reason="internal") == errors
+
+
+async def test_two_workers_on_one_batch_leave_one_set_of_results(settings: Settings) -> None:
+    await take_in(settings, comment(1, LOVE), comment(2, HATE), comment(3, "one more"))
+    errors = metric("comment_processing_errors_total", reason="internal")
+    async with begun(settings, LOVE, workers=2):
+        pass
+    assert set(results(settings.postgres_dsn)) == {"1", "2", "3"}
+    assert [one.labels for one in results(settings.postgres_dsn).values()] == [[], [], []]
+    assert outbox(settings.postgres_dsn) == []
+    assert metric("comment_processing_errors_total", reason="internal") == errors
+
+
+async def test_the_result_of_a_text_replaced_meanwhile_is_not_shown_as_the_new_ones(settings: Settings) -> None:
+    await take_in(settings, comment(1, LOVE))
+    async with begun(settings, LOVE):
+        await take_in(settings, comment(1, HATE))
+    assert results(settings.postgres_dsn)["1"].revision == 1
+    assert len(outbox(settings.postgres_dsn)) == 1
+    assert await broken_promises(settings) == []
+    async with open_client(settings) as client:
+        assert (await client.get("/comments/threads/1")).json()["analysis"] is None
+        await analyse_all(settings)
+        assert (await client.get("/comments/threads/1")).json()["analysis"]["sentiment"] == "negative"
+
+
+async def test_a_late_result_of_an_old_text_never_overwrites_the_new_ones(settings: Settings) -> None:
+    await take_in(settings, comment(1, LOVE), comment(2))
+    async with begun(settings, LOVE):
+        await take_in(settings, comment(1, HATE))
+        await analyse(settings, outbox(settings.postgres_dsn)[1].id)
+    found = results(settings.postgres_dsn)
+    assert (found["1"].revision, found["1"].sentiment) == (2, "negative")
+    assert (found["2"].revision, found["2"].status) == (1, "done")
+    assert outbox(settings.postgres_dsn) == []
+    assert await broken_promises(settings) == []
+
+
+async def test_a_comment_removed_before_the_results_are_stored_is_left_out(settings: Settings) -> None:
+    await take_in(settings, comment(1, LOVE), comment(2, HATE))
+    async with begun(settings, LOVE):
+        execute(settings.postgres_dsn, "DELETE FROM comments WHERE comment_id = '1'")
+    assert set(results(settings.postgres_dsn)) == {"2"}
+    assert outbox(settings.postgres_dsn) == []
+
+
+async def test_a_comment_removed_while_the_results_are_stored_costs_the_others_nothing(settings: Settings) -> None:
+    await take_in(settings, *map(comment, range(5)))
+    with holding(settings.postgres_dsn, "DELETE FROM comments WHERE comment_id = '1'") as remover:
+        task = asyncio.create_task(analyse_all(settings))
+        await until(lambda: blocked(settings.postgres_dsn))
+        remover.commit()
+        await task
+    assert set(results(settings.postgres_dsn)) == {"0", "2", "3", "4"}
+    assert outbox(settings.postgres_dsn) == []
+
+
+@pytest.mark.parametrize("redelivered", [False, True])
+async def test_a_batch_of_comments_that_are_all_removed_ends(settings: Settings, redelivered: bool) -> None:
+    await take_in(settings, comment(1), comment(2))
+    execute(settings.postgres_dsn, "DELETE FROM comments")
+    await analyse_all(settings, redelivered=redelivered)
+    assert outbox(settings.postgres_dsn) == []
+
+
+async def test_a_text_that_stands_in_two_comments_of_one_batch_is_repeated(settings: Settings) -> None:
+    await take_in(settings, comment(1, LOVE), comment(2, f"{LOVE.upper()} "), comment(3, HATE))
+    await analyse_all(settings)
+    assert repeated(settings) == {"1", "2"}
+
+
+async def test_a_text_of_an_earlier_batch_makes_both_repeated_once(settings: Settings) -> None:
+    for number in range(3):
+        await take_in(settings, comment(number, LOVE))
+        await analyse_all(settings)
+        assert repeated(settings) == ({str(one) for one in range(number + 1)} if number else set())
+    assert {one.labels.count("repeated") for one in results(settings.postgres_dsn).values()} == {1}
+
+
+async def test_an_edit_of_a_comment_does_not_make_it_its_own_repetition(settings: Settings) -> None:
+    for text in (LOVE, LOVE.upper(), LOVE):
+        await take_in(settings, comment(1, text))
+        await analyse_all(settings)
+    assert results(settings.postgres_dsn)["1"].revision == 3
+    assert repeated(settings) == set()
+
+
+async def test_short_answers_are_never_repetitions(settings: Settings) -> None:
+    for number in range(2):
+        await take_in(settings, comment(f"a{number}", "So true, all!"), comment(f"b{number}", "So true, all!"))
+        await analyse_all(settings)
+    assert len(results(settings.postgres_dsn)) == 4
+    assert repeated(settings) == set()
+
+
+async def test_two_workers_that_store_the_same_text_at_once_both_find_it_repeated(settings: Settings) -> None:
+    await take_in(settings, comment(1, LOVE))
+    await take_in(settings, comment(2, LOVE))
+    first, second = outbox(settings.postgres_dsn)
+    # The first has its snapshot and waits with its result: what the second stores now, it cannot see.
+    with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '1' FOR UPDATE"):
+        tasks = [asyncio.create_task(analyse(settings, first.id))]
+        await until(lambda: blocked(settings.postgres_dsn) == 1)
+        tasks.append(asyncio.create_task(analyse(settings, second.id)))
+        await until(lambda: blocked(settings.postgres_dsn) == 2 or tasks[1].done())
+    await asyncio.gather(*tasks)
+    assert repeated(settings) == {"1", "2"}
+
+
+def repeated(settings: Settings) -> set[str]:
+    return {name for name, one in results(settings.postgres_dsn).items() if "repeated" in one.labels}
+
+
+class Taste:
+    """One more finding, which does as it is told for texts with BAD in them, and counts them."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.error: Exception = ValueError("too bad")
+        self.found: dict[str, Any] | None = None
+
+    def find(self, text: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        if "BAD" not in text:
+            return {}
+        self.tries += 1
+        if self.found is not None:
+            return self.found
+        raise self.error
+
+
+@pytest.fixture
+def taste(monkeypatch: pytest.MonkeyPatch) -> Taste:
+    one = Taste()
+    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("taste", one.find)))
+    return one
+
+
+async def test_a_text_that_breaks_an_analyser_keeps_no_other_waiting(settings: Settings, taste: Taste) -> None:
+    await take_in(settings, comment(1), comment(2, BAD), comment(3))
+    await analyse_all(settings)
+    assert set(results(settings.postgres_dsn)) == {"1", "3"}
+    (row,) = outbox(settings.postgres_dsn)
+    assert (row.comments, row.failures) == (["2"], 1)
+
+
+async def test_it_is_tried_again_later_and_later_and_at_last_marked_failed_with_the_reason(
+    make_settings: MakeSettings, taste: Taste
+) -> None:
+    settings = make_settings(COMMENT_BACKOFF_MULTIPLIER=10)
+    await take_in(settings, comment(1), comment(2, BAD))
+    waits = []
+    for _ in range(settings.max_retries):
+        await analyse_all(settings)
+        waits += [row.due_in for row in outbox(settings.postgres_dsn)]
+    assert len(waits) == settings.max_retries
+    for earlier, later in pairwise(waits):
+        assert earlier < later
+    await analyse_all(settings)
+    assert outbox(settings.postgres_dsn) == []
+    assert taste.tries == 1 + settings.max_retries
+    async with opened(settings) as database, database.connection() as conn:
+        assert await conn.value(BACKLOG) == 0
+    async with open_client(settings) as client:
+        found = (await client.get("/comments/threads/2")).json()["analysis"]
+    assert (found["status"], found["error"]) == ("failed", "taste: ValueError: too bad")
+    assert (found["language"], found["sentiment"], found["labels"]) == (None, None, [])
+
+
+async def test_the_reason_is_the_analysers_also_where_the_batch_had_been_sent_twice(
+    settings: Settings, taste: Taste
+) -> None:
+    """With a long queue every batch is sent again before its first try, and with every later try."""
+    await take_in(settings, comment(1), comment(2, BAD), comment(3, BAD))
+    for _ in range(2 * settings.max_retries + 2):
+        execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = resends + 1")
+        await analyse_all(settings)
+    assert outbox(settings.postgres_dsn) == []
+    found = results(settings.postgres_dsn)
+    assert {found[name].error for name in ("2", "3")} == {"taste: ValueError: too bad"}
+    assert taste.tries == 2 * (1 + settings.max_retries)
+
+
+async def test_no_text_waits_for_its_next_try_longer_than_an_hour_or_so(
+    make_settings: MakeSettings, taste: Taste
+) -> None:
+    settings = make_settings(COMMENT_MAX_RETRIES=10, COMMENT_BACKOFF_MULTIPLIER=10)
+    await take_in(settings, comment(1, BAD))
+    for _ in range(settings.max_retries):
+        await analyse_all(settings)
+        assert outbox(settings.postgres_dsn)[0].due_in < 2 * 3600
+
+
+async def test_texts_that_fail_together_are_not_tried_again_at_the_same_moment(
+    make_settings: MakeSettings, taste: Taste
+) -> None:
+    settings = make_settings(COMMENT_BACKOFF_MULTIPLIER=10)
+    for number in range(8):
+        await take_in(settings, comment(number, BAD))
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET failures = 2")
+    await analyse_all(settings)
+    waits = [row.due_in for row in outbox(settings.postgres_dsn)]
+    # About 100 seconds each; that they failed one after the other accounts for much less than the tenth of it.
+    assert max(waits) - min(waits) > 10
+
+
+@pytest.mark.parametrize("message", ["\0", "\ud800", "x" * 100_000], ids=["NUL", "surrogate", "long"])
+async def test_whatever_an_analyser_says_the_others_get_their_results(
+    make_settings: MakeSettings, taste: Taste, message: str
+) -> None:
+    settings = make_settings(COMMENT_MAX_RETRIES=0)
+    taste.error = ValueError(message)
+    await take_in(settings, comment(1), comment(2, BAD))
+    await analyse_all(settings)
+    found = results(settings.postgres_dsn)
+    assert {name: one.status for name, one in found.items()} == {"1": "done", "2": "failed"}
+    assert found["2"].error.startswith("taste: ValueError: ")
+    assert len(found["2"].error) <= 500
+
+
+async def test_a_result_that_cannot_be_stored_is_told_apart_from_its_batch(settings: Settings, taste: Taste) -> None:
+    taste.found = {"text_digest": 2**80}
+    await take_in(settings, comment(1), comment(2, BAD), comment(3))
+    for _ in range(2 * settings.max_retries + 2):
+        await analyse_all(settings, redelivered=True)
+    assert outbox(settings.postgres_dsn) == []
+    states = {name: one.status for name, one in results(settings.postgres_dsn).items()}
+    assert states == {"1": "done", "2": "failed", "3": "done"}
+
+
+async def test_a_new_text_of_a_failed_comment_gets_its_result(make_settings: MakeSettings, taste: Taste) -> None:
+    settings = make_settings(COMMENT_MAX_RETRIES=0)
+    await take_in(settings, comment(1, BAD))
+    await analyse_all(settings)
+    assert results(settings.postgres_dsn)["1"].status == "failed"
+    await take_in(settings, comment(1, LOVE))
+    await analyse_all(settings)
+    found = results(settings.postgres_dsn)["1"]
+    assert (found.status, found.error, found.revision) == ("done", None, 2)

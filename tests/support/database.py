@@ -1,0 +1,154 @@
+"""Comments taken in without a server in front, what the database then holds, and other sessions in its way."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2.extras import RealDictCursor
+
+from comment_monitor.analysis import normal
+from comment_monitor.config import Settings
+from comment_monitor.db import Database, open_database
+from comment_monitor.dedup import DedupCache
+from comment_monitor.invariants import check
+from comment_monitor.model import Receipt
+from comment_monitor.pipeline import Pipeline
+from comment_monitor.worker import open_worker
+from tests.conftest import execute
+from tests.support.requests import parsed
+
+LONG_AGO: Final = datetime(2001, 2, 3, tzinfo=UTC)
+
+
+@asynccontextmanager
+async def opened(settings: Settings, *, timeout: float | None = None) -> AsyncIterator[Database]:  # noqa: ASYNC109
+    """A pool like the program's own."""
+    patience = settings.processing_timeout if timeout is None else timeout
+    database = await open_database(settings.postgres_dsn, size=4, timeout=patience, application="test")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def take_in(settings: Settings, *comments: dict[str, Any], **more: Any) -> Receipt:
+    """Stores comments as a request would; nothing publishes or sweeps meanwhile."""
+    async with (
+        opened(settings) as database,
+        Pipeline(settings, database, DedupCache(None, ttl=1), None).running() as pipeline,
+    ):
+        receipt = await pipeline.process(parsed(*comments, **more))
+    assert not receipt.rejected
+    return receipt
+
+
+async def analyse_all(settings: Settings, *, redelivered: bool = False) -> None:
+    """Hands every outbox row to a worker once, due or not."""
+    async with open_worker(settings) as worker:
+        for row in outbox(settings.postgres_dsn):
+            await worker.analyse_batch(row.id, redelivered=redelivered)
+
+
+async def broken_promises(settings: Settings, *, oldest: float = 300) -> list[str]:
+    """The names of the invariants that do not hold."""
+    async with opened(settings) as database, database.snapshot() as conn:
+        return [one.name for one in await check(conn, oldest=oldest) if one.violations]
+
+
+def stored_comments(dsn: str, amount: int, *, name: str = "old", at: datetime = LONG_AGO) -> None:
+    """Comments that were stored, and analysed, at another time: `name` with a number."""
+    execute(
+        dsn,
+        f"""
+        WITH new AS (
+            INSERT INTO comments (source, comment_id, post_id, author, text, created_at)
+            SELECT 'threads', '{name}' || n, 'post', 'ana', 'text', '{at.isoformat()}'
+            FROM generate_series(1, {amount}) AS n RETURNING id
+        )
+        INSERT INTO comment_analyses (comment_id, revision, status, analyser_version) SELECT id, 1, 'done', '' FROM new
+        """,  # noqa: S608 - constants
+    )
+
+
+def names(dsn: str) -> list[str]:
+    """The comments' own ids, in the order of their arrival."""
+    return [name for (name,) in execute(dsn, "SELECT comment_id FROM comments ORDER BY id")]
+
+
+class Waiting(NamedTuple):
+    """An outbox row."""
+
+    id: int
+    comments: list[str]
+    resends: int
+    failures: int
+    due_in: float
+    due_at: datetime
+
+
+def outbox(dsn: str) -> list[Waiting]:
+    """What waits for its analysis, comments by their own ids."""
+    rows = execute(
+        dsn,
+        "SELECT o.id, ARRAY(SELECT comment_id::text FROM comments c WHERE c.id = ANY(o.comment_ids) ORDER BY c.id),"
+        " resends, failures, extract(epoch FROM due_at - now())::float, due_at FROM analysis_outbox o ORDER BY id",
+    )
+    return [Waiting(*row) for row in rows]
+
+
+def results(dsn: str) -> dict[str, SimpleNamespace]:
+    """The analyses, by the comments' own ids."""
+    query = "SELECT c.comment_id AS name, a.* FROM comment_analyses a JOIN comments c ON c.id = a.comment_id"
+    with connected(dsn) as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        cursor.execute(query)
+        return {row["name"]: SimpleNamespace(**row) for row in cursor}
+
+
+@contextmanager
+def connected(dsn: str) -> Iterator[psycopg2.extensions.connection]:
+    """A session of somebody else, in a transaction that is open until the block ends, or its own commit."""
+    connection = psycopg2.connect(dsn)
+    try:
+        yield connection
+        # A server ends a closed connection's transaction some time later, this one before it answers.
+        connection.rollback()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def holding(dsn: str, *statements: str) -> Iterator[psycopg2.extensions.connection]:
+    """Somebody else's transaction that has done this much and stays open; rolled back unless it is committed."""
+    with connected(dsn) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        yield connection
+
+
+@contextmanager
+def holding_text(dsn: str, text: str) -> Iterator[None]:
+    """Keeps workers from storing the result of this text: they have loaded and analysed it, and wait."""
+    digest = normal.find(text, {})["text_digest"]
+    assert digest is not None
+    with holding(dsn, f"SELECT pg_advisory_xact_lock({digest})"):
+        yield
+
+
+def blocked(dsn: str) -> int:
+    """How many sessions of the test's database wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ((count,),) = execute(dsn, query)
+    return int(count)
+
+
+def terminate_blocked(dsn: str) -> None:
+    """Cuts off every session that waits for a lock."""
+    execute(
+        dsn,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    )

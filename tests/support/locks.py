@@ -1,0 +1,33 @@
+"""PostgreSQL made slow or cut off from outside, at a place of the test's choice."""
+
+from contextlib import AbstractContextManager
+
+from tests.conftest import execute
+from tests.support.database import holding
+
+
+def locked(dsn: str, table: str = "comments") -> AbstractContextManager[object]:
+    """Holds up every write to a table until the end of the block; reading goes on."""
+    return holding(dsn, f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+
+
+def cut_blocked(dsn: str) -> set[int]:
+    """Ends the connections that wait for a lock; returns their process ids."""
+    return _cut(dsn, "wait_event_type = 'Lock'")
+
+
+def cut_all(dsn: str) -> set[int]:
+    """Ends all connections to the database; returns their process ids."""
+    return _cut(dsn, "true")
+
+
+def _cut(dsn: str, condition: str) -> set[int]:
+    # Materialized, or the planner is free to end first and to look afterwards whose connection it was.
+    statement = f"""
+        WITH found AS MATERIALIZED (
+            SELECT pid FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}
+        )
+        SELECT pid FROM found WHERE pg_terminate_backend(pid)
+    """  # noqa: S608 - the conditions stand above
+    return {row[0] for row in execute(dsn, statement)}

@@ -1,0 +1,87 @@
+"""The analysis queue on a real broker, seen from outside: by another client, and with a wire that can be cut."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+from urllib.parse import urlsplit
+
+import amqp
+
+from comment_monitor.broker import QUEUE_NAME
+
+PIECE: Final = 65_536
+
+
+@contextmanager
+def channel(url: str) -> Iterator[amqp.Channel]:
+    """A channel of a client that is not Celery."""
+    address = urlsplit(url)
+    with amqp.Connection(f"{address.hostname}:{address.port}") as connection:
+        yield connection.channel()
+
+
+def messages(url: str) -> list[amqp.Message]:
+    """Takes all that waits."""
+    try:
+        with channel(url) as one:
+            return [*iter(lambda: one.basic_get(QUEUE_NAME, no_ack=True), None)]
+    except amqp.NotFound:
+        return []
+
+
+def outbox_ids(url: str) -> list[int]:
+    """Takes all that waits: the outbox rows that it names."""
+    return [json.loads(one.body)[0][0] for one in messages(url)]
+
+
+class Wire:
+    """A TCP connection's way to a server: it carries, or keeps the server's answers to itself, or leads nowhere."""
+
+    def __init__(self, url: str):
+        self._target = urlsplit(url)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = url.replace(f":{self._target.port}/", f":{self._listener.getsockname()[1]}/")
+        self.answers = True
+        self.open = True
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if not self.open:
+                    near.close()
+                    continue
+                far = socket.create_connection((self._target.hostname, self._target.port))
+                self._sockets += [near, far]
+                threading.Thread(target=self._carry, args=(near, far, False), daemon=True).start()
+                threading.Thread(target=self._carry, args=(far, near, True), daemon=True).start()
+
+    def _carry(self, here: socket.socket, there: socket.socket, answering: bool) -> None:
+        with suppress(OSError):
+            while piece := here.recv(PIECE):
+                if self.answers or not answering:
+                    there.sendall(piece)
+        for one in (here, there):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Every connection ends, and no new one is had until `open` is set again."""
+        self.open = False
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._sockets.clear()
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()

@@ -1,0 +1,56 @@
+"""The statements that PostgreSQL itself says it was sent, from its log."""
+
+import re
+from collections import defaultdict
+from typing import Final
+
+from comment_monitor import schema, store, upkeep
+from comment_monitor.embedded.postgres import EmbeddedPostgres
+from tests.conftest import execute
+
+ENTRY: Final = re.compile(
+    r"^\S+ \S+ \S+ \[(?P<pid>\d+)\] (?P<application>.*?) LOG:  (?:statement|execute [^:]*): (?P<sql>.*?)"
+    r"(?=^\d{4}-\d\d-\d\d \d\d:|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+# What asyncpg sends when a connection goes back to its pool.
+GIVEN_BACK: Final = "pg_advisory_unlock_all"
+# And what it asks once about the types at hand, on each new connection.
+ASKED_ONCE: Final = ("typeinfo_tree", "set_config('jit'")
+CLOCKS: Final = [" ".join(one.sql.split()) for one in (schema.REVISION, schema.NAMESPACE, store.SWEEP, upkeep.BACKLOG)]
+
+
+class Statements:
+    """What one application sends to a database."""
+
+    def __init__(self, postgres: EmbeddedPostgres, dsn: str, application: str):
+        """From the connections that it opens after this."""
+        self._log = postgres.log
+        self._application = application
+        ((name,),) = execute(dsn, "SELECT current_database()")
+        execute(dsn, f"ALTER DATABASE {name} SET log_statement = 'all'")
+        self.forget()
+
+    def forget(self) -> None:
+        """Counts from here on."""
+        self._begin = self._log.stat().st_size
+
+    def visits(self) -> list[list[str]]:
+        """For each time that a connection was taken from the pool, the first word of each statement.
+
+        Without those of the clocks, which no request causes.
+        """
+        with self._log.open("rb") as log:
+            log.seek(self._begin)
+            text = log.read().decode()
+        done: list[list[str]] = []
+        under_way: defaultdict[str, list[str]] = defaultdict(list)
+        for one in ENTRY.finditer(text):
+            if one["application"] != self._application:
+                continue
+            if GIVEN_BACK in one["sql"]:
+                done.append(under_way.pop(one["pid"], []))
+            elif not any(words in one["sql"] for words in ASKED_ONCE):
+                under_way[one["pid"]].append(" ".join(one["sql"].split()))
+        asked = [visit for visit in done if not any(clock in sql for sql in visit for clock in CLOCKS)]
+        return [[sql.split()[0].rstrip(";") for sql in visit] for visit in asked]
