@@ -46,10 +46,10 @@ def wire(broker_url: str) -> Iterator[Wire]:
 
 
 @asynccontextmanager
-async def upkeep(settings: Settings) -> AsyncIterator[tuple[Upkeep, Publisher]]:
+async def upkeep(settings: Settings, *, away: bool = False) -> AsyncIterator[tuple[Upkeep, Publisher]]:
     """The clocks of a process, moved by hand; what it sent has been sent at the end of the block."""
     publisher = Publisher(make_celery(settings))
-    await until(lambda: publisher.available)
+    await until(lambda: away or publisher.available)
     async with opened(settings) as database:
         yield Upkeep(settings, database, Schema(), DedupCache(None, ttl=1), publisher), publisher
     publisher.close(timeout=60)
@@ -156,7 +156,7 @@ async def test_nothing_is_taken_for_sending_while_the_broker_is_known_to_be_away
     wire.cut()
     overdue(settings, 20)
     count = metric("comment_outbox_resent_total")
-    async with upkeep(make_settings(CELERY_BROKER_URL=wire.url)) as (one, publisher):
+    async with upkeep(make_settings(CELERY_BROKER_URL=wire.url), away=True) as (one, publisher):
         publisher.publish([1])
         await until(lambda: not publisher.available)
         await one.sweep()
@@ -172,7 +172,8 @@ async def test_after_an_outage_of_the_broker_what_waited_is_sent_at_once(
     overdue(settings, 200)
     errors = metric("comment_processing_errors_total", reason="broker")
     found: set[int] = set()
-    async with upkeep(make_settings(CELERY_BROKER_URL=wire.url, COMMENT_RESEND_AFTER=600)) as (one, _):
+    slow = make_settings(CELERY_BROKER_URL=wire.url, COMMENT_RESEND_AFTER=600)
+    async with upkeep(slow, away=True) as (one, _):
 
         async def swept(done: Callable[[], bool]) -> bool:
             await one.sweep()
