@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,7 +100,8 @@ class Up:
             self._process.kill()
             self._process.wait()
         for one in self.family():
-            one.kill()
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def _works_in(process: psutil.Process, data_dir: str) -> bool:
