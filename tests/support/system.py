@@ -31,7 +31,9 @@ class Program:
         self.arguments = arguments
         self.log = folder / f"{arguments[0]}-{free_port()}.log"
         path = os.pathsep.join(filter(None, (str(project_root()), os.environ.get("PYTHONPATH"))))
-        self._environment = {**os.environ, **environment, "PYTHONPATH": path}
+        # What it leaves when it is killed goes with the test.
+        (folder / "tmp").mkdir(exist_ok=True)
+        self._environment = {**os.environ, **environment, "PYTHONPATH": path, "TMPDIR": str(folder / "tmp")}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

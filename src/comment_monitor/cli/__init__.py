@@ -43,7 +43,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="comment-monitor")
 def cli() -> None:
-    """Comment Monitoring Pipeline: every comment, once, sorted by what matters, never lost.
+    """Comment Monitoring Pipeline: every comment, once, analysed and searchable, never lost.
 
     Settings are environment variables (docs/configuration.md). While `up` runs, the other commands find its servers
     by themselves.
