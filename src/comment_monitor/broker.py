@@ -1,6 +1,7 @@
 """The Celery application as publisher and worker both need it: queue, delivery and time limits in one place."""
 
 from typing import Final
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Queue
@@ -55,9 +56,16 @@ def make_celery(settings: Settings) -> Celery:
 
 def _check(url: str) -> None:
     scheme = url.partition("://")[0].partition("+")[0]
-    if url and scheme not in TRANSPORT_ALIASES:
+    try:
+        # The first of several, as Redis Sentinel has them. A port that is none shows a password that is not escaped.
+        _ = urlsplit(url.partition(";")[0]).port
+        readable = not url or scheme in TRANSPORT_ALIASES
+    except ValueError:
+        readable = False
+    if not readable:
         raise ConfigurationError(
-            "CELERY_BROKER_URL=<hidden>: must be such as amqp://user:password@host:5672// or redis://host:6379/0"
+            "CELERY_BROKER_URL=<hidden>: must be such as amqp://user:password@host:5672// or redis://host:6379/0 "
+            "(a / in the password is written %2F)"
         )
 
 

@@ -55,9 +55,9 @@ class DedupCache:
         self._reached = False
         self.namespace: bytes | None = None
 
-    def _key(self, comment: Comment) -> bytes:
+    def _key(self, comment: Comment, namespace: bytes | None = None) -> bytes:
         name = f"{comment.source}\0{comment.id}".encode()
-        return blake2b(name, digest_size=16, key=self.namespace or b"").digest()
+        return blake2b(name, digest_size=16, key=namespace or self.namespace or b"").digest()
 
     @property
     def state(self) -> str:
@@ -97,23 +97,30 @@ class DedupCache:
 
     async def remember(self, known: Sequence[Known]) -> None:
         """Notes committed comments. One round trip; away, it is left out."""
-        await self._note(known, [one.revision.to_bytes(4, "big") + digest(one.comment) for one in known])
+        values = [one.revision.to_bytes(4, "big") + digest(one.comment) for one in known]
+        await self._note([self._key(one.comment) for one in known], values)
 
-    async def supersede(self, edited: Sequence[Known]) -> bool:
+    async def supersede(self, edited: Sequence[Known], namespaces: Sequence[bytes]) -> bool:
         """Before edits are committed: whatever Redis holds of them is no longer their latest text.
 
         False where Redis could not be told: then it must be disowned. (A note of the new text after the commit would
         come too late: this process may be gone by then, and the old text would pass for the latest until it expires.)
-        """
-        return await self._note(edited, [one.revision.to_bytes(4, "big") for one in edited])
 
-    async def _note(self, known: Sequence[Known], values: list[bytes]) -> bool:
-        if not known:
+        Args:
+            edited: the comments with their new revisions.
+            namespaces: every prefix by which some process may go at the commit.
+        """
+        values = [one.revision.to_bytes(4, "big") for one in edited]
+        keys = [self._key(one.comment, namespace) for namespace in namespaces for one in edited]
+        return await self._note(keys, values * len(namespaces))
+
+    async def _note(self, keys: list[bytes], values: list[bytes]) -> bool:
+        if not keys:
             return True
         if not self.usable or self._remember is None:
             return False
         try:
-            await self._remember(keys=[self._key(one.comment) for one in known], args=[self._ttl, *values])
+            await self._remember(keys=keys, args=[self._ttl, *values])
         except AWAY as error:
             self._failed(error)
             return False

@@ -9,8 +9,11 @@ import csv
 import gzip
 import io
 import json
+import threading
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import IO, Final, NamedTuple
 
 import msgspec
@@ -254,13 +257,41 @@ async def ingest(
             room.release()
 
     async with asyncio.TaskGroup() as group:
-        for part in _chunks(items, chunk, on_bad, failures):
+        async for part in _in_background(_chunks(items, chunk, on_bad, failures)):
             await room.acquire()
             if any(isinstance(one, Problem) for one in failures):
                 break
             group.create_task(store(part))
     if failures:
         raise failures[0]
+
+
+async def _in_background(parts: Iterator[list[Numbered]]) -> AsyncIterator[list[Numbered]]:
+    """Reads in a thread of its own, one part ahead: a pipe that pauses must hold up no transaction.
+
+    The thread is left behind where it waits for input that nobody wants any more.
+    """
+    loop = asyncio.get_running_loop()
+    ahead: asyncio.Queue[list[Numbered] | BaseException | None] = asyncio.Queue(maxsize=1)
+
+    def hand_over(item: list[Numbered] | BaseException | None) -> None:
+        asyncio.run_coroutine_threadsafe(ahead.put(item), loop).result()
+
+    def read() -> None:
+        # Where the loop is gone meanwhile, so is whoever would read it.
+        with suppress(RuntimeError, CancelledError):
+            try:
+                for part in parts:
+                    hand_over(part)
+                hand_over(None)
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                hand_over(error)
+
+    threading.Thread(target=read, name="reader", daemon=True).start()
+    while (item := await ahead.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
 
 
 def _chunks(

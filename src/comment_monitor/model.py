@@ -9,6 +9,8 @@ MAX_ID: Final = 200
 MAX_AUTHOR: Final = 200
 MAX_TEXT: Final = 10_000
 MAX_NAME: Final = 200
+# A page of comments has to fit into memory, whatever was sent with them.
+MAX_METADATA: Final = 65_536
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from comment_monitor.errors import InvalidRequest, NotJson, TooLarge
-from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_NAME, MAX_TEXT, Comment, Name, Parsed, Rejection
+from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_METADATA, MAX_NAME, MAX_TEXT, Comment, Name, Parsed, Rejection
 
 DEFAULT_SOURCE: Final = "threads"
 
@@ -295,6 +295,8 @@ def _metadata(raw: msgspec.Raw) -> str | None:
         return None
     if not text.startswith("{"):
         raise BadCommentError("`metadata` must be an object")
+    if len(text) > MAX_METADATA:
+        raise BadCommentError(f"`metadata` is longer than {MAX_METADATA} characters")
     if "\\u0000" in text:
         try:
             value = json.loads(text, parse_int=_any_int)

@@ -10,8 +10,8 @@ import asyncpg
 
 from comment_monitor import errors, log, metrics, store
 from comment_monitor.config import Settings
-from comment_monitor.db import NO_SCHEMA, Database
-from comment_monitor.dedup import DedupCache
+from comment_monitor.db import NO_SCHEMA, Connection, Database
+from comment_monitor.dedup import DedupCache, Known
 from comment_monitor.model import Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.publish import Publisher
 from comment_monitor.queue import Batch, ProcessingQueue
@@ -170,12 +170,19 @@ class Pipeline:
                 )
                 for number in range(len(plan.waves))
             ]
-            namespace = None
-            if not await self._cache.supersede(plan.edited(written)):
-                namespace = (await conn.value(store.NEW_NAMESPACE)).bytes
+            edited = plan.edited(written)
+            namespace = await self._supersede(conn, edited) if edited else None
         if namespace:
             self._cache.namespace = namespace
         return written
+
+    async def _supersede(self, conn: Connection, edited: list[Known]) -> bytes:
+        """Sees to it that no process takes an old text for the latest one; returns the prefix to go by from now on."""
+        if self._cache.usable:
+            [(current, previous)] = await conn.fetch(store.NAMESPACES)
+            if await self._cache.supersede(edited, (current.bytes, previous.bytes)):
+                return bytes(current.bytes)
+        return bytes((await conn.value(store.NEW_NAMESPACE)).bytes)
 
 
 def _count(plan: Plan) -> None:

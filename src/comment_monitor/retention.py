@@ -73,14 +73,15 @@ async def delete_old(database: Database, before: datetime) -> AsyncIterator[int]
     """Removes comments stored before a moment, a small transaction at a time; yields how many each took."""
     async with database.connection() as conn:
         last = await conn.value(LAST_OLD, before)
-    if last is None:
-        return
-    while removed := await _delete_batch(database, before, last):
-        yield removed
-        await asyncio.sleep(PAUSE)
-    async with database.connection() as conn:
-        # Redis may remember one that is gone, and call it a duplicate when it is sent again.
-        await conn.value(store.NEW_NAMESPACE)
+    try:
+        while last is not None and (removed := await _delete_batch(database, before, last)):
+            yield removed
+            await asyncio.sleep(PAUSE)
+    finally:
+        # Redis may remember one that is gone, and call it a duplicate when it is sent again. Also where nothing was
+        # removed: the run before this one may have been killed.
+        async with database.connection() as conn:
+            await conn.value(store.NEW_NAMESPACE)
 
 
 async def _delete_batch(database: Database, before: datetime, last: int) -> int:

@@ -32,8 +32,11 @@ class Schema:
             async with database.connection() as conn:
                 await self._read(conn)
         except NO_SCHEMA:
+            self.namespace = None
             self.problem = SchemaBehind("The database has no tables yet: run `comment-monitor migrate`.")
         except AWAY as error:
+            # It may have changed by now, and an entry under the old one proves nothing.
+            self.namespace = None
             self.problem = DatabaseUnavailable(f"The database can't be used: {in_words(error)}.")
 
     async def _read(self, conn: Connection) -> None:

@@ -35,10 +35,17 @@ WRITE: Final = Query(
     """,
 )
 
-# Disowns all that Redis remembers: an edit is about to be committed that it can't be told of.
+# Disowns all that Redis remembers: something is about to be committed that it can't be told of.
 NEW_NAMESPACE: Final = Query(
-    "new_cache_namespace", "UPDATE installation SET cache_namespace = gen_random_uuid() RETURNING cache_namespace"
+    "new_cache_namespace",
+    """
+    UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid()
+    RETURNING cache_namespace
+    """,
 )
+
+# The prefix in Redis that holds when this transaction commits (nobody can change it until then), and the one before.
+NAMESPACES: Final = Query("cache_namespaces", "SELECT cache_namespace, previous_namespace FROM installation FOR SHARE")
 
 # One outbox row's comments as they are now; the row stays until its results are stored.
 LOAD_BATCH: Final = Query(

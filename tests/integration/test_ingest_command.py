@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -348,10 +349,29 @@ def test_a_dsn_that_can_not_be_read_is_one_line_without_its_password(ingest: Run
 
 
 def test_a_broker_of_no_kind_that_celery_knows_is_one_line(ingest: Run) -> None:
-    for command in ("ingest", "worker"):
+    for command, url in itertools.product(("ingest", "worker"), ("foo://u:hush@h", "amqp://u:hush/x@h:5672//")):
         arguments = ["-"] if command == "ingest" else []
-        done = ingest(*arguments, command=command, stdin=b"", CELERY_BROKER_URL="foo://u:hush@h")
+        done = ingest(*arguments, command=command, stdin=b"", CELERY_BROKER_URL=url)
         assert (done.code, "CELERY_BROKER_URL" in done.only_error(), "hush" in done.err) == (1, True, False)
+
+
+async def test_a_pipe_that_pauses_holds_up_nobody(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
+    """What was read is committed and no transaction is left open, however long the rest takes to come."""
+    line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, env=program, cwd=tmp_path, stdin=pipe, stdout=pipe) as waiting_one:  # noqa: ASYNC220
+        try:
+            assert waiting_one.stdin
+            waiting_one.stdin.write(lines(*map(record, range(3100))))
+            waiting_one.stdin.flush()
+            await until(lambda: execute(dsn, "SELECT count(*) >= 3000 FROM comments") == [(True,)], seconds=60)
+            idle = "SELECT count(*) FROM pg_stat_activity WHERE state ~ '^idle in' AND datname = current_database()"
+            await until(lambda: execute(dsn, idle) == [(0,)])
+        finally:
+            waiting_one.send_signal(signal.SIGINT)
+            out = waiting_one.communicate()[0].decode()
+    assert waiting_one.returncode == 1
+    assert re.search(r"3\d00 read: 3\d00 stored", out), out
 
 
 OPTIONS: Final = {

@@ -41,6 +41,7 @@ def reasons(*comments: Any) -> list[str | None]:
         (comment(1, parent_id="x" * 201), "200"),
         (comment(1, metadata=[1]), "metadata"),
         (comment(1, metadata={"a": ["\0"]}), "NUL"),
+        (comment(1, metadata={"a": "x" * 65_536}), "longer than 65536"),
         (comment(1, metadata={"\0": 1}), "NUL"),
         (comment(1, metadata={"a": "\udfff"}), "surrogate"),
         (17, "object"),

@@ -61,7 +61,9 @@ COMMENT: Final = Schema(
         "author": _text(1, MAX_AUTHOR, "Who wrote it."),
         "timestamp": Schema(type=NULLABLE, description="RFC 3339 with an offset; absent or blank: unknown."),
         "parent_id": Schema(type=NULLABLE, max_length=MAX_ID, description="The comment that this one answers."),
-        "metadata": Schema(type=[OpenAPIType.OBJECT, OpenAPIType.NULL], description="Kept as it comes."),
+        "metadata": Schema(
+            type=[OpenAPIType.OBJECT, OpenAPIType.NULL], description="Kept as it comes; at most 65,536 characters."
+        ),
     },
 )
 REQUEST: Final = Schema(

@@ -20,7 +20,9 @@ CREATE TABLE installation (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
     -- Prefix of this database's keys in Redis: a cache left over from another database must not call its comments
     -- duplicates.
-    cache_namespace uuid NOT NULL DEFAULT gen_random_uuid()
+    cache_namespace uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- The prefix before a change of it: for a moment some processes still go by that one.
+    previous_namespace uuid NOT NULL DEFAULT gen_random_uuid()
 );
 INSERT INTO installation DEFAULT VALUES;
 
