@@ -257,7 +257,7 @@ NASTY: Final[dict[str, tuple[bytes, int]]] = {
     "NaN": (_one('"metadata":{"n":NaN}', beside=GOOD), 400),
     "infinity": (_one('"metadata":{"n":-Infinity}', beside=GOOD), 400),
     "a large exponent": (_one('"metadata":{"n":1e99999}'), 200),
-    "a large integer": (_one(f'"metadata":{{"n":{"9" * 100_000}}}'), 200),
+    "a large integer": (_one(f'"metadata":{{"n":{"9" * 60_000}}}'), 200),
     "a large post id": (EMPTY.replace(b'"p"', b"9" * 100_000), 422),
     "a large timestamp": (_one('"timestamp":1e400'), 422),
     "no UTF-8 in a text": (EMPTY.replace(b"p", b"\xff"), 400),
