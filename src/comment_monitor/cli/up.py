@@ -51,11 +51,12 @@ def announce(where: Where, endpoints: Mapping[str, str]) -> None:
         ("Queue", _without_password(endpoints["CELERY_BROKER_URL"])),
         ("Data", str(where.data_dir)),
     ]
-    # Never cut or folded: these are to be copied.
-    console = rich.console.Console(soft_wrap=True, highlight=False)
-    console.print("\n[bold green]Comment Monitoring Pipeline is up[/] (Ctrl-C stops all of it)")
-    for name, value in rows:
-        console.print(rich.text.Text(f"{name + ':':16}", style="bold"), value, sep="", markup=False)
+    lines = [
+        rich.text.Text.assemble("\n", ("Comment Monitoring Pipeline is up", "bold green"), " (Ctrl-C stops all of it)"),
+        *(rich.text.Text.assemble((f"{name + ':':16}", "bold"), value) for name, value in rows),
+    ]
+    # Never cut or folded: these are to be copied. One write: what the servers log does not come between the lines.
+    rich.console.Console(soft_wrap=True, highlight=False).print(rich.text.Text("\n").join(lines))
     sys.stdout.flush()
 
 
