@@ -55,6 +55,12 @@ class NotJson(Problem):
     slug, status, title = "not-json", 400, "The body is not JSON"
 
 
+class Incomplete(Problem):
+    """The client hung up before its request was complete; nobody is there to read this."""
+
+    slug, status, title = "incomplete", 400, "The request ended early"
+
+
 class BadRequest(Problem):
     """A query parameter or a cursor can't be read."""
 

@@ -19,8 +19,7 @@ from typing import IO, Final, NamedTuple
 import msgspec
 
 from comment_monitor.errors import Problem
-from comment_monitor.model import Comment, Fate
-from comment_monitor.parse import (
+from comment_monitor.incoming import (
     DEFAULT_SOURCE,
     BadCommentError,
     build_comment,
@@ -29,6 +28,7 @@ from comment_monitor.parse import (
     in_words,
     without_lone_surrogates,
 )
+from comment_monitor.model import Comment, Fate
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 # A text of 10,000 characters, all escaped, with its metadata, fits many times over.

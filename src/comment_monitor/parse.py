@@ -1,61 +1,30 @@
-"""From bytes to comments: every bad comment is named, the good rest goes on.
+"""From a request's bytes to comments: every bad comment is named, the good rest goes on.
 
-Three ways, tried in turn: one typed decode of the whole body (nearly always), then comment by comment, and last the
-same with NUL in the place of lone surrogates, which no decoder takes, so that the comment that has them is named.
+Two ways, tried in turn: one typed decode of the whole body (nearly always), then comment by comment.
 """
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
 from comment_monitor.errors import InvalidRequest, NotJson, TooLarge
-from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_METADATA, MAX_NAME, MAX_TEXT, Comment, Name, Parsed, Rejection
-
-DEFAULT_SOURCE: Final = "threads"
-
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
-Author = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AUTHOR)]
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-
-
-FIRST_MOMENT: Final = datetime.min.replace(tzinfo=UTC)
-LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC)
-UNSTORABLE: Final = "holds a NUL character or a lone surrogate"
-
-# The escapes of a JSON document: a pair of surrogates, a lone one (the group), and any other.
-ESCAPES: Final = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+from comment_monitor.incoming import (
+    DEFAULT_SOURCE,
+    BadCommentError,
+    IncomingComment,
+    build_comment,
+    id_of,
+    in_words,
+    may_hold_lone_surrogates,
+    text_fault,
+    without_lone_surrogates,
 )
+from comment_monitor.model import Comment, Name, Parsed, Rejection
+from comment_monitor.spans import Reader, StructureError
 
-# Raw can't stand in a union: an empty one says that the field is not there.
-ABSENT: Final = msgspec.Raw()
-
-
-class IncomingComment(msgspec.Struct, gc=False, kw_only=True):
-    """A comment as a request may hold it."""
-
-    id: Id
-    text: Text
-    author: Author
-    timestamp: Moment | None = None
-    parent_id: Id | None = None
-    metadata: msgspec.Raw = ABSENT
-
-
-class LooseComment(msgspec.Struct, gc=False, kw_only=True):
-    """The same with a timestamp that may be blank."""
-
-    id: Id
-    text: Text
-    author: Author
-    timestamp: str | None = None
-    parent_id: str | None = None
-    metadata: msgspec.Raw = ABSENT
+_BYTE: Final = re.compile(r"\(byte (\d+)\)")
 
 
 class Request(msgspec.Struct, gc=False, kw_only=True):
@@ -66,7 +35,7 @@ class Request(msgspec.Struct, gc=False, kw_only=True):
     comments: list[IncomingComment]
 
 
-class RawRequest(msgspec.Struct, kw_only=True):
+class Head(msgspec.Struct, kw_only=True):
     """A body whose comments are yet to be looked at."""
 
     post_id: Name
@@ -74,12 +43,11 @@ class RawRequest(msgspec.Struct, kw_only=True):
     comments: list[msgspec.Raw]
 
 
-class BadCommentError(Exception):
-    """One comment's reason for rejection, in words for its sender."""
-
-
 _fast = msgspec.json.Decoder(Request)
-_raw = msgspec.json.Decoder(RawRequest)
+_head = msgspec.json.Decoder(Head)
+_key = msgspec.json.Decoder(str)
+# Looks at every byte and makes nothing of it.
+_any = msgspec.json.Decoder(msgspec.Raw)
 
 
 def parse_request(body: bytes, *, max_comments: int) -> Parsed:
@@ -90,94 +58,147 @@ def parse_request(body: bytes, *, max_comments: int) -> Parsed:
         InvalidRequest: it has not the shape of a request.
         TooLarge: more than `max_comments` comments.
     """
+    return parse_at_once(body, max_comments=max_comments) or parse_one_by_one(body, max_comments=max_comments)
+
+
+def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
+    """The quick way, for a body without a fault in its shape; None: another way has to find what is wrong.
+
+    Raises:
+        NotJson, InvalidRequest, TooLarge: as `parse_request`.
+    """
     try:
         body.decode()
         request = _fast.decode(body)
     except UnicodeDecodeError as error:
         raise NotJson(f"The body is not UTF-8 at byte {error.start}.") from None
     except (msgspec.MsgspecError, RecursionError):
-        return _parse_carefully(body, max_comments)
-    _check_head(request.post_id, request.source, len(request.comments), max_comments)
+        return None
+    _check_names(request.post_id, request.source)
+    if len(request.comments) > max_comments:
+        raise _too_many(max_comments)
     return _gather(request.post_id, request.source, request.comments)
 
 
-def _parse_carefully(body: bytes, max_comments: int) -> Parsed:
+def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
+    """The careful way: what is wrong with one comment is its own affair, a lone surrogate and deep nesting too.
+
+    Memory is that of the comments taken, whatever the body holds; time grows with its brackets.
+
+    Raises:
+        NotJson, InvalidRequest, TooLarge: as `parse_request`.
+    """
     try:
-        request = _raw.decode(body)
+        _any.decode(body)
+        checked = True
+    except RecursionError:
+        checked = False
+    except msgspec.DecodeError as error:
+        # The decoder takes no lone surrogate, against which JSON's grammar has nothing: the parts will tell.
+        if not may_hold_lone_surrogates(body):
+            raise NotJson(f"{_in_json(error)}.") from None
+        checked = False
+    try:
+        parts = _Parts(body, checked=checked, max_comments=max_comments)
+        return _gather(parts.head.post_id, parts.head.source, parts.comments())
+    except StructureError as error:
+        raise NotJson(f"{error}.") from None
+
+
+class _Parts:
+    """A body by its parts; `checked`: that all of it is JSON is known already.
+
+    Raises:
+        NotJson, InvalidRequest, TooLarge, StructureError: as it is found.
+    """
+
+    def __init__(self, body: bytes, *, checked: bool, max_comments: int):
+        self._body = body
+        self._checked = checked
+        self._comments: list[slice] = []
+        reader = Reader(body)
+        self.head = self._head(reader, max_comments) if reader.next_is(b"{") else _decode_head(body)
+        reader.end()
+        _check_names(self.head.post_id, self.head.source)
+
+    def comments(self) -> Iterator[msgspec.Raw]:
+        """Each comment, one after the other."""
+        for span in self._comments:
+            yield msgspec.Raw(self._part(span))
+
+    def _head(self, reader: Reader, max_comments: int) -> Head:
+        written: dict[str, bytes] = {}
+        for key in reader.members():
+            name = _key.decode(self._part(key))
+            if name == "comments" and reader.next_is(b"["):
+                self._comments = list(_at_most(max_comments, reader.elements()))
+                written[name] = b"[]"
+                continue
+            value = self._part(reader.value())
+            if name in Head.__struct_fields__:
+                written[name] = value
+        return _decode_head(
+            b"{" + b",".join(b'"%b":%b' % (name.encode(), part) for name, part in written.items()) + b"}"
+        )
+
+    def _part(self, span: slice) -> bytes:
+        """As it was written, or with NUL for lone surrogates."""
+        part = self._body[span]
+        if self._checked:
+            return part
+        fault = _fault(part)
+        if fault is None:
+            return part
+        mended = without_lone_surrogates(part)
+        if mended != part and _fault(mended) is None:
+            return mended
+        if "byte" not in fault:
+            raise NotJson(f"{fault} (byte {span.start}).")
+        raise NotJson(f"{_BYTE.sub(lambda at: f'(byte {int(at[1]) + span.start})', fault)}.")
+
+
+def _fault(part: bytes) -> str | None:
+    """What is wrong with it as JSON; of what is nested deeper than the decoder goes, only that its brackets match."""
+    try:
+        _any.decode(part)
+    except RecursionError:
+        return None
+    except msgspec.DecodeError as error:
+        return _in_json(error)
+    return None
+
+
+def _in_json(error: msgspec.DecodeError) -> str:
+    return str(error).replace("Input data was truncated", "JSON is malformed: it ends within a value")
+
+
+def _decode_head(document: bytes) -> Head:
+    try:
+        return _head.decode(document)
     except msgspec.ValidationError as error:
-        _require_json(body)
         raise InvalidRequest(f"{in_words(error, 'the body')}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        mended = without_lone_surrogates(body)
-        if mended == body:
-            raise NotJson(f"{error}.") from None
-        return _parse_carefully(mended, max_comments)
-    _check_head(request.post_id, request.source, len(request.comments), max_comments)
-    return _gather(request.post_id, request.source, request.comments)
+        raise NotJson(f"{in_words(error)}.") from None
 
 
-def without_lone_surrogates(document: bytes) -> bytes:
-    """JSON with NUL in the place of lone surrogates: neither can be stored, but NUL can be read, and so be named."""
-    return ESCAPES.sub(lambda found: rb"\u0000" if found[1] else found[0], document)
-
-
-def _require_json(body: bytes) -> None:
-    """The typed decoder stops at the first wrong shape; whether the rest is JSON at all comes first.
-
-    Raises:
-        NotJson: it is not.
-    """
-    try:
-        json.loads(body.decode(), parse_constant=_no_constant, parse_int=_any_int)
-    except ValueError as error:
-        raise NotJson(f"{error}.") from None
-    except RecursionError:
-        # Nested deeper than can be told; the shape is wrong all the same.
-        return
-
-
-def _any_int(_: str) -> int:
-    """Only the structure is looked at: Python refuses integers of more than 4,300 digits, JSON does not."""
-    return 0
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _check_head(post_id: str, source: str, count: int, max_comments: int) -> None:
+def _check_names(post_id: str, source: str) -> None:
     for name, value in (("post_id", post_id), ("source", source)):
-        if fault := _text_fault(value):
+        if fault := text_fault(value):
             raise InvalidRequest(f"`{name}` {fault}.")
-    if count > max_comments:
-        raise TooLarge(f"The request holds {count} comments; at most {max_comments} go into one.")
 
 
-def check_name(name: str, value: str | None) -> str:
-    """A post's or a source's name, of a comment that carries its own.
-
-    Raises:
-        BadCommentError: it is missing, too long or can't be stored.
-    """
-    if not value:
-        raise BadCommentError(f"`{name}` is missing")
-    if len(value) > MAX_NAME:
-        raise BadCommentError(f"`{name}` is longer than {MAX_NAME} characters")
-    # It may come from a command line or a CSV file, which JSON's decoder has not looked at.
-    if _text_fault(value) or not _is_utf8(value):
-        raise BadCommentError(f"`{name}` {UNSTORABLE}")
-    return value
+def _at_most(most: int, items: Iterator[slice]) -> Iterator[slice]:
+    for number, item in enumerate(items):
+        if number == most:
+            raise _too_many(most)
+        yield item
 
 
-def _is_utf8(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _too_many(most: int) -> TooLarge:
+    return TooLarge(f"The request holds more than {most} comments, the most that go into one.")
 
 
-def _gather(post_id: str, source: str, items: Sequence[Any]) -> Parsed:
+def _gather(post_id: str, source: str, items: Iterable[IncomingComment | msgspec.Raw]) -> Parsed:
     comments: list[Comment] = []
     indexes: list[int] = []
     rejected: list[Rejection] = []
@@ -188,147 +209,3 @@ def _gather(post_id: str, source: str, items: Sequence[Any]) -> Parsed:
         except BadCommentError as error:
             rejected.append(Rejection(index, id_of(item), str(error)))
     return Parsed(post_id, comments, indexes, rejected)
-
-
-def build_comment(post_id: str, source: str, item: IncomingComment | msgspec.Raw) -> Comment:
-    """One comment from its decoded form or its raw JSON.
-
-    Raises:
-        BadCommentError: with the reason.
-    """
-    incoming = item if isinstance(item, IncomingComment) else _loose(item)
-    for name, value in (("id", incoming.id), ("author", incoming.author), ("text", incoming.text)):
-        if fault := _text_fault(value):
-            raise BadCommentError(f"`{name}` {fault}")
-    if incoming.parent_id is not None and (fault := _text_fault(incoming.parent_id)):
-        raise BadCommentError(f"`parent_id` {fault}")
-    if incoming.text.isspace():
-        raise BadCommentError("`text` is blank")
-    return Comment(
-        source=source,
-        post_id=post_id,
-        id=incoming.id,
-        text=incoming.text,
-        author=incoming.author,
-        timestamp=_utc(incoming.timestamp),
-        parent_id=incoming.parent_id or None,
-        metadata=_metadata(incoming.metadata),
-    )
-
-
-def _loose(item: msgspec.Raw) -> IncomingComment:
-    try:
-        loose = msgspec.json.decode(item, type=LooseComment)
-        stamp = loose.timestamp.strip() if loose.timestamp else None
-        timestamp = msgspec.convert(stamp, Moment) if stamp else None
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise BadCommentError(in_words(error)) from None
-    if loose.parent_id and len(loose.parent_id) > MAX_ID:
-        raise BadCommentError(f"`parent_id` is longer than {MAX_ID} characters")
-    return IncomingComment(
-        id=loose.id,
-        text=loose.text,
-        author=loose.author,
-        timestamp=timestamp,
-        parent_id=loose.parent_id,
-        metadata=loose.metadata,
-    )
-
-
-# What the decoder says, and what a sender of JSON understands by it.
-WORDS: Final = (
-    (re.compile(r"missing required field `(?P<at>\w+)`"), "{at} is missing"),
-    (re.compile(r"of length >= 1(?: - at `(?P<at>\w+)`)?$"), "{at} is empty"),
-    (re.compile(r"of length <= (?P<most>\d+)(?: - at `(?P<at>\w+)`)?$"), "{at} is longer than {most} characters"),
-    (
-        re.compile(r"Expected `(?P<want>[\w |]+)`, got `(?P<got>\w+)`(?: - at `(?P<at>\w+)`)?$"),
-        "{at} must be {want}, not {got}",
-    ),
-)
-TYPES: Final = {
-    "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "null": "null",
-    "array": "an array", "object": "an object",
-}  # fmt: skip
-
-
-def in_words(error: Exception, whole: str = "the comment") -> str:
-    """The decoder's error for a sender of JSON; `whole` names what was decoded, for faults that lie in no field."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    text = str(error).replace("$.", "").replace(" - at `$`", "")
-    if "RFC3339" in text or "timezone" in text:
-        return "`timestamp` must be RFC 3339, such as 2026-01-31T09:30:00Z"
-    for pattern, words in WORDS:
-        if found := pattern.search(text):
-            parts = found.groupdict()
-            field = parts.pop("at")
-            at = f"`{field}`" if field else whole
-            return words.format(at=at, **{name: _type_names(value) for name, value in parts.items()})
-    return text
-
-
-def _type_names(value: str) -> str:
-    return " or ".join(TYPES.get(name, name) for name in value.split(" | "))
-
-
-def _text_fault(value: str) -> str | None:
-    """The decoder takes no lone surrogate; one that was in the document is NUL here."""
-    return UNSTORABLE if "\0" in value else None
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    if moment is None:
-        return None
-    try:
-        result = moment.astimezone(UTC)
-    except OverflowError:
-        result = FIRST_MOMENT
-    # The driver takes the very first and the very last moment for infinity.
-    if result in {FIRST_MOMENT, LAST_MOMENT}:
-        raise BadCommentError("`timestamp` lies outside the years 1 to 9999")
-    return result
-
-
-def _metadata(raw: msgspec.Raw) -> str | None:
-    text = bytes(raw).decode()
-    if text in ("", "null"):
-        return None
-    if not text.startswith("{"):
-        raise BadCommentError("`metadata` must be an object")
-    if len(text) > MAX_METADATA:
-        raise BadCommentError(f"`metadata` is longer than {MAX_METADATA} characters")
-    if "\\u0000" in text:
-        try:
-            value = json.loads(text, parse_int=_any_int)
-        except RecursionError:
-            raise BadCommentError("`metadata` is nested too deeply") from None
-        if _holds_nul(value):
-            raise BadCommentError(f"`metadata` {UNSTORABLE}")
-    return text
-
-
-def _holds_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    children: Iterable[Any] = ()
-    if isinstance(value, dict):
-        children = [*value.keys(), *value.values()]
-    elif isinstance(value, list):
-        children = value
-    return any(map(_holds_nul, children))
-
-
-def id_of(item: IncomingComment | msgspec.Raw) -> str | None:
-    """The id to name a rejected comment by, cut to a readable length; None where there is none."""
-    found: Any = item.id if isinstance(item, IncomingComment) else _raw_id(item)
-    if not isinstance(found, str):
-        return None
-    return found[:MAX_NAME].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _raw_id(item: msgspec.Raw) -> Any:
-    try:
-        value = json.loads(bytes(item), parse_int=_any_int)
-    except (ValueError, RecursionError):
-        return None
-    return value.get("id") if isinstance(value, dict) else None

@@ -1,6 +1,7 @@
 """SIGTERM: `/health` turns 503 first, what was accepted is finished and answered, and nothing is lost."""
 
 import asyncio
+import json
 
 import httpx
 import pytest
@@ -8,7 +9,7 @@ from tests.conftest import until
 from tests.faults.conftest import MakeSystem
 from tests.support.database import blocked
 from tests.support.locks import locked
-from tests.support.requests import comment
+from tests.support.requests import body, comment
 from tests.support.system import Sender, System, analysed, assert_unavailable, stored, traffic
 
 # Far below the time for which the server would wait for connections that do not end by themselves.
@@ -82,12 +83,67 @@ async def test_an_idle_process_ends_at_once_whoever_keeps_a_connection(system: S
     system.has_no_complaints()
 
 
+HALF = json.dumps(body(comment(1))).encode()[:-10]
+HEAD = b"POST /comments/process HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
+
+
+async def begun(system: System) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request of which the end is missing."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
+    writer.write(HEAD % (len(HALF) + 10) + HALF)
+    await writer.drain()
+    return reader, writer
+
+
+async def test_a_request_that_is_never_completed_does_not_hold_up_the_end(system: System) -> None:
+    """Nothing of it was accepted."""
+    await system.start(system.orchestrator)
+    connections = [await begun(system) for _ in range(3)]
+    # What is not read yet would be refused at once.
+    await asyncio.sleep(0.5)
+    system.orchestrator.ask_to_leave()
+    assert await system.orchestrator.until_ended(AT_ONCE) == 0
+    for reader, writer in connections:
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"problem:draining" in answer
+        assert b"\r\nretry-after: " in answer.lower()
+        writer.close()
+    assert stored(system.dsn) == []
+    system.has_no_complaints()
+
+
+async def test_a_request_that_is_completed_meanwhile_is_taken(system: System) -> None:
+    await system.start(system.orchestrator)
+    reader, writer = await begun(system)
+    await asyncio.sleep(0.5)
+    system.orchestrator.ask_to_leave()
+    await until(lambda: leaving(system))
+    writer.write(json.dumps(body(comment(1))).encode()[-10:])
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert await system.orchestrator.until_ended(AT_ONCE) == 0
+    assert stored(system.dsn) == ["1"]
+
+
+async def test_a_client_that_hangs_up_is_no_error_of_ours(system: System) -> None:
+    await system.start(system.orchestrator)
+    _, writer = await begun(system)
+    writer.close()
+    await until(lambda: '"problem": "incomplete"' in system.orchestrator.output)
+    assert await system.metric("comment_processing_errors_total") == 0
+    line = next(one for one in system.orchestrator.output.splitlines() if "incomplete" in one)
+    assert json.loads(line)["level"] == "info"
+    assert json.loads(line)["status"] == 400
+
+
 async def test_replaced_under_traffic_nothing_is_lost(system: System) -> None:
     await system.start()
     async with traffic(system.url) as clients:
         for _ in range(2):
             await clients.goes_on()
-            assert system.orchestrator.stop() == 0
+            system.orchestrator.ask_to_leave()
+            assert await system.orchestrator.until_ended() == 0
             await system.start(system.orchestrator)
         await clients.goes_on()
     await system.all_is_well(clients.sent)

@@ -1,6 +1,7 @@
 """Parsing: a bad comment is named, the good rest goes on, and what comes is kept character for character."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -165,17 +166,85 @@ def test_more_comments_than_allowed_are_too_large() -> None:
     raw = json.dumps(body(*map(comment, range(10)))).encode()
 
     assert len(parse_request(raw, max_comments=10).comments) == 10
-    with pytest.raises(TooLarge, match="10"):
+    with pytest.raises(TooLarge, match="more than 9 comments"):
         parse_request(raw, max_comments=9)
 
 
-def test_deep_nesting_in_one_comment_rejects_at_most_that_one() -> None:
-    """A thousand brackets do not take their neighbours with them."""
-    deep = '{"id":"deep","text":"t","author":"a","metadata":{"a":' + "[" * 5000 + "]" * 5000 + "}}"
-    raw = '{"post_id":"p","comments":[{"id":"ok","text":"t","author":"a"},' + deep + "]}"
+DEEP = "[" * 5000 + "]" * 5000
 
+
+@pytest.mark.parametrize("member", ["metadata", "unknown"])
+@pytest.mark.parametrize("deep", [DEEP, '{"a":' * 5000 + "1" + "}" * 5000])
+def test_deep_nesting_in_one_comment_rejects_that_one_by_name(member: str, deep: str) -> None:
+    """More brackets than any decoder follows do not take their neighbours with them."""
+    bad = f'{{"id":"deep","text":"t","author":"a","{member}":{{"a":{deep}}}}}'
+    good = '{"id":"ok","text":"t","author":"a"}'
+
+    parsed = parse_request(f'{{"post_id":"p","comments":[{good},{bad},{good}]}}'.encode(), max_comments=10)
+
+    assert [one.id for one in parsed.comments] == ["ok", "ok"]
+    assert [(bad.index, bad.id, bad.reason) for bad in parsed.rejected] == [(1, "deep", "nested too deeply")]
+
+
+def test_deep_nesting_beside_the_comments_is_no_ones_fault() -> None:
+    """A member that is not ours is left out, whatever it holds."""
+    raw = '{"x":%s,"post_id":"p","comments":[{"id":"1","text":"t","author":"a"}]}' % DEEP  # noqa: UP031
+
+    assert [one.id for one in parse_request(raw.encode(), max_comments=10).comments] == ["1"]
+
+
+GOOD = '{"id":"1","text":"t","author":"a"}'
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ('{"post_id":"p","comments":[' + GOOD + ' {"id":""}]}', r"expected ',' or '\]'|expected ','"),
+        ('{"post_id":"p","comments":[' + GOOD + ",]}", "byte 62"),
+        ('{"post_id":"p","comments":[{"id":"\\ud800"},tru]}', "within a value .byte 43"),
+        ('{"post_id":"p","comments":[{"id":"\\ud800"}]', "expected"),
+        ('{"post_id":"p","comments":[{"id":"\\ud800"}', "closing brackets|expected ','"),
+        ('{"post_id":"p","comments":[{"id":"\\ud800"}]} x', "nothing more"),
+        ('{"post_id":"p" "comments":[{"id":"\\ud800"}]}', "expected ','"),
+        ('{"post_id" "p","comments":[{"id":"\\ud800"}]}', "expected ':'"),
+        ('{"post_id":"p",comments:[{"id":"\\ud800"}]}', "expected a string"),
+        ('{"post_id":,"comments":[{"id":"\\ud800"}]}', "expected a value"),
+        ('{"post_id":"p","comments":[' + DEEP[:-1] + "}", "expected ','"),
+        ('{"post_id":"p","comments":[{"x":' + DEEP[:-1], "closing brackets"),
+        ('{"post_id":"p","comments":[{"id":"\\ud800","text":"\\x"}]}', "escape"),
+    ],
+)
+def test_a_body_that_breaks_off_is_not_json_also_beside_what_the_decoder_does_not_take(raw: str, words: str) -> None:
+    """The careful way finds it too, and says where."""
+    with pytest.raises(NotJson, match=words):
+        parse_request(raw.encode(), max_comments=10)
+
+
+def test_too_many_of_anything_are_counted_no_further_than_needed() -> None:
+    """Millions of elements cost neither their memory nor their time."""
+    raw = b'{"post_id":"p","comments":[' + b"0," * 1_000_000 + b"0]}"
+
+    tracemalloc.start()
     try:
-        parsed = parse_request(raw.encode(), max_comments=10)
-    except NotJson:
-        return
-    assert parsed.comments[0].id == "ok"
+        with pytest.raises(TooLarge, match="more than 10000 comments"):
+            parse_request(raw, max_comments=10_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"post_id":"p","comments":[{"id":"1","text":"\\ud800","author":"a"},{"id":"2","text":"t","author":"a"}],"z":1}',
+        '{"z":"\\ud800","c\\u006fmments":[17,{"id":"2","text":"t","author":"a"}],"post_id":"p"}',
+        ' {"\\ud800":0,"comments":[],"post_id":"p" , "comments" : [ 17 , {"id":"2","text":"t","author":"a"} ] } ',
+    ],
+)
+def test_the_careful_way_reads_json_as_any_reader_does(raw: str) -> None:
+    """Blanks, escaped and repeated names, members that are not ours."""
+    parsed = parse_request(raw.encode(), max_comments=10)
+
+    assert [one.id for one in parsed.comments] == ["2"]
+    assert [one.index for one in parsed.rejected] == [0]

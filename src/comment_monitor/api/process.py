@@ -1,18 +1,23 @@
 """`POST /comments/process`: the way in."""
 
+import asyncio
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 from litestar import Request, Response, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.exceptions import InternalServerException
 
 from comment_monitor import errors, metrics
 from comment_monitor.api.openapi import ProcessOperation, problems
 from comment_monitor.api.state import Service
 from comment_monitor.limits import Verdict
-from comment_monitor.model import Receipt
-from comment_monitor.parse import parse_request
+from comment_monitor.model import Parsed, Receipt
+from comment_monitor.parse import parse_at_once, parse_one_by_one
+
+# Bytes that are parsed within a millisecond or so, whatever they hold.
+LARGE: Final = 65_536
 
 
 @post(
@@ -32,7 +37,10 @@ async def process_comments(request: Request[Any, Any, State], service: NamedDepe
     try:
         service.require_work()
         verdict = await _count(request, service)
-        parsed = parse_request(await request.body(), max_comments=service.runtime.settings.max_comments_per_request)
+        parsed = await _parse(await _read(request, service), service.runtime.settings.max_comments_per_request)
+    except errors.Incomplete:
+        # A client that changed its mind: nothing went wrong here.
+        raise
     except errors.Problem as problem:
         metrics.count_error(problem.slug)
         raise
@@ -43,6 +51,26 @@ async def process_comments(request: Request[Any, Any, State], service: NamedDepe
             f"None of the {receipt.received} comments can be stored.", extra={"rejected": receipt.rejected}
         )
     return Response(receipt, headers=verdict.headers if verdict else None)
+
+
+async def _read(request: Request[Any, Any, State], service: Service) -> bytes:
+    """The body, as long as its sender is there, and this process."""
+    try:
+        async with service.reading():
+            return await request.body()
+    except TimeoutError:
+        raise errors.Draining("This process shut down before the request was complete; repeat it.") from None
+    except InternalServerException:
+        # The framework's word for a connection that ended before the body did.
+        raise errors.Incomplete("The connection ended before the request did.") from None
+
+
+async def _parse(body: bytes, max_comments: int) -> Parsed:
+    """The comments; a large body that needs the careful way is no reason for others to wait."""
+    parsed = parse_at_once(body, max_comments=max_comments)
+    if parsed is None and len(body) > LARGE:
+        parsed = await asyncio.to_thread(parse_one_by_one, body, max_comments=max_comments)
+    return parsed or parse_one_by_one(body, max_comments=max_comments)
 
 
 async def _count(request: Request[Any, Any, State], service: Service) -> Verdict | None:

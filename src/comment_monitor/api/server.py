@@ -83,5 +83,5 @@ async def _drain(service: Service, settings: Settings) -> None:
     service.leaving = True
     logger.info("leaving", drain_delay=settings.drain_delay)
     await asyncio.sleep(settings.drain_delay)
-    service.draining = True
+    service.drain()
     logger.info("draining", waiting=len(service.runtime.pipeline.queue))

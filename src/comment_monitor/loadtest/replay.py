@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
+from comment_monitor.incoming import DEFAULT_SOURCE
 from comment_monitor.ingest import open_stream
 from comment_monitor.loadtest.plan import Load, encode
-from comment_monitor.parse import DEFAULT_SOURCE
 
 # Posts whose comments wait for company to fill a request.
 MAX_OPEN: Final = 1000

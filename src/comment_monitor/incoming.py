@@ -1,0 +1,255 @@
+"""One comment from its JSON: whole as it came, or rejected in words for its sender."""
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_METADATA, MAX_NAME, MAX_TEXT, Comment
+from comment_monitor.spans import Reader, StructureError
+
+DEFAULT_SOURCE: Final = "threads"
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+Author = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AUTHOR)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+FIRST_MOMENT: Final = datetime.min.replace(tzinfo=UTC)
+LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC)
+UNSTORABLE: Final = "holds a NUL character or a lone surrogate"
+
+# Up to the next lone surrogate, whose digits are the group, or to the end: every escape before it is passed as a whole.
+LONE_SURROGATE: Final = re.compile(
+    rb"(?:[^\\]++|\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?!u[dD][89a-fA-F][0-9a-fA-F]{2}).))*+"
+    rb"(?:\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\?\Z)",
+    re.DOTALL,
+)
+SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+# Raw can't stand in a union: an empty one says that the field is not there.
+ABSENT: Final = msgspec.Raw()
+
+
+class IncomingComment(msgspec.Struct, gc=False, kw_only=True):
+    """A comment as a request may hold it."""
+
+    id: Id
+    text: Text
+    author: Author
+    timestamp: Moment | None = None
+    parent_id: Id | None = None
+    metadata: msgspec.Raw = ABSENT
+
+
+class LooseComment(msgspec.Struct, gc=False, kw_only=True):
+    """The same with a timestamp that may be blank."""
+
+    id: Id
+    text: Text
+    author: Author
+    timestamp: str | None = None
+    parent_id: str | None = None
+    metadata: msgspec.Raw = ABSENT
+
+
+class BadCommentError(Exception):
+    """One comment's reason for rejection, in words for its sender."""
+
+
+def may_hold_lone_surrogates(document: bytes) -> bool:
+    """Whether it holds any surrogate at all."""
+    return SURROGATE.search(document) is not None
+
+
+def without_lone_surrogates(document: bytes) -> bytes:
+    """JSON with NUL in the place of lone surrogates: neither can be stored, but NUL can be read, and so be named."""
+    if not may_hold_lone_surrogates(document):
+        return document
+    mended = bytearray(document)
+    for found in LONE_SURROGATE.finditer(document):
+        if found[1]:
+            mended[found.start(1) : found.end(1)] = b"0000"
+    return bytes(mended)
+
+
+def _any_int(_: str) -> int:
+    """Only the structure is looked at: Python refuses integers of more than 4,300 digits, JSON does not."""
+    return 0
+
+
+def check_name(name: str, value: str | None) -> str:
+    """A post's or a source's name, of a comment that carries its own.
+
+    Raises:
+        BadCommentError: it is missing, too long or can't be stored.
+    """
+    if not value:
+        raise BadCommentError(f"`{name}` is missing")
+    if len(value) > MAX_NAME:
+        raise BadCommentError(f"`{name}` is longer than {MAX_NAME} characters")
+    # It may come from a command line or a CSV file, which JSON's decoder has not looked at.
+    if text_fault(value) or not _is_utf8(value):
+        raise BadCommentError(f"`{name}` {UNSTORABLE}")
+    return value
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def build_comment(post_id: str, source: str, item: IncomingComment | msgspec.Raw) -> Comment:
+    """One comment from its decoded form or its raw JSON.
+
+    Raises:
+        BadCommentError: with the reason.
+    """
+    incoming = item if isinstance(item, IncomingComment) else _loose(item)
+    for name, value in (("id", incoming.id), ("author", incoming.author), ("text", incoming.text)):
+        if fault := text_fault(value):
+            raise BadCommentError(f"`{name}` {fault}")
+    if incoming.parent_id is not None and (fault := text_fault(incoming.parent_id)):
+        raise BadCommentError(f"`parent_id` {fault}")
+    if incoming.text.isspace():
+        raise BadCommentError("`text` is blank")
+    return Comment(
+        source=source,
+        post_id=post_id,
+        id=incoming.id,
+        text=incoming.text,
+        author=incoming.author,
+        timestamp=_utc(incoming.timestamp),
+        parent_id=incoming.parent_id or None,
+        metadata=_metadata(incoming.metadata),
+    )
+
+
+def _loose(item: msgspec.Raw) -> IncomingComment:
+    try:
+        loose = msgspec.json.decode(item, type=LooseComment)
+        stamp = loose.timestamp.strip() if loose.timestamp else None
+        timestamp = msgspec.convert(stamp, Moment) if stamp else None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadCommentError(in_words(error)) from None
+    if loose.parent_id and len(loose.parent_id) > MAX_ID:
+        raise BadCommentError(f"`parent_id` is longer than {MAX_ID} characters")
+    return IncomingComment(
+        id=loose.id,
+        text=loose.text,
+        author=loose.author,
+        timestamp=timestamp,
+        parent_id=loose.parent_id,
+        metadata=loose.metadata,
+    )
+
+
+# What the decoder says, and what a sender of JSON understands by it.
+WORDS: Final = (
+    (re.compile(r"missing required field `(?P<at>\w+)`"), "{at} is missing"),
+    (re.compile(r"of length >= 1(?: - at `(?P<at>\w+)`)?$"), "{at} is empty"),
+    (re.compile(r"of length <= (?P<most>\d+)(?: - at `(?P<at>\w+)`)?$"), "{at} is longer than {most} characters"),
+    (
+        re.compile(r"Expected `(?P<want>[\w |]+)`, got `(?P<got>\w+)`(?: - at `(?P<at>\w+)`)?$"),
+        "{at} must be {want}, not {got}",
+    ),
+)
+TYPES: Final = {
+    "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "null": "null",
+    "array": "an array", "object": "an object",
+}  # fmt: skip
+
+
+def in_words(error: Exception, whole: str = "the comment") -> str:
+    """The decoder's error for a sender of JSON; `whole` names what was decoded, for faults that lie in no field."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = str(error).replace("$.", "").replace(" - at `$`", "")
+    if "RFC3339" in text or "timezone" in text:
+        return "`timestamp` must be RFC 3339, such as 2026-01-31T09:30:00Z"
+    for pattern, words in WORDS:
+        if found := pattern.search(text):
+            parts = found.groupdict()
+            field = parts.pop("at")
+            at = f"`{field}`" if field else whole
+            return words.format(at=at, **{name: _type_names(value) for name, value in parts.items()})
+    return text
+
+
+def _type_names(value: str) -> str:
+    return " or ".join(TYPES.get(name, name) for name in value.split(" | "))
+
+
+def text_fault(value: str) -> str | None:
+    """The decoder takes no lone surrogate; one that was in the document is NUL here."""
+    return UNSTORABLE if "\0" in value else None
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    try:
+        result = moment.astimezone(UTC)
+    except OverflowError:
+        result = FIRST_MOMENT
+    # The driver takes the very first and the very last moment for infinity.
+    if result in {FIRST_MOMENT, LAST_MOMENT}:
+        raise BadCommentError("`timestamp` lies outside the years 1 to 9999")
+    return result
+
+
+def _metadata(raw: msgspec.Raw) -> str | None:
+    text = bytes(raw).decode()
+    if text in ("", "null"):
+        return None
+    if not text.startswith("{"):
+        raise BadCommentError("`metadata` must be an object")
+    if len(text) > MAX_METADATA:
+        raise BadCommentError(f"`metadata` is longer than {MAX_METADATA} characters")
+    if "\\u0000" in text:
+        try:
+            value = json.loads(text, parse_int=_any_int)
+        except RecursionError:
+            raise BadCommentError("`metadata` is nested too deeply") from None
+        if _holds_nul(value):
+            raise BadCommentError(f"`metadata` {UNSTORABLE}")
+    return text
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    children: Iterable[Any] = ()
+    if isinstance(value, dict):
+        children = [*value.keys(), *value.values()]
+    elif isinstance(value, list):
+        children = value
+    return any(map(_holds_nul, children))
+
+
+def id_of(item: IncomingComment | msgspec.Raw) -> str | None:
+    """The id to name a rejected comment by, cut to a readable length; None where there is none."""
+    found = item.id if isinstance(item, IncomingComment) else _raw_id(bytes(item))
+    if found is None:
+        return None
+    return found[:MAX_NAME].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _raw_id(item: bytes) -> str | None:
+    """Found by structure alone: the comment may be nested too deeply, or too wrong, to be decoded."""
+    reader = Reader(item)
+    try:
+        for key in reader.members():
+            value = reader.value()
+            if item[key] == b'"id"':
+                return msgspec.json.decode(without_lone_surrogates(item[value]), type=str)
+    except (StructureError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    return None
