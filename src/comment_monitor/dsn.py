@@ -8,6 +8,7 @@ import psycopg2.extensions
 
 from comment_monitor.errors import ConfigurationError
 
+SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 FORM = "a libpq URI, such as postgresql://user:password@host:5432/comments"
 
 
@@ -48,6 +49,8 @@ def _ports(text: str) -> list[int] | int:
 def _tls(parts: dict[str, str]) -> ssl.SSLContext | str:
     """Libpq's sslmode: with certificates named, a context that uses them; else the mode's own word."""
     mode = parts["sslmode"]
+    if mode not in SSLMODES:
+        raise ConfigurationError(f"POSTGRES_DSN=<hidden>: sslmode must be one of {', '.join(SSLMODES)}")
     if mode in ("disable", "allow", "prefer") or not (parts.get("sslrootcert") or parts.get("sslcert")):
         return mode
     try:

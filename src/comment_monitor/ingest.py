@@ -4,21 +4,16 @@ A line that can't be read is named with its number and the rest goes on. Reading
 already is counted as a duplicate.
 """
 
-import asyncio
 import csv
 import gzip
 import io
 import json
-import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from typing import IO, Final, NamedTuple
 
 import msgspec
 
-from comment_monitor.errors import Problem
 from comment_monitor.incoming import (
     DEFAULT_SOURCE,
     BadCommentError,
@@ -28,7 +23,7 @@ from comment_monitor.incoming import (
     in_words,
     without_lone_surrogates,
 )
-from comment_monitor.model import Comment, Fate
+from comment_monitor.model import Comment
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 # A text of 10,000 characters, all escaped, with its metadata, fits many times over.
@@ -223,95 +218,3 @@ def _as_json(item: dict[str, str | None], metadata: str | None) -> msgspec.Raw:
     except UnicodeEncodeError:
         raise BadCommentError("the line is not UTF-8") from None
     return msgspec.Raw(head[:-1] + b',"metadata":' + raw + b"}")
-
-
-async def ingest(
-    items: Iterable[Numbered | BadLine],
-    settle: Callable[[list[Comment]], Awaitable[list[Fate]]],
-    *,
-    chunk: int,
-    in_flight: int,
-    on_bad: Callable[[BadLine], None],
-) -> None:
-    """Feeds comments to the pipeline, `chunk` at a time with `in_flight` chunks under way.
-
-    Memory is bounded by `chunk * in_flight` comments. A file that can't be read on, or the first error of the pipeline,
-    ends it after what was read before and what was under way is settled.
-
-    Raises:
-        FileError: the file can't be read to its end.
-        Problem: the pipeline's first error.
-    """
-    room = asyncio.Semaphore(in_flight)
-    failures: list[FileError | Problem] = []
-
-    async def store(part: list[Numbered]) -> None:
-        try:
-            result: list[Fate] = await settle([one.comment for one in part])
-            for one, fate in zip(part, result, strict=True):
-                if fate.kind == "rejected":
-                    on_bad(BadLine(one.line, one.comment.id, fate.reason))
-        except Problem as problem:
-            failures.append(problem)
-        finally:
-            room.release()
-
-    async with asyncio.TaskGroup() as group:
-        async for part in _in_background(_chunks(items, chunk, on_bad, failures)):
-            await room.acquire()
-            if any(isinstance(one, Problem) for one in failures):
-                break
-            group.create_task(store(part))
-    if failures:
-        raise failures[0]
-
-
-async def _in_background(parts: Iterator[list[Numbered]]) -> AsyncIterator[list[Numbered]]:
-    """Reads in a thread of its own, one part ahead: a pipe that pauses must hold up no transaction.
-
-    The thread is left behind where it waits for input that nobody wants any more.
-    """
-    loop = asyncio.get_running_loop()
-    ahead: asyncio.Queue[list[Numbered] | BaseException | None] = asyncio.Queue(maxsize=1)
-
-    def hand_over(item: list[Numbered] | BaseException | None) -> None:
-        asyncio.run_coroutine_threadsafe(ahead.put(item), loop).result()
-
-    def read() -> None:
-        # Where the loop is gone meanwhile, so is whoever would read it.
-        with suppress(RuntimeError, CancelledError):
-            try:
-                for part in parts:
-                    hand_over(part)
-                hand_over(None)
-            except Exception as error:  # noqa: BLE001 - raised where it is waited for
-                hand_over(error)
-
-    threading.Thread(target=read, name="reader", daemon=True).start()
-    while (item := await ahead.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
-
-
-def _chunks(
-    items: Iterable[Numbered | BadLine],
-    size: int,
-    on_bad: Callable[[BadLine], None],
-    failures: list[FileError | Problem],
-) -> Iterator[list[Numbered]]:
-    """The comments in lists of `size`; where the file can't be read on, what came before it still, and the failure."""
-    part: list[Numbered] = []
-    try:
-        for item in items:
-            if isinstance(item, BadLine):
-                on_bad(item)
-                continue
-            part.append(item)
-            if len(part) == size:
-                yield part
-                part = []
-    except FileError as error:
-        failures.append(error)
-    if part:
-        yield part

@@ -47,6 +47,6 @@ class Schema:
             self.problem = None
         else:
             self.problem = SchemaBehind(
-                f"The database is at revision {self.revision}, older than {migrations.OLDEST_USABLE}: "
+                f"The database is at revision {self.revision or 'none'}, older than {migrations.OLDEST_USABLE}: "
                 "run `comment-monitor migrate`."
             )

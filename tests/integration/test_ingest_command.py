@@ -356,7 +356,7 @@ def test_a_broker_of_no_kind_that_celery_knows_is_one_line(ingest: Run) -> None:
 
 
 async def test_a_pipe_that_pauses_holds_up_nobody(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
-    """What was read is committed and no transaction is left open, however long the rest takes to come."""
+    """All that was read is committed and no transaction is left open, however long the rest takes to come."""
     line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
     pipe = subprocess.PIPE
     with subprocess.Popen(line, env=program, cwd=tmp_path, stdin=pipe, stdout=pipe) as waiting_one:  # noqa: ASYNC220
@@ -364,14 +364,45 @@ async def test_a_pipe_that_pauses_holds_up_nobody(program: dict[str, str], dsn: 
             assert waiting_one.stdin
             waiting_one.stdin.write(lines(*map(record, range(3100))))
             waiting_one.stdin.flush()
-            await until(lambda: execute(dsn, "SELECT count(*) >= 3000 FROM comments") == [(True,)], seconds=60)
+            await until(lambda: execute(dsn, "SELECT count(*) = 3100 FROM comments") == [(True,)], seconds=60)
             idle = "SELECT count(*) FROM pg_stat_activity WHERE state ~ '^idle in' AND datname = current_database()"
             await until(lambda: execute(dsn, idle) == [(0,)])
         finally:
             waiting_one.send_signal(signal.SIGINT)
             out = waiting_one.communicate()[0].decode()
     assert waiting_one.returncode == 1
-    assert re.search(r"3\d00 read: 3\d00 stored", out), out
+    assert re.search("3100 read: 3100 stored", out), out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ingest - <&-", "Standard input is closed"),
+        ("ingest --dry-run {file} >/dev/full", "can't be written (No space left on device)"),
+        ("check >/dev/full", "can't be written (No space left on device)"),
+        ("cleanup --days 740000", "1<=x<=36500"),
+        ("check --oldest nan", "'nan' is not a valid integer"),
+        ("check --oldest 1e300", "'1e300' is not a valid integer"),
+    ],
+)
+def test_a_misuse_is_one_line(program: dict[str, str], tmp_path: Path, words: str, said: str) -> None:
+    """In a shell, as a user meets it."""
+    file = tmp_path / "some.jsonl"
+    file.write_bytes(lines(record(1)))
+    line = f"{sys.executable} -m comment_monitor {words.format(file=file)}"
+    done = subprocess.run(line, shell=True, env=program, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S602
+    assert done.returncode in {1, 2}
+    assert "Traceback" not in done.stderr
+    assert [one for one in done.stderr.splitlines() if one.startswith("Error: ")] == [done.stderr.splitlines()[-1]]
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("command", ["migrate", "check", "serve", "worker"])
+def test_a_mode_of_tls_that_does_not_exist_is_named(ingest: Run, command: str) -> None:
+    done = ingest(command=command, POSTGRES_DSN="postgresql://u:hush@127.0.0.1:1/d?sslmode=bogus")
+    assert done.code == 1
+    assert "sslmode must be one of disable, allow" in done.only_error()
+    assert "hush" not in done.err
 
 
 OPTIONS: Final = {

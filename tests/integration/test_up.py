@@ -238,6 +238,19 @@ def test_nothing_outlives_an_up_that_was_killed_and_the_next_start_works(make_up
     until(lambda: not up.family())
 
 
+def test_after_a_kill_the_next_start_waits_for_the_ports_that_are_still_in_use(make_up: MakeUp) -> None:
+    """The killed one's API finishes what it accepted: that is no reason to give up."""
+    up = make_up().start().wait_until_up()
+    up.process.kill()
+    up.process.wait()
+    until(lambda: not up.family())
+    with socket.create_server(("127.0.0.1", up.port)):
+        again = make_up().start()
+        time.sleep(2)
+        assert again.process.poll() is None, again.output()
+    again.wait_until_up()
+
+
 def test_a_second_up_on_one_folder_names_the_first(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     second = make_up().start()

@@ -1,11 +1,16 @@
 """Every way to start the program."""
 
+import errno
+import os
 import sys
 
 import click
 
 from comment_monitor import __version__
 from comment_monitor.errors import CommentMonitorError
+
+# The disk is full, or whoever read has gone.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
 
 
 class Commands(click.Group):
@@ -53,7 +58,19 @@ def cli() -> None:
 def main() -> None:
     """The console script: an error of ours is one line, not a traceback."""
     try:
-        cli()
+        try:
+            cli()
+        finally:
+            # Here, not at the interpreter's end, which would print a traceback where it fails.
+            if sys.stdout:
+                sys.stdout.flush()
     except CommentMonitorError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        click.echo(f"Error: The output can't be written ({error.strerror}).", err=True)
+        # What is still in its buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

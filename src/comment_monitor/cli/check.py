@@ -20,11 +20,11 @@ TIMEOUTS_TO_WAIT = 10
 @click.command
 @click.option(
     "--oldest",
-    type=click.FloatRange(min=0),
+    type=click.IntRange(0, 10**9),
     help=f"Seconds a batch may wait for its analysis. [default: {TIMEOUTS_TO_WAIT} x COMMENT_PROCESSING_TIMEOUT]",
 )
 @data_dir_option
-def check(oldest: float | None, data_dir: Path) -> None:
+def check(oldest: int | None, data_dir: Path) -> None:
     """Prove the data's invariants on the live database, in one snapshot.
 
     Exit code 0: all hold. 1: it names what is broken, with examples.

@@ -17,7 +17,7 @@ TIMEOUT = 6 * 3600.0
 
 
 @click.command
-@click.option("--days", type=click.IntRange(min=1), help="Keep this many days. [default: COMMENT_RETENTION_DAYS]")
+@click.option("--days", type=click.IntRange(1, 36_500), help="Keep this many days. [default: COMMENT_RETENTION_DAYS]")
 @click.option("--yes", is_flag=True, help="Do it. Without it: a dry run, which says what would be done.")
 @data_dir_option
 def cleanup(days: int | None, yes: bool, data_dir: Path) -> None:

@@ -1,7 +1,9 @@
 """`comment-monitor ingest`."""
 
 import asyncio
+import io
 import os
+import stat
 import sys
 import time
 from collections import Counter
@@ -16,9 +18,10 @@ from comment_monitor import errors
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
+from comment_monitor.feed import feed
 from comment_monitor.ingest import FIELDS, BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
-from comment_monitor.ingest import ingest as feed
 from comment_monitor.model import Comment, Fate
+from comment_monitor.pausing import PausingInput
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20
@@ -75,7 +78,7 @@ def ingest(
         except* errors.Problem as group:
             report.failure = f"stopped: {group.exceptions[0]} {AGAIN}"
         except* KeyboardInterrupt:
-            report.failure = f"interrupted. {AGAIN}"
+            report.failure = f"interrupted; what was under way may be stored as well. {AGAIN}"
     report.show(dry_run=dry_run)
     sys.exit(1 if report.failure or report.fates["rejected"] else 0)
 
@@ -122,7 +125,13 @@ class _Report:
             click.echo(f"Error: {self.failure}", err=True)
 
 
-async def _run(settings: Settings, items: Iterator[Numbered | BadLine], report: _Report, *, dry_run: bool) -> None:
+async def _run(
+    settings: Settings,
+    items: Iterator[Numbered | BadLine],
+    report: _Report,
+    *,
+    dry_run: bool,
+) -> None:
     async with _settler(settings, dry_run=dry_run) as settle:
 
         async def settle_and_count(comments: list[Comment]) -> list[Fate]:
@@ -130,7 +139,8 @@ async def _run(settings: Settings, items: Iterator[Numbered | BadLine], report: 
             report.settled(fates)
             return fates
 
-        await feed(items, settle_and_count, chunk=CHUNK, in_flight=IN_FLIGHT, on_bad=report.bad)
+        pausing = _pausing(report.raw)
+        await feed(items, settle_and_count, chunk=CHUNK, in_flight=IN_FLIGHT, on_bad=report.bad, pausing=pausing)
 
 
 @asynccontextmanager
@@ -156,11 +166,20 @@ async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle
 
 def _open(file: Path) -> IO[bytes]:
     if str(file) == "-":
-        return os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=1 << 20)
+        if sys.stdin is None:
+            raise click.ClickException("Standard input is closed: there is nothing to read.")
+        raw = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        regular = stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+        return io.BufferedReader(raw if regular else PausingInput(raw), 1 << 20)
     try:
         return file.open("rb", buffering=1 << 20)
     except OSError as error:
         raise click.ClickException(f"{file} can't be read: {error.strerror}.") from None
+
+
+def _pausing(raw: IO[bytes]) -> PausingInput | None:
+    below = raw.raw if isinstance(raw, io.BufferedReader) else None
+    return below if isinstance(below, PausingInput) else None
 
 
 def _size(file: Path) -> int | None:

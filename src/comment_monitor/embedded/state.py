@@ -16,8 +16,8 @@ def _file(data_dir: Path) -> Path:
 
 
 @contextmanager
-def only_one(data_dir: Path) -> Iterator[None]:
-    """Holds the data folder's lock until the end of the block.
+def only_one(data_dir: Path) -> Iterator[bool]:
+    """Holds the data folder's lock until the end of the block; yields whether the one before it was killed.
 
     Raises:
         EmbeddedError: another `up` holds it.
@@ -32,12 +32,12 @@ def only_one(data_dir: Path) -> Iterator[None]:
                 f"`comment-monitor up` runs already on {data_dir} (process {lock.read().strip() or 'unknown'}): "
                 "stop it, or choose another --data-dir."
             ) from None
-        # Left by one that was killed.
+        was_killed = _file(data_dir).exists()
         _file(data_dir).unlink(missing_ok=True)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield was_killed
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from comment_monitor.embedded.redis import EmbeddedRedis
 from comment_monitor.embedded.state import only_one, published
 
 HEALTH_TIMEOUT: Final = 60.0
+ORPHANS_TIMEOUT: Final = 30.0
 POLL: Final = 0.03
 # How often the children are looked at, and how long an impatient Ctrl-C waits for each.
 WATCH: Final = 0.1
@@ -111,8 +112,8 @@ class Supervisor:
             signal.signal(number, self._stop)
         with ExitStack() as stack:
             make_folder(self._where.data_dir)
-            stack.enter_context(only_one(self._where.data_dir))
-            self._check_ports()
+            was_killed = stack.enter_context(only_one(self._where.data_dir))
+            self._check_ports(patience=ORPHANS_TIMEOUT if was_killed else 0)
             endpoints = self._start_servers(stack)
             endpoints["PROMETHEUS_MULTIPROC_DIR"] = str(self._empty_metrics_folder())
             self._environment.update(endpoints)
@@ -139,7 +140,21 @@ class Supervisor:
                 see = f"; see {part.log}" if part.log else ""
                 raise EmbeddedError(f"{part.name} {how_it_ended(part.process)}{see}. Everything else was stopped.")
 
-    def _check_ports(self) -> None:
+    def _check_ports(self, *, patience: float) -> None:
+        """The API of one that was killed still finishes what it accepted: its ports are free soon."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._hold_ports()
+            except EmbeddedError:
+                if time.monotonic() >= deadline:
+                    raise
+                if self._stop.wait(POLL):
+                    raise Interrupted from None
+            else:
+                return
+
+    def _hold_ports(self) -> None:
         host = self._where.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # All held until the last is checked, so that one port for both is found too.
