@@ -9,12 +9,16 @@ from typing import Final, NamedTuple
 
 from comment_monitor import store
 from comment_monitor.db import CONFLICT, Connection, Database, Query
+from comment_monitor.schema import NAMESPACE, SCHEMA_INTERVAL
 
 RECENT_DAYS: Final = 7
 BATCH: Final = 1000
 # Between two batches, so that removal never takes the disk from ingestion.
 PAUSE: Final = 0.02
 MAX_TRIES: Final = 6
+# So long after a change of the prefix in Redis every process goes by the new one: it looks that often, and has to be
+# answered.
+SETTLED: Final = SCHEMA_INTERVAL + 1
 INDEX_PREFIX: Final = "comments_recent_"
 
 # How many comments were stored before $1, and when the first of them was.
@@ -73,15 +77,28 @@ async def delete_old(database: Database, before: datetime) -> AsyncIterator[int]
     """Removes comments stored before a moment, a small transaction at a time; yields how many each took."""
     async with database.connection() as conn:
         last = await conn.value(LAST_OLD, before)
+    if last is not None:
+        # Redis may remember one that is gone, and call it a duplicate when it is sent again: no process goes by what
+        # it remembers now once the first is gone, however this run ends.
+        await _disown(database)
+        await asyncio.sleep(SETTLED)
     try:
         while last is not None and (removed := await _delete_batch(database, before, last)):
             yield removed
             await asyncio.sleep(PAUSE)
     finally:
-        # Redis may remember one that is gone, and call it a duplicate when it is sent again. Also where nothing was
-        # removed: the run before this one may have been killed.
-        async with database.connection() as conn:
-            await conn.value(store.NEW_NAMESPACE)
+        # It may remember one that came again during the run, before it was removed. Also where nothing was removed:
+        # the run before this one may have been killed.
+        await _disown(database)
+
+
+async def _disown(database: Database) -> None:
+    """Waits for a change of the prefix in Redis, its own or another's."""
+    async with database.connection() as conn:
+        current = await conn.value(NAMESPACE)
+        while await conn.value(NAMESPACE) == current:
+            if not await conn.value(store.NEW_NAMESPACE_LATER, SETTLED):
+                await asyncio.sleep(PAUSE)
 
 
 async def _delete_batch(database: Database, before: datetime, last: int) -> int:

@@ -6,6 +6,9 @@ from comment_monitor import migrations
 from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query, in_words
 from comment_monitor.errors import DatabaseUnavailable, Problem, SchemaBehind
 
+# Seconds between two looks.
+SCHEMA_INTERVAL: Final = 2.0
+
 # The revision of the database, and the prefix of its keys in Redis.
 REVISION: Final = Query("schema_revision", "SELECT version_num FROM alembic_version")
 NAMESPACE: Final = Query("cache_namespace", "SELECT cache_namespace FROM installation")

@@ -39,7 +39,20 @@ WRITE: Final = Query(
 NEW_NAMESPACE: Final = Query(
     "new_cache_namespace",
     """
-    UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid()
+    UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid(),
+        namespace_since = clock_timestamp()
+    RETURNING cache_namespace
+    """,
+)
+
+# The same, where it can wait: not within $1 seconds of the last change. Edits tell Redis under two prefixes, so no
+# process may be two behind. (A change in the future is one by a server whose clock was ahead.)
+NEW_NAMESPACE_LATER: Final = Query(
+    "new_cache_namespace_later",
+    """
+    UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid(),
+        namespace_since = clock_timestamp()
+    WHERE namespace_since NOT BETWEEN clock_timestamp() - make_interval(secs => $1) AND clock_timestamp()
     RETURNING cache_namespace
     """,
 )

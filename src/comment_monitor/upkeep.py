@@ -10,13 +10,12 @@ from comment_monitor.config import Settings
 from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, Database, Query
 from comment_monitor.dedup import DedupCache
 from comment_monitor.publish import Publisher
-from comment_monitor.schema import Schema
+from comment_monitor.schema import SCHEMA_INTERVAL, Schema
 
 logger = log.get(__name__)
 
 SWEEP_BATCH: Final = 500
 BACKLOG_INTERVAL: Final = 5.0
-SCHEMA_INTERVAL: Final = 2.0
 CACHE_INTERVAL: Final = 2.0
 BURST_PAUSE: Final = 0.05
 

@@ -24,7 +24,7 @@ from tests.support.database import (
 )
 from tests.support.requests import comment
 
-from comment_monitor import config
+from comment_monitor import config, retention
 from comment_monitor.config import Settings
 from comment_monitor.db import AWAY, Database
 from comment_monitor.retention import BATCH, delete_old, roll_recent_index
@@ -38,6 +38,12 @@ SESSIONS: Final = (
     " AND backend_type = 'client backend'"
 )
 YESTERDAY, TODAY = date(2030, 5, 9), date(2030, 5, 10)
+
+
+@pytest.fixture(autouse=True)
+def no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here goes by a prefix in Redis, so none has to be waited for."""
+    monkeypatch.setattr(retention, "SETTLED", 0)
 
 
 @pytest.fixture

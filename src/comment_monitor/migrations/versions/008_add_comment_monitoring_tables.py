@@ -22,7 +22,9 @@ CREATE TABLE installation (
     -- duplicates.
     cache_namespace uuid NOT NULL DEFAULT gen_random_uuid(),
     -- The prefix before a change of it: for a moment some processes still go by that one.
-    previous_namespace uuid NOT NULL DEFAULT gen_random_uuid()
+    previous_namespace uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- When it was changed last: the next change waits until none goes by the one before any more.
+    namespace_since timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO installation DEFAULT VALUES;
 
