@@ -15,7 +15,7 @@ from tests.support.system import REPEATED, Program, System
 
 CLIENTS: Final = 6
 ROUND: Final = 8
-AT_ONCE: Final = 2
+AT_ONCE: Final = 3
 FILLERS: Final = ("one ", "two ")
 
 
