@@ -26,6 +26,12 @@ from comment_monitor.incoming import (
 from comment_monitor.model import Comment
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
+OTHER_COMPRESSIONS: Final = (
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstdcat FILE"),
+    (b"\xfd7zXZ\x00", "xz", "xzcat FILE"),
+    (b"BZh", "bzip2", "bzcat FILE"),
+    (b"PK\x03\x04", "zip", "unzip -p FILE"),
+)
 # A text of 10,000 characters, all escaped, with its metadata, fits many times over.
 MAX_LINE: Final = 4 * 1024 * 1024
 # What reading a compressed file raises where it is damaged.
@@ -63,9 +69,16 @@ class Numbered(NamedTuple):
 
 
 def open_stream(raw: IO[bytes]) -> IO[bytes]:
-    """The plain bytes of a file that may be gzip (told by its first bytes, not by its name)."""
+    """The plain bytes of a file that may be gzip (told by its first bytes, not by its name).
+
+    Raises:
+        FileError: it is compressed in another way.
+    """
     buffered = io.BufferedReader(raw, 1 << 20) if isinstance(raw, io.RawIOBase) else raw
-    peek = buffered.peek(2) if isinstance(buffered, io.BufferedReader) else b""
+    peek = buffered.peek(6) if isinstance(buffered, io.BufferedReader) else b""
+    for magic, name, command in OTHER_COMPRESSIONS:
+        if peek.startswith(magic):
+            raise FileError(f"compressed with {name}, and only gzip is read here: {command} | comment-monitor ingest -")
     return gzip.GzipFile(fileobj=buffered) if peek[:2] == GZIP_MAGIC else buffered  # type: ignore[return-value]
 
 

@@ -375,6 +375,18 @@ async def test_a_pipe_that_pauses_holds_up_nobody(program: dict[str, str], dsn: 
 
 
 @pytest.mark.parametrize(
+    ("magic", "name"),
+    [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"BZh9", "bzip2"), (b"PK\x03\x04", "zip")],
+)
+def test_another_compression_is_named_with_what_reads_it(ingest: Run, tmp_path: Path, magic: bytes, name: str) -> None:
+    (tmp_path / "some.jsonl").write_bytes(magic + bytes(100))
+    done = ingest("some.jsonl", "--dry-run")
+    assert (done.code, done.out) == (1, "")
+    assert f"compressed with {name}" in done.only_error()
+    assert "| comment-monitor ingest -" in done.only_error()
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ("ingest - <&-", "Standard input is closed"),

@@ -56,6 +56,9 @@ def test_sentiment_is_said_of_english_only(text: str, sentiment: str | None) -> 
     [
         ("What is this?", {"question"}),
         ("这是什么？", {"question"}),
+        ("I came; I saw; I conquered", set()),
+        ("Tom &amp; Jerry &quot;quoted&quot;", set()),
+        ("\u03c4\u03b9 \u03b5\u03af\u03bd\u03b1\u03b9\u037e", {"question"}),
         ("ما هذا؟", {"question"}),
         ("see https://example.com/a?b=c", {"link"}),
         ("see https://example.com/a?b=c ok?", {"link", "question"}),

@@ -10,7 +10,7 @@ import py3langid.langid
 UNKNOWN: Final = "und"
 # Of 1,956 real comments about every fifth is too short to tell ("lol", "love it"): those score under a tenth. Between
 # 0.3 and 0.5 right and wrong guesses are mixed; above it nearly all are right.
-MIN_CONFIDENCE: Final = 0.4
+MIN_CONFIDENCE: Final = 0.5
 ISO_639_1_LENGTH: Final = 2
 # Addresses and names are no language, and would be taken for one.
 NOISE: Final = re.compile(r"https?://\S+|www\.\S+|@\w+")

@@ -28,8 +28,9 @@ LINK: Final = re.compile(
 )
 # A name after an @ that does not stand in an e-mail address.
 MENTION: Final = re.compile(r"(?<![\w@./+-])@\w[\w.]{0,63}")
-# Question marks of several scripts, not those of an address's query.
-QUESTION: Final = re.compile(r"[?？؟;⁇⁈⁉](?![\w=&%])|¿")
+# Question marks of several scripts, not those of an address's query. (The Greek one is by its number: it looks like a
+# semicolon, and many an editor makes it one.)
+QUESTION: Final = re.compile(r"[?？؟\u037e⁇⁈⁉](?![\w=&%])|¿")
 
 REPEATED_MIN_LENGTH: Final = 14
 

@@ -39,7 +39,11 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigurationError(f"Port {port} on {host} can't be used ({error.strerror}); choose another.") from None
+        # The library adds what it tried, address and all, to the system's words.
+        reason = (error.strerror or str(error)).partition(" (while ")[0]
+        raise ConfigurationError(
+            f"Port {port} on {host} can't be used ({reason}); choose another with --port."
+        ) from None
 
 
 async def serve(settings: Settings, listening: socket.socket) -> bool:

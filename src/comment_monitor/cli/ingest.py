@@ -64,7 +64,7 @@ def ingest(
     is_csv = kind == "csv" or (kind is None and ".csv" in file.suffixes)
     names = _columns(columns, is_csv=is_csv)
     with _open(file) as raw, Progress(_size(file), file.name) as progress:
-        stream = open_stream(raw)
+        stream = _stream(file, raw)
         items = (
             read_csv(stream, post_id=post_id, source=source, columns=names, delimiter=_delimiter(delimiter))
             if is_csv
@@ -175,6 +175,13 @@ def _open(file: Path) -> IO[bytes]:
         return file.open("rb", buffering=1 << 20)
     except OSError as error:
         raise click.ClickException(f"{file} can't be read: {error.strerror}.") from None
+
+
+def _stream(file: Path, raw: IO[bytes]) -> IO[bytes]:
+    try:
+        return open_stream(raw)
+    except FileError as error:
+        raise click.ClickException(f"{file}: {error}") from None
 
 
 def _pausing(raw: IO[bytes]) -> PausingInput | None:
