@@ -245,11 +245,13 @@ def id_of(item: IncomingComment | msgspec.Raw) -> str | None:
 def _raw_id(item: bytes) -> str | None:
     """Found by structure alone: the comment may be nested too deeply, or too wrong, to be decoded."""
     reader = Reader(item)
+    found = b"null"
     try:
         for key in reader.members():
             value = reader.value()
-            if item[key] == b'"id"':
-                return msgspec.json.decode(without_lone_surrogates(item[value]), type=str)
+            # Written plainly or with escapes; of two the last one counts.
+            if item[key] == b'"id"' or (b"\\" in item[key] and msgspec.json.decode(item[key]) == "id"):
+                found = item[value]
+        return msgspec.json.decode(without_lone_surrogates(found), type=str | None)
     except (StructureError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    return None
+        return None

@@ -24,6 +24,8 @@ from comment_monitor.incoming import (
 from comment_monitor.model import Comment, Name, Parsed, Rejection
 from comment_monitor.spans import Reader, StructureError
 
+# Members of the body beside the comments; a request has three.
+MAX_MEMBERS: Final = 1000
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 
 
@@ -128,18 +130,32 @@ class _Parts:
 
     def _head(self, reader: Reader, max_comments: int) -> Head:
         written: dict[str, bytes] = {}
-        for key in reader.members():
+        for number, key in enumerate(reader.members()):
+            if number == MAX_MEMBERS:
+                raise InvalidRequest(f"The body has more than {MAX_MEMBERS} members.")
             name = _key.decode(self._part(key))
             if name == "comments" and reader.next_is(b"["):
+                # Of one name twice the last one counts; the first has to be JSON all the same.
+                for span in self._comments:
+                    self._part(span)
                 self._comments = list(_at_most(max_comments, reader.elements()))
                 written[name] = b"[]"
                 continue
-            value = self._part(reader.value())
+            value = self._whole(reader.value())
             if name in Head.__struct_fields__:
                 written[name] = value
         return _decode_head(
             b"{" + b",".join(b'"%b":%b' % (name.encode(), part) for name, part in written.items()) + b"}"
         )
+
+    def _whole(self, span: slice) -> bytes:
+        """A part that is no comment: of one that can't be looked through nobody knows whether it is JSON."""
+        part = self._part(span)
+        try:
+            _any.decode(part)
+        except RecursionError:
+            raise NotJson(f"Nested too deeply (byte {span.start}).") from None
+        return part
 
     def _part(self, span: slice) -> bytes:
         """As it was written, or with NUL for lone surrogates."""

@@ -355,23 +355,33 @@ def test_a_broker_of_no_kind_that_celery_knows_is_one_line(ingest: Run) -> None:
         assert (done.code, "CELERY_BROKER_URL" in done.only_error(), "hush" in done.err) == (1, True, False)
 
 
-async def test_a_pipe_that_pauses_holds_up_nobody(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
-    """All that was read is committed and no transaction is left open, however long the rest takes to come."""
-    line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(line, env=program, cwd=tmp_path, stdin=pipe, stdout=pipe) as waiting_one:  # noqa: ASYNC220
+@pytest.mark.parametrize("way", ["pipe", "fifo"])
+async def test_an_input_that_pauses_holds_up_nobody(
+    program: dict[str, str], dsn: str, tmp_path: Path, way: str
+) -> None:
+    """All that was read is committed, no transaction is left open, and Ctrl-C ends it, however long the rest takes."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    line = [sys.executable, "-m", "comment_monitor", "ingest", str(fifo) if way == "fifo" else "-"]
+    with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
+        line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as waiting_one:
+        writer = fifo.open("wb") if way == "fifo" else waiting_one.stdin
+        assert writer
         try:
-            assert waiting_one.stdin
-            waiting_one.stdin.write(lines(*map(record, range(3100))))
-            waiting_one.stdin.flush()
+            writer.write(lines(*map(record, range(3100))))
+            writer.flush()
             await until(lambda: execute(dsn, "SELECT count(*) = 3100 FROM comments") == [(True,)], seconds=60)
             idle = "SELECT count(*) FROM pg_stat_activity WHERE state ~ '^idle in' AND datname = current_database()"
             await until(lambda: execute(dsn, idle) == [(0,)])
-        finally:
             waiting_one.send_signal(signal.SIGINT)
-            out = waiting_one.communicate()[0].decode()
-    assert waiting_one.returncode == 1
-    assert re.search("3100 read: 3100 stored", out), out
+            # Its input is still open.
+            assert waiting_one.wait(10) == 1
+            assert waiting_one.stdout
+            assert b"3100 read: 3100 stored" in waiting_one.stdout.read()
+        finally:
+            waiting_one.kill()
+            writer.close()
 
 
 @pytest.mark.parametrize(

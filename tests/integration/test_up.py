@@ -245,6 +245,11 @@ def test_after_a_kill_the_next_start_waits_for_the_ports_that_are_still_in_use(m
     up.process.wait()
     until(lambda: not up.family())
     with socket.create_server(("127.0.0.1", up.port)):
+        # Killed while it waits: the one after it knows all the same.
+        second = make_up().start()
+        time.sleep(2)
+        second.process.kill()
+        second.process.wait()
         again = make_up().start()
         time.sleep(2)
         assert again.process.poll() is None, again.output()

@@ -186,11 +186,22 @@ def test_deep_nesting_in_one_comment_rejects_that_one_by_name(member: str, deep:
     assert [(bad.index, bad.id, bad.reason) for bad in parsed.rejected] == [(1, "deep", "nested too deeply")]
 
 
-def test_deep_nesting_beside_the_comments_is_no_ones_fault() -> None:
-    """A member that is not ours is left out, whatever it holds."""
-    raw = '{"x":%s,"post_id":"p","comments":[{"id":"1","text":"t","author":"a"}]}' % DEEP  # noqa: UP031
+@pytest.mark.parametrize("deep", [DEEP, "[" * 1100 + "}nonsense NaN" + "]" * 1099])
+def test_deep_nesting_beside_the_comments_can_not_be_told_from_nonsense(deep: str) -> None:
+    """Whether it is JSON at all nobody knows."""
+    raw = '{"x":%s,"post_id":"p","comments":[{"id":"1","text":"t","author":"a"}]}' % deep  # noqa: UP031
 
-    assert [one.id for one in parse_request(raw.encode(), max_comments=10).comments] == ["1"]
+    with pytest.raises(NotJson, match=r"Nested too deeply \(byte 5\)"):
+        parse_request(raw.encode(), max_comments=10)
+
+
+def test_a_rejected_comment_is_named_by_the_id_that_counts() -> None:
+    """Written with escapes, or twice."""
+    raw = r'{"post_id":"p","comments":[{"\u0069d":"escaped"},{"id":"first","id":"last"},{"id":"1"}]}'
+
+    parsed = parse_request(raw.replace("\\\\", "\\").encode(), max_comments=10)
+
+    assert [one.id for one in parsed.rejected] == ["escaped", "last", "1"]
 
 
 GOOD = '{"id":"1","text":"t","author":"a"}'
@@ -212,6 +223,7 @@ GOOD = '{"id":"1","text":"t","author":"a"}'
         ('{"post_id":"p","comments":[' + DEEP[:-1] + "}", "expected ','"),
         ('{"post_id":"p","comments":[{"x":' + DEEP[:-1], "closing brackets"),
         ('{"post_id":"p","comments":[{"id":"\\ud800","text":"\\x"}]}', "escape"),
+        ('{"comments":[{"\\ud800" garbage}],"post_id":"p","comments":[]}', "expected"),
     ],
 )
 def test_a_body_that_breaks_off_is_not_json_also_beside_what_the_decoder_does_not_take(raw: str, words: str) -> None:
@@ -248,3 +260,11 @@ def test_the_careful_way_reads_json_as_any_reader_does(raw: str) -> None:
 
     assert [one.id for one in parsed.comments] == ["2"]
     assert [one.index for one in parsed.rejected] == [0]
+
+
+def test_a_body_of_a_great_many_members_is_no_request() -> None:
+    """They would cost their time, and nobody sends them in earnest."""
+    raw = '{"\\ud800":1,' + '"a":1,' * 1000 + '"post_id":"p","comments":[]}'
+
+    with pytest.raises(InvalidRequest, match="more than 1000 members"):
+        parse_request(raw.encode(), max_comments=10)

@@ -79,6 +79,9 @@ def ingest(
             report.failure = f"stopped: {group.exceptions[0]} {AGAIN}"
         except* KeyboardInterrupt:
             report.failure = f"interrupted; what was under way may be stored as well. {AGAIN}"
+        finally:
+            if pausing := _pausing(raw):
+                pausing.stop()
     report.show(dry_run=dry_run)
     sys.exit(1 if report.failure or report.fates["rejected"] else 0)
 
@@ -169,12 +172,13 @@ def _open(file: Path) -> IO[bytes]:
         if sys.stdin is None:
             raise click.ClickException("Standard input is closed: there is nothing to read.")
         raw = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
-        regular = stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
-        return io.BufferedReader(raw if regular else PausingInput(raw), 1 << 20)
-    try:
-        return file.open("rb", buffering=1 << 20)
-    except OSError as error:
-        raise click.ClickException(f"{file} can't be read: {error.strerror}.") from None
+    else:
+        try:
+            raw = file.open("rb", buffering=0)
+        except OSError as error:
+            raise click.ClickException(f"{file} can't be read: {error.strerror}.") from None
+    regular = stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+    return io.BufferedReader(raw if regular else PausingInput(raw), 1 << 20)
 
 
 def _stream(file: Path, raw: IO[bytes]) -> IO[bytes]:
@@ -190,7 +194,7 @@ def _pausing(raw: IO[bytes]) -> PausingInput | None:
 
 
 def _size(file: Path) -> int | None:
-    return None if str(file) == "-" else file.stat().st_size
+    return file.stat().st_size if file.is_file() else None
 
 
 def _columns(columns: tuple[str, ...], *, is_csv: bool) -> dict[str, str]:

@@ -23,7 +23,8 @@ def only_one(data_dir: Path) -> Iterator[bool]:
         EmbeddedError: another `up` holds it.
     """
     make_folder(data_dir)
-    with (data_dir / "up.lock").open("a+") as lock:
+    (data_dir / "up.lock").touch()
+    with (data_dir / "up.lock").open("r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -32,12 +33,18 @@ def only_one(data_dir: Path) -> Iterator[bool]:
                 f"`comment-monitor up` runs already on {data_dir} (process {lock.read().strip() or 'unknown'}): "
                 "stop it, or choose another --data-dir."
             ) from None
-        was_killed = _file(data_dir).exists()
+        lock.seek(0)
+        was_killed = bool(lock.read())
         _file(data_dir).unlink(missing_ok=True)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
+        # Over the number that stands there, at no moment without one.
+        lock.seek(0)
+        lock.write(f"{os.getpid():<10}")
         lock.flush()
-        yield was_killed
+        try:
+            yield was_killed
+        finally:
+            # Only one that came to its end takes its number out again.
+            lock.truncate(0)
 
 
 @contextmanager
