@@ -1,0 +1,184 @@
+{{/* Labels of every object. */}}
+{{- define "cm.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "cm.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* What the standard "restricted" asks of a pod. The user is the image's. */}}
+{{- define "cm.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "cm.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* The Secret of a server: the one that is named, or the one that this chart makes for its own. */}}
+{{- define "cm.postgresSecret" -}}
+{{ .Values.postgres.existingSecret | default "orchestrator-db" }}
+{{- end }}
+{{- define "cm.redisSecret" -}}
+{{ .Values.redis.existingSecret | default "orchestrator-redis" }}
+{{- end }}
+{{- define "cm.rabbitmqSecret" -}}
+{{ .Values.rabbitmq.existingSecret | default "orchestrator-rabbitmq" }}
+{{- end }}
+
+{{/* What every container of ours has: its settings, and the servers' addresses. */}}
+{{- define "cm.environment" -}}
+envFrom:
+  - configMapRef:
+      name: comment-monitoring-config
+env:
+  - name: POSTGRES_DSN
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "cm.postgresSecret" . }}
+        key: {{ .Values.postgres.existingSecretKey }}
+  {{- if or .Values.redis.enabled .Values.redis.existingSecret }}
+  - name: REDIS_URL
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "cm.redisSecret" . }}
+        key: {{ .Values.redis.existingSecretKey }}
+  {{- end }}
+  - name: CELERY_BROKER_URL
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "cm.rabbitmqSecret" . }}
+        key: {{ .Values.rabbitmq.existingSecretKey }}
+{{- end }}
+
+{{/* A change of settings or of this chart's own Secrets makes new pods. */}}
+{{- define "cm.checksums" -}}
+checksum/config: {{ include (print .Template.BasePath "/configmap.yaml") . | sha256sum }}
+checksum/secrets: {{ cat (include (print .Template.BasePath "/postgres-secret.yaml") .) (include (print .Template.BasePath "/redis-secret.yaml") .) (include (print .Template.BasePath "/rabbitmq-secret.yaml") .) | sha256sum }}
+{{- end }}
+
+{{/* The only place where our containers may write. */}}
+{{- define "cm.scratchMount" -}}
+- name: scratch
+  mountPath: /tmp
+{{- end }}
+{{- define "cm.scratchVolume" -}}
+- name: scratch
+  emptyDir:
+    sizeLimit: 256Mi
+{{- end }}
+
+{{/* One pod a node, one zone after the other, as far as there are any. Argument: the pods' `app`. */}}
+{{- define "cm.spread" -}}
+{{- $app := . }}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+- maxSkew: 1
+  topologyKey: {{ . }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      app: {{ $app }}
+{{- end }}
+{{- end }}
+
+{{- define "cm.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the objects of a kind of the Prometheus operator are to be made. Argument: list of root context and kind. */}}
+{{- define "cm.operator" -}}
+{{- $root := index . 0 }}
+{{- $monitoring := $root.Values.monitoring.prometheus }}
+{{- $known := $root.Capabilities.APIVersions.Has (print "monitoring.coreos.com/v1/" (index . 1)) }}
+{{- if and $monitoring.enabled (or (eq (toString $monitoring.crds) "true") (and (eq (toString $monitoring.crds) "auto") $known)) }}true{{ end }}
+{{- end }}
+
+{{/* Egress to where names are resolved. */}}
+{{- define "cm.egressDns" -}}
+- to:
+    {{- toYaml .Values.orchestrator.commentMonitoring.networkPolicy.dns | nindent 4 }}
+  ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+{{- end }}
+
+{{/* Egress to a server: the pod of this chart, or the peers outside. Argument: list of root context and its name. */}}
+{{- define "cm.egressServer" -}}
+{{- $root := index . 0 }}
+{{- $name := index . 1 }}
+{{- $inside := dict "postgres" 5432 "redis" 6379 "rabbitmq" 5672 }}
+{{- $server := index $root.Values $name }}
+{{- $outside := index $root.Values.orchestrator.commentMonitoring.networkPolicy $name }}
+{{- if $server.enabled }}
+- to:
+    - podSelector:
+        matchLabels:
+          app: {{ $name }}
+  ports:
+    - {protocol: TCP, port: {{ index $inside $name }}}
+{{- else if $server.existingSecret }}
+- ports:
+    - {protocol: TCP, port: {{ $outside.port }}}
+  {{- with $outside.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Fast up, slowly down. */}}
+{{- define "cm.behavior" -}}
+scaleUp:
+  stabilizationWindowSeconds: {{ .scaleUpStabilization }}
+  selectPolicy: Max
+  policies:
+    - {type: Percent, value: 100, periodSeconds: 15}
+    - {type: Pods, value: 4, periodSeconds: 15}
+scaleDown:
+  stabilizationWindowSeconds: {{ .scaleDownStabilization }}
+  selectPolicy: Max
+  policies:
+    - {type: Percent, value: 25, periodSeconds: 60}
+    - {type: Pods, value: 1, periodSeconds: 60}
+{{- end }}
+
+{{/* The volume of a server of this chart. Argument: its values. */}}
+{{- define "cm.claim" -}}
+{{- if .storage -}}
+volumeClaimTemplates:
+  - metadata:
+      name: data
+    spec:
+      accessModes: [ReadWriteOnce]
+      {{- with .storageClassName }}
+      storageClassName: {{ . }}
+      {{- end }}
+      resources:
+        requests:
+          storage: {{ .storage }}
+{{- end }}
+{{- end }}
