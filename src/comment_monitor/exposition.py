@@ -10,6 +10,7 @@ from typing import Final
 import prometheus_client
 from prometheus_client import multiprocess
 
+from comment_monitor.container import ContainerCollector
 from comment_monitor.errors import ConfigurationError
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -28,6 +29,7 @@ def serve_metrics(host: str, port: int) -> None:
         # What the shared folder does not hold: memory, processor time and open files of the process that is asked.
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
+    registry.register(ContainerCollector())
     try:
         prometheus_client.start_http_server(port, addr=host, registry=registry)
     except OSError as error:

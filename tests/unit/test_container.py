@@ -1,0 +1,68 @@
+"""The container's own figures, from the files of both versions of control groups."""
+
+from pathlib import Path
+
+import pytest
+
+from comment_monitor.container import DECLARED, ContainerCollector
+
+VERSION_2 = {
+    "memory.current": "1000000\n",
+    "memory.stat": "anon 700000\ninactive_file 200000\n",
+    "memory.max": "2000000\n",
+    "cpu.stat": "usage_usec 2500000\nuser_usec 1\n",
+    "cpu.max": "150000 100000\n",
+}
+VERSION_1 = {
+    "memory/memory.usage_in_bytes": "1000000\n",
+    "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 200000\n",
+    "memory/memory.limit_in_bytes": "2000000\n",
+    "cpuacct/cpuacct.usage": "2500000000\n",
+    "cpu/cpu.cfs_quota_us": "150000\n",
+    "cpu/cpu.cfs_period_us": "100000\n",
+}
+UNLIMITED = (
+    {"memory.max": "max\n", "cpu.max": "max 100000\n"},
+    {"memory/memory.limit_in_bytes": "9223372036854771712\n", "cpu/cpu.cfs_quota_us": "-1\n"},
+)
+
+
+def figures(root: Path, files: dict[str, str]) -> dict[str, float]:
+    """Each metric's value, where the control group holds these files."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    found = list(ContainerCollector(root).collect())
+    assert {one.name for one in found} <= {name.removesuffix("_total") for name, _, _ in DECLARED}
+    return {sample.name: sample.value for one in found for sample in one.samples}
+
+
+@pytest.mark.parametrize("files", [VERSION_2, VERSION_1], ids=["version 2", "version 1"])
+def test_what_is_used_and_what_may_be_used(tmp_path: Path, files: dict[str, str]) -> None:
+    assert figures(tmp_path, files) == {
+        "comment_container_memory_working_set_bytes": 800_000,
+        "comment_container_memory_limit_bytes": 2_000_000,
+        "comment_container_cpu_usage_seconds_total": 2.5,
+        "comment_container_cpu_limit_cores": 1.5,
+    }
+
+
+@pytest.mark.parametrize(("files", "changes"), [(VERSION_2, UNLIMITED[0]), (VERSION_1, UNLIMITED[1])])
+def test_without_a_limit_the_machine_is_the_limit(
+    tmp_path: Path, files: dict[str, str], changes: dict[str, str]
+) -> None:
+    found = figures(tmp_path, {**files, **changes})
+    assert found["comment_container_memory_limit_bytes"] > 100_000_000
+    assert found["comment_container_cpu_limit_cores"] >= 1
+
+
+@pytest.mark.parametrize("files", [{}, {"memory.current": "", "cpu.stat": "nonsense"}])
+def test_where_there_is_no_control_group_there_are_no_figures(tmp_path: Path, files: dict[str, str]) -> None:
+    assert figures(tmp_path, files) == {}
+
+
+def test_here_they_are_read_too() -> None:
+    """On the machine of the tests, where it has control groups at all."""
+    names = {sample.name for one in ContainerCollector().collect() for sample in one.samples}
+    if Path("/sys/fs/cgroup/memory.current").exists() or Path("/sys/fs/cgroup/memory").exists():
+        assert "comment_container_memory_working_set_bytes" in names
