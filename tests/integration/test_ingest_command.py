@@ -435,6 +435,7 @@ OPTIONS: Final = {
     "check": "oldest data-dir",
     "ingest": "format source post-id column delimiter dry-run data-dir",
     "cleanup": "days yes data-dir",
+    "smoke-test": "url timeout keep data-dir",
     "load-test": "comments duration rate concurrency batch posts duplicates edits seed run-id file repeat api-key retry"
     " max-p95 max-p99 min-throughput max-error-rate json",
 }

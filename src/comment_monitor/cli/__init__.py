@@ -24,6 +24,7 @@ class Commands(click.Group):
         ("check", "check", "Prove the data's invariants on the live database."),
         ("ingest", "ingest", "Read comments from a file: JSON Lines or CSV, also .gz."),
         ("cleanup", "cleanup", "Remove old comments, and keep the index of recent ones recent."),
+        ("smoke-test", "smoke_test", "Send one comment through a running service, and remove it again."),
         ("load-test", "load_test", "Drive a running service and measure it."),
     )
 

@@ -1,0 +1,56 @@
+"""`comment-monitor smoke-test`."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import psycopg2
+
+from comment_monitor.cli.settings import data_dir_option, load_settings
+from comment_monitor.config import Settings, require_dsn
+from comment_monitor.embedded.state import read_endpoints
+from comment_monitor.errors import ConfigurationError
+from comment_monitor.smoke import SOURCE, SmokeError, SmokeTest
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+@click.command("smoke-test")
+@click.option("--url", help=f"The service's address. [default: that of a running `up`, else {DEFAULT_URL}]")
+@click.option("--timeout", type=click.IntRange(1, 3600), default=60, show_default=True, help="Seconds for each step.")
+@click.option("--keep", is_flag=True, help="Leave the comment there; no database is needed then.")
+@data_dir_option
+def smoke_test(url: str | None, timeout: int, keep: bool, data_dir: Path) -> None:
+    """Send one comment through a running service: stored, found, known when it comes again, analysed, removed.
+
+    Exit code 0: every step was done. 1: one failed; the line says which, and what came instead.
+    """
+    settings = load_settings(data_dir)
+    if not keep:
+        require_dsn(settings, data_dir)
+    address = url or (read_endpoints(data_dir) or {}).get("API_URL", DEFAULT_URL)
+    if not address.startswith(("http://", "https://")):
+        raise ConfigurationError(f"--url {address}: must be such as {DEFAULT_URL}")
+    test = SmokeTest(address, timeout)
+    try:
+        for step in test.steps():
+            click.echo(f"ok    {step.name} ({step.seconds:.2f} s)")
+    except SmokeError as error:
+        click.echo(f"FAIL  {error}")
+        if not keep:
+            with suppress(psycopg2.Error):
+                test.remove(settings.postgres_dsn)
+        raise SystemExit(1) from None
+    if keep:
+        click.echo(f"The comment stays: {SOURCE}/{test.id}")
+    else:
+        _remove(test, settings)
+
+
+def _remove(test: SmokeTest, settings: Settings) -> None:
+    try:
+        test.remove(settings.postgres_dsn)
+    except psycopg2.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise click.ClickException(f"The comment could not be removed ({reason}): {SOURCE}/{test.id}.") from None
+    click.echo("ok    it is removed")

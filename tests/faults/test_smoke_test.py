@@ -1,0 +1,55 @@
+"""`comment-monitor smoke-test` as a process against a real system."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import execute
+from tests.support.rabbitmq import free_port
+from tests.support.system import System
+
+
+def run(system: System, *arguments: str) -> tuple[int, list[str], str]:
+    """Exit code, lines and error output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "comment_monitor", "smoke-test", *arguments],
+        env={**os.environ, **system.environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+async def test_every_step_is_done_and_nothing_is_left(system: System) -> None:
+    await system.start()
+    code, lines, error = run(system, "--url", system.url)
+    assert (code, error) == (0, "")
+    assert len(lines) == 6
+    assert all(line.startswith("ok ") for line in lines)
+    for table in ("comments", "comment_analyses", "analysis_outbox"):
+        assert execute(system.dsn, f"SELECT count(*) FROM {table}") == [(0,)]  # noqa: S608 - the test's own names
+
+
+async def test_the_comment_may_stay(system: System) -> None:
+    await system.start()
+    code, lines, _ = run(system, "--url", system.url, "--keep")
+    assert code == 0
+    ((id_,),) = execute(system.dsn, "SELECT comment_id FROM comments WHERE source = 'smoke-test'")
+    assert lines[-1] == f"The comment stays: smoke-test/{id_}"
+
+
+async def test_without_a_worker_the_step_that_fails_is_named_and_nothing_is_left(system: System) -> None:
+    await system.start(system.orchestrator)
+    await system.until_health("ok")
+    code, lines, error = run(system, "--url", system.url, "--timeout", "2")
+    assert (code, error) == (1, "")
+    assert lines[-1] == "FAIL  it is analysed: not within 2 s (no result yet)"
+    assert execute(system.dsn, "SELECT count(*) FROM comments") == [(0,)]
+
+
+@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "127.0.0.1:8080", "ftp://x"])
+def test_an_address_where_nothing_answers_is_one_line(system: System, url: str, tmp_path: Path) -> None:
+    code, lines, error = run(system, "--url", url, "--timeout", "1", "--data-dir", str(tmp_path))
+    assert code == 1
+    assert "Traceback" not in error
+    assert len(lines + error.splitlines()) == 1
