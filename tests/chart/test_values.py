@@ -1,0 +1,151 @@
+"""The values: the guide's under its names, and none that is unknown or out of bounds."""
+
+import json
+import re
+from typing import Any, Final
+
+import pytest
+import yaml
+from tests.chart.conftest import CHART, OUTSIDE, helm, helms, the
+
+from comment_monitor import config
+
+SCHEMA: Final = json.loads((CHART / "values.schema.json").read_text())
+# Ours and the variable behind it.
+VARIABLES: Final = {
+    "batchSize": "COMMENT_BATCH_SIZE",
+    "dedupCacheTTL": "COMMENT_DEDUP_CACHE_TTL",
+    "processingTimeout": "COMMENT_PROCESSING_TIMEOUT",
+    "maxRetries": "COMMENT_MAX_RETRIES",
+    "backoffMultiplier": "COMMENT_BACKOFF_MULTIPLIER",
+    "queueCapacity": "COMMENT_QUEUE_CAPACITY",
+    "retentionDays": "COMMENT_RETENTION_DAYS",
+}
+# What the deployment guide says of the two environments.
+GUIDE: Final[dict[str, dict[str, Any]]] = {
+    "values-dev.yaml": {
+        "enabled": True, "batchSize": 5, "dedupCacheTTL": 1800, "processingTimeout": 15, "rateLimitPerMinute": 50,
+        "alerts.queueBacklogThreshold": 100,
+    },
+    "values-prod.yaml": {
+        "enabled": True, "batchSize": 25, "dedupCacheTTL": 7200, "processingTimeout": 45, "rateLimitPerMinute": 200,
+        "alerts.queueBacklogThreshold": 1000, "networkPolicy.enabled": True, "rbac.enabled": True,
+    },
+}  # fmt: skip
+RESOURCES: Final = {
+    "values-dev.yaml": {
+        "requests": {"memory": "512Mi", "cpu": "200m"}, "limits": {"memory": "1Gi", "cpu": "1000m"},
+    },
+    "values-prod.yaml": {
+        "requests": {"memory": "768Mi", "cpu": "300m"}, "limits": {"memory": "2Gi", "cpu": "1500m"},
+    },
+}  # fmt: skip
+SCALING: Final = {
+    "values-dev.yaml": {"enabled": False, "minReplicas": 1, "maxReplicas": 5},
+    "values-prod.yaml": {"enabled": True, "minReplicas": 2, "maxReplicas": 10, "customMetrics": {"enabled": True}},
+}
+
+
+def refused(*switches: str, program: str) -> str:
+    """What Helm says of these switches."""
+    sets = [
+        word for one in (*(f"{name}={value}" for name, value in OUTSIDE.items()), *switches) for word in ("--set", one)
+    ]
+    done = helm("template", "x", str(CHART), *sets, program=program)
+    assert done.returncode != 0
+    return done.stderr
+
+
+@pytest.mark.parametrize("program", helms())
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "orchestrator.commentMonitoring.batchSize=4",
+        "orchestrator.commentMonitoring.batchSize=26",
+        "orchestrator.commentMonitoring.dedupCacheTTL=7201",
+        "orchestrator.commentMonitoring.processingTimeout=14",
+        "orchestrator.commentMonitoring.rateLimitPerMinute=49",
+        "orchestrator.commentMonitoring.rateLimitPerMinute=201",
+        "orchestrator.commentMonitoring.alerts.queueBacklogThreshold=99",
+        "orchestrator.commentMonitoring.batchsize=10",
+        "orchestrator.commentMonitoring.settings.COMMENT_UNKNOWN=1",
+        "orchestrator.autoscaling.mode=both",
+        "orchestrator.autoscaling.customMetrics.averageValue=76",
+        "orchestrator.resources.limits.memory=lots",
+        "orchestrator.service.type=Public",
+        "logLevel=LOUD",
+        "unknown=1",
+        "postgres.password=a/b@c",
+        "cleanup.schedule=weekly",
+    ],
+)
+def test_a_wrong_value_is_refused_and_named(program: str, switch: str) -> None:
+    path = switch.partition("=")[0]
+    named = path.rsplit(".", 1)[-1]
+    assert named in refused(switch, program=program)
+
+
+@pytest.mark.parametrize("program", helms())
+@pytest.mark.parametrize("server", ["postgres", "rabbitmq"])
+def test_a_server_that_is_nowhere_is_named_with_what_to_do(program: str, server: str) -> None:
+    words = refused(f"{server}.existingSecret=", program=program)
+    assert f"{server}.existingSecret" in words
+    assert f"{server}.enabled=true" in words
+
+
+@pytest.mark.parametrize("server", ["postgres", "redis", "rabbitmq"])
+def test_a_server_in_the_chart_needs_a_password(server: str) -> None:
+    words = refused(f"{server}.enabled=true", f"{server}.existingSecret=", program=helms()[-1])
+    assert f"{server}.password is needed" in words
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_the_bounds_are_those_of_the_code(name: str) -> None:
+    monitoring = SCHEMA["properties"]["orchestrator"]["properties"]["commentMonitoring"]["properties"]
+    (declared,) = [one for one in config.declared() if one.variable == VARIABLES[name]]
+    assert f"{monitoring[name]['minimum']} to {monitoring[name]['maximum']}" == declared.bounds
+    plain = yaml.safe_load((CHART / "values.yaml").read_text())["orchestrator"]["commentMonitoring"]
+    assert plain[name] == declared.default
+
+
+def test_the_bounds_of_the_rate_limit_are_those_of_the_code() -> None:
+    monitoring = SCHEMA["properties"]["orchestrator"]["properties"]["commentMonitoring"]["properties"]
+    zero, some = monitoring["rateLimitPerMinute"]["oneOf"]
+    assert (zero, some["minimum"], some["maximum"]) == ({"const": 0}, config.RATE_LIMIT_MIN, 200)
+
+
+@pytest.mark.parametrize("file", GUIDE)
+def test_the_guides_values_stand_under_its_names(file: str) -> None:
+    orchestrator = yaml.safe_load((CHART / file).read_text())["orchestrator"]
+    for path, wanted in GUIDE[file].items():
+        found = orchestrator["commentMonitoring"]
+        for key in path.split("."):
+            found = found[key]
+        assert found == wanted, path
+    assert orchestrator["resources"] == RESOURCES[file]
+    assert orchestrator["autoscaling"] == SCALING[file]
+
+
+@pytest.mark.parametrize(("case", "file"), [("dev", "values-dev.yaml"), ("prod", "values-prod.yaml")])
+def test_the_guides_resources_reach_the_pods(case: str, file: str) -> None:
+    (container,) = the(case, "Deployment", "orchestrator")["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == RESOURCES[file]
+
+
+def test_every_value_is_explained_or_its_name_says_it() -> None:
+    """A value that only one can guess is worth a line."""
+    text = (CHART / "values.yaml").read_text()
+    for name in ("drainDelay", "batchSize", "backlogPerReplica", "existingSecret", "crds", "fail"):
+        assert re.search(rf"# -- .*\n\s*{name}:", text), name
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    """An unknown value is refused at every level, and every one in values.yaml is known (lint has seen to that)."""
+
+    def open_objects(node: Any, path: str) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        here = [path] if "properties" in node and node.get("additionalProperties") is not False else []
+        return here + [one for key, inner in node.items() for one in open_objects(inner, f"{path}/{key}")]
+
+    assert open_objects(SCHEMA, "") == []
