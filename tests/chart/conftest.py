@@ -93,7 +93,7 @@ def helm(*words: str, program: str = "helm") -> "subprocess.CompletedProcess[str
 
 
 def _environment() -> dict[str, str]:
-    nowhere = {name: "/nonexistent" for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECONFIG")}
+    nowhere = dict.fromkeys(("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECONFIG"), "/nonexistent")
     return {**os.environ, **nowhere}
 
 
