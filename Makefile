@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UP_ARGS ?=
+IMAGE ?= comment-monitor:0.1.0
+BASE ?= python:3.11-slim
+DOCKER_ARGS ?=
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## run everything on this machine until Ctrl-C (embedded servers, data in ./data)
 	@scripts/install-venv runtime
@@ -14,6 +17,7 @@ up: ## run everything on this machine until Ctrl-C (embedded servers, data in ./
 
 test: ## the whole test suite, on embedded servers of its own
 	@scripts/install-venv dev
+	@scripts/install-tools || echo "Without Helm the chart's tests are skipped." >&2
 	@$(BIN)/python -m pytest $(TEST_ARGS)
 
 lint: ## style, layers and generated pages
@@ -27,6 +31,13 @@ types: ## strict type check
 docs: ## write the generated pages under docs/ again
 	@scripts/install-venv dev
 	@$(BIN)/python scripts/generate-docs
+	@$(BIN)/python scripts/generate-chart-readme
+
+tools: ## Helm 3 and 4, kubectl and promtool into .tools (for the chart's tests)
+	@scripts/install-tools
+
+image: ## build the container image (BASE=... another base image)
+	@docker build $(DOCKER_ARGS) --build-arg BASE=$(BASE) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE) .
 
 lock: ## resolve the dependencies again and write requirements/*.lock
 	@scripts/lock
@@ -34,4 +45,4 @@ lock: ## resolve the dependencies again and write requirements/*.lock
 clean: ## remove the virtual environment and caches, never ./data
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help up test lint types docs lock clean
+.PHONY: help up test lint types docs tools image lock clean

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -126,3 +127,19 @@ def server_script() -> str:
         if Path(path).exists():
             return path
     return shutil.which("rabbitmq-server") or ""
+
+
+def main() -> None:
+    """A broker of one's own until SIGTERM: `python -m tests.support.rabbitmq FOLDER` prints its URL once it is up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = RabbitMQ(Path(sys.argv[1]))
+    try:
+        server.start()
+        print(server.url, flush=True)  # noqa: T201 - for whoever started it
+        signal.pause()
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()

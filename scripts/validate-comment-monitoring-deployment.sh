@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# Validates a deployment of the chart: every object, probe, metric and rule, and one comment's whole way.
+# shellcheck disable=SC2329 # functions are called by way of `check`
+set -uo pipefail
+
+usage() {
+  cat <<'EOF'
+Usage: scripts/validate-comment-monitoring-deployment.sh [--offline] [--namespace NAME] [--release NAME]
+
+Looks at a deployment of ./chart in the cluster that kubectl reaches, one line for each check:
+ok, FAIL with what was found instead, or skip with why. Exit code 0 if none failed, else 1.
+It changes nothing but for one comment, which it sends and removes again.
+
+  --offline         only what needs no cluster: the chart, its values and its rules
+  --namespace NAME  [default: $NAMESPACE, else kubectl's current one]
+  --release NAME    [default: $RELEASE, else threads-agent]
+  --timeout SECONDS for what takes its time to become ready [default: 120]
+  -h, --help        this text
+
+PROMETHEUS=namespace/service:port names the Prometheus to ask [default: monitoring/prometheus-operated:9090].
+EOF
+}
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+PATH=$root/.tools/bin:$PATH
+namespace=${NAMESPACE:-} release=${RELEASE:-threads-agent} timeout=120 offline=
+prometheus=${PROMETHEUS:-monitoring/prometheus-operated:9090}
+while [ $# -gt 0 ]; do
+  case $1 in
+    --offline) offline=yes ;;
+    --namespace) namespace=${2:?--namespace needs a name}; shift ;;
+    --release) release=${2:?--release needs a name}; shift ;;
+    --timeout) timeout=${2:?--timeout needs seconds}; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "Error: $1 is no option; --help lists them." >&2; exit 2 ;;
+  esac
+  shift
+done
+
+passed=0 failed=0 skipped=0
+ok() { passed=$((passed + 1)); echo "ok    $1"; }
+fail() { failed=$((failed + 1)); echo "FAIL  $1${2:+: $2}"; }
+skip() { skipped=$((skipped + 1)); echo "skip  $1: $2"; }
+# check NAME COMMAND...: ok where the command succeeds; else its last line says why not.
+check() {
+  local name=$1 said
+  shift
+  if said=$("$@" 2>&1); then ok "$name"; else fail "$name" "$(tail -n 1 <<<"$said")"; fi
+}
+finish() {
+  echo "$passed ok, $failed failed, $skipped skipped"
+  [ "$failed" -eq 0 ]
+  exit
+}
+need() {
+  command -v "$1" >/dev/null || { echo "Error: $1 is not on PATH (make tools brings it)." >&2; exit 2; }
+}
+
+rules_of() { # the rule file that the operator would give to Prometheus
+  "$1" template "$release" "$root/chart" --values "$root/chart/$2" --set monitoring.prometheus.crds=true \
+    --show-only templates/prometheusrule.yaml | awk 'inside { print substr($0, 3) } /^spec:$/ { inside = 1 }'
+}
+check_rules() {
+  local file status
+  file=$(mktemp) || return
+  rules_of "$1" "$2" >"$file" && promtool check rules "$file"
+  status=$?
+  rm -f "$file"
+  return "$status"
+}
+twice() { # rendering twice gives the same bytes
+  local words=(template "$release" "$root/chart" --values "$root/chart/$2")
+  [ "$("$1" "${words[@]}" | cksum)" = "$("$1" "${words[@]}" | cksum)" ]
+}
+validate_offline() {
+  local helm values
+  need helm
+  for helm in helm helm3 helm4; do
+    command -v $helm >/dev/null || continue
+    for values in values-dev.yaml values-prod.yaml; do
+      check "$helm lint, $values" "$helm" lint --strict "$root/chart" --values "$root/chart/$values"
+      check "$helm template, $values" "$helm" template "$release" "$root/chart" --values "$root/chart/$values"
+      check "$helm template twice gives the same, $values" twice "$helm" "$values"
+      if command -v promtool >/dev/null; then
+        check "$helm and promtool on the rules, $values" check_rules "$helm" "$values"
+      else
+        skip "rules, $values" "promtool is not on PATH (make tools brings it)"
+      fi
+    done
+  done
+}
+
+k() { kubectl --namespace "$namespace" "$@"; }
+inside() { k exec deployment/orchestrator --container orchestrator -- "$@"; }
+field() { k get "$1" --output "jsonpath=$2"; }
+
+validate_objects() {
+  local object
+  local objects=(serviceaccount/comment-monitoring-sa configmap/comment-monitoring-config service/orchestrator
+    deployment/orchestrator)
+  if command -v helm >/dev/null && helm --namespace "$namespace" status "$release" >/dev/null 2>&1; then
+    # As the release says; kinds of the operators are looked up by their full names.
+    mapfile -t objects < <(helm --namespace "$namespace" get manifest "$release" |
+      k get --ignore-not-found --filename - --output name)
+    check "every object of the release is there" manifest_is_there
+  fi
+  for object in "${objects[@]}"; do
+    check "$object" k get "$object"
+  done
+}
+manifest_is_there() { helm --namespace "$namespace" get manifest "$release" | k get --filename - >/dev/null; }
+
+validate_pods() {
+  local name restarts
+  for name in orchestrator comment-worker; do
+    k get deployment "$name" >/dev/null 2>&1 || continue
+    check "deployment $name is rolled out" k rollout status "deployment/$name" --timeout "${timeout}s"
+    restarts=$(field pods "{.items[?(@.metadata.labels.app=='$name')].status.containerStatuses[*].restartCount}" |
+      tr ' ' '\n' | sort -n | tail -n 1)
+    if [ "${restarts:-0}" -lt 3 ]; then ok "pods of $name stay up"; else
+      fail "pods of $name stay up" "one was started $restarts times again"
+    fi
+  done
+  for name in readinessProbe livenessProbe; do
+    if [ "$(field deployment/orchestrator "{.spec.template.spec.containers[0].$name.httpGet.path}")" = /health ]; then
+      ok "$name asks /health"
+    else fail "$name asks /health"; fi
+  done
+  if [ -n "$(field endpoints/orchestrator '{.subsets[*].addresses[*].ip}' 2>/dev/null)" ]; then
+    ok "service orchestrator has pods behind it"
+  else fail "service orchestrator has pods behind it" "no pod is ready"; fi
+}
+
+validate_inside() {
+  local health metrics name head
+  health=$(inside curl -sS localhost:8080/health 2>&1)
+  case $health in
+    *'"status":"ok"'*) ok "/health: all that it needs is there" ;;
+    *) fail "/health: all that it needs is there" "$(tail -n 1 <<<"$health")" ;;
+  esac
+  head=$(inside python -c 'from comment_monitor import migrations; print(migrations.head())' 2>/dev/null)
+  case $health in
+    *"\"schema\":\"${head:-unknown}\""*) ok "the database is migrated to $head" ;;
+    *) fail "the database is migrated to the newest revision" "${head:-unknown} is not what /health tells" ;;
+  esac
+  metrics=$(inside curl -sS localhost:9090/metrics 2>&1)
+  for name in comment_processing_duration_seconds comment_processing_queue_length comment_processing_errors_total \
+    comment_duplicates_detected_total comment_db_query_duration_seconds comment_container_memory_working_set_bytes; do
+    if grep -q "^$name" <<<"$metrics"; then ok "metric $name"; else fail "metric $name" "not on :9090/metrics"; fi
+  done
+  check "the database takes a connection" inside python -c \
+    'import os, psycopg2; psycopg2.connect(os.environ["POSTGRES_DSN"]).close()'
+  check "the data's invariants hold" inside comment-monitor check
+}
+
+validate_comment() { # posted, found, known again, analysed, removed
+  local line
+  while read -r line; do
+    case $line in
+      "ok "*) ok "comment: ${line#ok    }" ;;
+      *) fail "comment" "${line#FAIL  }" ;;
+    esac
+  done < <(inside comment-monitor smoke-test --url http://localhost:8080 --timeout "$timeout" 2>&1)
+}
+
+validate_autoscaler() {
+  local name wanted
+  for name in orchestrator comment-worker; do
+    k get hpa "$name" >/dev/null 2>&1 || { skip "autoscaler of $name" "there is none"; continue; }
+    if [ "$(field "hpa/$name" '{.status.conditions[?(@.type=="ScalingActive")].status}')" = True ]; then
+      ok "autoscaler of $name is active"
+    else
+      fail "autoscaler of $name is active" "$(field "hpa/$name" '{.status.conditions[?(@.type=="ScalingActive")].message}')"
+    fi
+    for wanted in $(field "hpa/$name" '{.spec.metrics[*].pods.metric.name} {.spec.metrics[*].external.metric.name}'); do
+      case " $(field "hpa/$name" '{.status.currentMetrics[*].pods.metric.name} {.status.currentMetrics[*].external.metric.name}') " in
+        *" $wanted "*) ok "autoscaler of $name reads $wanted" ;;
+        *) fail "autoscaler of $name reads $wanted" "prometheus-adapter does not tell it (chart/files)" ;;
+      esac
+    done
+  done
+}
+
+ask_prometheus() {
+  local space=${prometheus%%/*} service=${prometheus#*/}
+  kubectl get --raw "/api/v1/namespaces/$space/services/$service/proxy/api/v1/$1"
+}
+validate_monitoring() {
+  local rules name
+  if ! k get prometheusrule orchestrator >/dev/null 2>&1; then
+    skip "alert rules and targets" "no PrometheusRule here (monitoring.prometheus)"
+    return
+  fi
+  if ! rules=$(ask_prometheus 'rules?type=alert' 2>&1); then
+    fail "Prometheus answers" "$(tail -n 1 <<<"$rules") (PROMETHEUS=namespace/service:port names another)"
+    return
+  fi
+  for name in $(field prometheusrule/orchestrator '{.spec.groups[*].rules[*].alert}'); do
+    if grep -q "\"name\":\"$name\"" <<<"$rules"; then ok "alert $name is loaded"; else
+      fail "alert $name is loaded" "not among Prometheus's rules (monitoring.prometheus.labels)"
+    fi
+  done
+  if ask_prometheus "query?query=up%7Bnamespace%3D%22$namespace%22%2Cservice%3D%22orchestrator%22%7D%3D%3D1" |
+    grep -q '"result":\[{'; then
+    ok "Prometheus scrapes the orchestrator"
+  else fail "Prometheus scrapes the orchestrator" "no target of this namespace is up"; fi
+}
+
+if [ -n "$offline" ]; then
+  validate_offline
+  finish
+fi
+need kubectl
+kubectl version >/dev/null 2>&1 || { echo "Error: no cluster answers (kubectl cluster-info says why)." >&2; exit 2; }
+[ -n "$namespace" ] || namespace=$(kubectl config view --minify --output 'jsonpath={..namespace}')
+namespace=${namespace:-default}
+if ! k get deployment orchestrator >/dev/null 2>&1; then
+  echo "Error: there is no Deployment orchestrator in namespace $namespace (--namespace names another)." >&2
+  exit 2
+fi
+validate_objects
+validate_pods
+validate_inside
+validate_comment
+validate_autoscaler
+validate_monitoring
+finish

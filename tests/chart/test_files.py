@@ -1,0 +1,94 @@
+"""What is no Python: shell scripts, the Dockerfile, YAML and generated pages."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from tests.chart.conftest import CHART, tool
+from tests.conftest import project_root
+
+ROOT: Final = project_root()
+SCRIPTS: Final = sorted(
+    file for folder in ("scripts", ".ci") for file in (ROOT / folder).iterdir()
+    if file.is_file() and file.read_bytes().startswith(b"#!/usr/bin/env bash")
+)  # fmt: skip
+YAML: Final = [ROOT / "compose.yaml", *sorted((ROOT / "deploy").rglob("*.y*ml")), *sorted(CHART.glob("*.yaml")),
+               *sorted((CHART / "files").glob("*.yaml"))]  # fmt: skip
+# Flow maps in one line, long lines as everywhere here, `true` as a string nowhere.
+RULES: Final = "{extends: default, rules: {line-length: {max: 130}, document-start: disable, braces: {max-spaces-inside: 1}, comments: {min-spaces-from-content: 1}}}"  # noqa: E501
+
+
+def beside_python(name: str) -> str:
+    """A program that came with the packages of the tests."""
+    return str(Path(sys.executable).parent / name)
+
+
+def run(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.name)
+def test_shellcheck_has_nothing_to_say(script: Path) -> None:
+    done = run(beside_python("shellcheck"), str(script))
+    assert done.returncode == 0, done.stdout
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    done = run(beside_python("hadolint"), "Dockerfile")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("file", YAML, ids=lambda file: file.name)
+def test_yamllint_has_nothing_to_say(file: Path) -> None:
+    done = run(beside_python("yamllint"), "--strict", "-d", RULES, str(file))
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_charts_readme_is_what_make_docs_writes() -> None:
+    done = run(sys.executable, "scripts/generate-chart-readme", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_prometheus_takes_the_configuration_of_compose() -> None:
+    done = run(tool("promtool"), "check", "config", "--lint-fatal", "deploy/compose/prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_compose_scrapes_and_mounts_is_there() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    scraped = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())
+    hosts = {
+        target.partition(":")[0]
+        for job in scraped["scrape_configs"] for one in job["static_configs"] for target in one["targets"]
+    }  # fmt: skip
+    assert hosts <= compose["services"].keys()
+    for service in compose["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert source in compose["volumes"] or (ROOT / source).exists(), source
+
+
+def test_compose_reaches_out_of_this_machine_nowhere() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    from comment_monitor import __version__  # noqa: PLC0415 - not the module under test
+
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == __version__
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"comment-monitor:{__version__}" in (ROOT / "compose.yaml").read_text()
+    assert f"IMAGE ?= comment-monitor:{__version__}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_validating_offline_finds_nothing_wrong_here() -> None:
+    done = run("scripts/validate-comment-monitoring-deployment.sh", "--offline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith(" ok, 0 failed, 0 skipped")
