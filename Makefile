@@ -7,6 +7,7 @@ UP_ARGS ?=
 IMAGE ?= comment-monitor:0.1.0
 BASE ?= python:3.11-slim
 DOCKER_ARGS ?=
+E2E_ARGS ?=
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,10 +40,14 @@ tools: ## Helm 3 and 4, kubectl and promtool into .tools (for the chart's tests)
 image: ## build the container image (BASE=... another base image)
 	@docker build $(DOCKER_ARGS) --build-arg BASE=$(BASE) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE) .
 
+e2e: ## the whole life of a deployment, on the cluster that kubectl reaches (in a namespace of its own)
+	@scripts/install-tools
+	@scripts/e2e $(E2E_ARGS)
+
 lock: ## resolve the dependencies again and write requirements/*.lock
 	@scripts/lock
 
 clean: ## remove the virtual environment and caches, never ./data
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help up test lint types docs tools image lock clean
+.PHONY: help up test lint types docs tools image e2e lock clean
