@@ -166,6 +166,14 @@ scaleDown:
     - {type: Pods, value: 1, periodSeconds: 60}
 {{- end }}
 
+{{/* A quantity of memory, such as 1.5Gi, in bytes. */}}
+{{- define "cm.bytes" -}}
+{{- $units := dict "" 1 "k" 1000 "K" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
+{{- /* A number in a values file is a float: written out, a large one would have an exponent. */}}
+{{- $quantity := kindIs "string" . | ternary . (int64 . | toString) }}
+{{- mulf (regexFind "^[0-9.]+" $quantity | float64) (index $units (regexFind "[kKMGi]*$" $quantity)) | int64 }}
+{{- end }}
+
 {{/* The volume of a server of this chart. Argument: its values. */}}
 {{- define "cm.claim" -}}
 {{- if .storage -}}

@@ -25,7 +25,7 @@ logger = log.get(__name__)
 class Pipeline:
     """One process's way from parsed comments to committed ones."""
 
-    def __init__(self, settings: Settings, database: Database, cache: DedupCache, publisher: Publisher | None):
+    def __init__(self, settings: Settings, database: Database, cache: DedupCache, publisher: Publisher):
         self.settings = settings
         self.queue = ProcessingQueue(settings.queue_capacity)
         self._database = database
@@ -140,8 +140,10 @@ class Pipeline:
         """Dedup, store, commit, remember and publish for all parts in one go; retried while PostgreSQL is away."""
         comments = [comment for part in parts for comment in part]
         plan = Plan(comments, await self._cache.seen(comments))
+        # What would not get through now is left to the sweep from the start.
+        sent = self._publisher.room > 0
         try:
-            written = await self._store_with_retries(plan) if plan.waves else []
+            written = await self._store_with_retries(plan, sent) if plan.waves else []
         except NO_SCHEMA:
             raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
         except RETRIED as error:
@@ -150,23 +152,23 @@ class Pipeline:
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
         await self._cache.remember(plan.apply(written))
-        if self._publisher:
+        if sent:
             self._publisher.publish([id_ for one in written for id_ in one.outbox])
         _count(plan)
         fates = iter(plan.fates)
         return [[next(fates) for _ in part] for part in parts]
 
-    async def _store_with_retries(self, plan: Plan) -> list[Written]:
-        return await with_retries(self.settings, partial(self._store, plan))
+    async def _store_with_retries(self, plan: Plan, sent: bool) -> list[Written]:
+        return await with_retries(self.settings, partial(self._store, plan, sent))
 
-    async def _store(self, plan: Plan) -> list[Written]:
+    async def _store(self, plan: Plan, sent: bool) -> list[Written]:
         async with self._database.transaction() as conn:
             written = [
                 await store.write(
                     conn,
                     plan.wave(number),
                     batch_size=self.settings.batch_size,
-                    due_in=self.settings.resend_after,
+                    resend_after=self.settings.resend_after if sent else None,
                 )
                 for number in range(len(plan.waves))
             ]

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -10,11 +11,12 @@ from celery import Celery
 
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
-from comment_monitor.broker import ANALYSE
+from comment_monitor.broker import ANALYSE, QUEUE_NAME
 
 logger = log.get(__name__)
 
-CAPACITY: Final = 20_000
+# Messages that may wait for the workers. What more there is to do waits in the outbox, which costs the broker nothing.
+QUEUE_LIMIT: Final = 10_000
 LOOK_EVERY: Final = 1.0
 CONNECT_TIMEOUT: Final = 4
 
@@ -22,15 +24,18 @@ CONNECT_TIMEOUT: Final = 4
 class Publisher:
     """Sends from a thread of its own, so that a slow or absent broker delays no request.
 
-    Holds at most 20,000 ids; beyond that, and while the broker is away, ids are dropped: their rows are in the outbox.
+    Holds at most 10,000 ids; beyond that, and while the broker is away, ids are dropped: their rows are in the outbox.
     Without an application (no broker is named) all of them are.
     """
 
     def __init__(self, app: Celery | None):
         self._app = app
-        self._ids: queue.Queue[int | None] = queue.Queue(maxsize=CAPACITY)
+        self._ids: queue.Queue[int | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
+        # Messages that waited at the last look, and what was sent since.
+        self._depth = 0
+        self._looked = -LOOK_EVERY
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         if app:
             self._thread.start()
@@ -41,9 +46,14 @@ class Publisher:
         return "off" if not self._app else "ok" if self._reached else "away"
 
     @property
-    def available(self) -> bool:
-        """Whether the sweep may send: the broker is there, as far as is known, and there is room."""
-        return self._reached and self._breaker.closed and self._ids.qsize() < CAPACITY // 2
+    def room(self) -> int:
+        """How many more ids would reach the workers' queue now, as far as is known; 0 while the broker is away.
+
+        Other processes send too, and each looks once a second, so the queue may grow somewhat above its limit.
+        """
+        if not (self._reached and self._breaker.closed):
+            return 0
+        return max(0, QUEUE_LIMIT - self._depth - self._ids.qsize())
 
     def publish(self, outbox_ids: Sequence[int]) -> None:
         """Hands ids to the thread; never blocks."""
@@ -67,14 +77,14 @@ class Publisher:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        self._try(self._reach)
         while True:
+            # Also where nobody sends anything: whether the broker is away, or back, shows only by asking it.
+            if time.monotonic() >= self._looked + LOOK_EVERY and self._breaker.closed:
+                self._try(self._look)
+                self._looked = time.monotonic()
             try:
                 id_ = self._ids.get(timeout=LOOK_EVERY)
             except queue.Empty:
-                # Nobody sends anything: whether the broker is back shows only by trying.
-                if not self._reached and self._breaker.closed:
-                    self._try(self._reach)
                 continue
             if id_ is None:
                 return
@@ -93,12 +103,17 @@ class Publisher:
             self._reached = True
             self._breaker.success()
 
-    def _reach(self) -> None:
-        """Connects anew: a connection kept from before may not know yet that it is dead."""
+    def _look(self) -> None:
+        """Asks the broker how many messages wait."""
         assert self._app  # noqa: S101 - the thread runs only with one
-        with self._app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT)
+        if not self._reached:
+            # Anew: a connection kept from before may not know yet that it is dead.
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT)
+        with self._app.connection_or_acquire() as connection:
+            self._depth = self._app.amqp.queues[QUEUE_NAME](connection.default_channel).queue_declare().message_count
 
     def _send(self, outbox_id: int) -> None:
         assert self._app  # noqa: S101 - the thread runs only with one
         self._app.send_task(ANALYSE, args=[outbox_id])
+        self._depth += 1

@@ -9,7 +9,8 @@ from comment_monitor.model import STORED, UPDATED, Comment, Fate
 
 # Stores new comments, takes the text of edited ones (a trigger keeps the old text as a version), leaves duplicates
 # alone, and queues what is new or edited for analysis in rows of at most $10 comments: all in one statement,
-# whatever the number of comments. The rows arrive sorted by identity, so that two writers lock in one order.
+# whatever the number of comments. $11 is -1 for rows that are left to the sweep, else 0. The comments arrive sorted by
+# identity, so that two writers lock in one order.
 WRITE: Final = Query(
     "write_comments",
     """
@@ -25,8 +26,8 @@ WRITE: Final = Query(
     ), numbered AS (
         SELECT id, (row_number() OVER (ORDER BY id) - 1) / $10::int AS part FROM written
     ), queued AS (
-        INSERT INTO analysis_outbox (comment_ids, due_at)
-        SELECT array_agg(id ORDER BY id), now() + make_interval(secs => $9) FROM numbered GROUP BY part
+        INSERT INTO analysis_outbox (comment_ids, due_at, resends)
+        SELECT array_agg(id ORDER BY id), now() + make_interval(secs => $9), $11 FROM numbered GROUP BY part
         RETURNING id
     )
     SELECT id, source, comment_id, revision FROM written
@@ -149,14 +150,14 @@ SPLIT_BATCH: Final = Query(
     """,
 )
 
-# Takes overdue rows for sending again, each a longer time ahead. Any process may run it at any time.
+# Takes due rows for sending, each due again after a longer time. Any process may run it at any time.
 SWEEP: Final = Query(
     "sweep_outbox",
     """
     UPDATE analysis_outbox SET resends = resends + 1,
         due_at = now() + make_interval(secs => least($2 * $3 ^ least(resends + 1, 20), 3600) * (0.75 + random() / 2))
     WHERE id IN (SELECT id FROM analysis_outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-    RETURNING id
+    RETURNING id, resends
     """,
 )
 
@@ -168,8 +169,18 @@ class Written(NamedTuple):
     outbox: list[int]
 
 
-async def write(conn: Connection, comments: Sequence[Comment], *, batch_size: int, due_in: float) -> Written:
-    """Stores comments of distinct identity, sorted by it. What is not in `fates` afterwards is a duplicate."""
+async def write(
+    conn: Connection, comments: Sequence[Comment], *, batch_size: int, resend_after: float | None
+) -> Written:
+    """Stores comments of distinct identity, sorted by it. What is not in `fates` afterwards is a duplicate.
+
+    Args:
+        conn: a connection in a transaction.
+        comments: what to store.
+        batch_size: comments at most in an outbox row.
+        resend_after: seconds after which the sweep sends the rows again; None: they are not going to be sent by the
+            caller, so the sweep sends them as soon as it can.
+    """
     rows = await conn.fetch(
         WRITE,
         [c.source for c in comments],
@@ -180,8 +191,9 @@ async def write(conn: Connection, comments: Sequence[Comment], *, batch_size: in
         [c.timestamp for c in comments],
         [c.parent_id for c in comments],
         [c.metadata for c in comments],
-        due_in,
+        resend_after or 0,
         batch_size,
+        -1 if resend_after is None else 0,
     )
     result = Written({}, [])
     for id_, source, comment_id, revision in rows:

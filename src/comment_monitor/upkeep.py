@@ -1,4 +1,4 @@
-"""What runs on a clock: sending lost work again, looking at the schema, the backlog, and removing what is old."""
+"""What runs on a clock: sending what waits or got lost, looking at schema, cache and backlog, removing what is old."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -68,15 +68,16 @@ class Upkeep:
             metrics.BACKLOG.set(await conn.value(BACKLOG))
 
     async def sweep(self) -> None:
-        """Sends overdue outbox rows again, while the broker takes them."""
-        while self._publisher.available:
+        """Sends due outbox rows, the longest due first, while there is room for them at the broker."""
+        while room := self._publisher.room:
+            limit = min(room, SWEEP_BATCH)
             async with self._database.transaction() as conn:
                 rows = await conn.fetch(
-                    store.SWEEP, SWEEP_BATCH, self._settings.resend_after, self._settings.backoff_multiplier
+                    store.SWEEP, limit, self._settings.resend_after, self._settings.backoff_multiplier
                 )
             self._publisher.publish([row["id"] for row in rows])
-            metrics.OUTBOX_RESENT.inc(len(rows))
-            if len(rows) < SWEEP_BATCH:
+            metrics.OUTBOX_RESENT.inc(sum(row["resends"] > 0 for row in rows))
+            if len(rows) < limit:
                 return
 
 

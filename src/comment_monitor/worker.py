@@ -54,7 +54,7 @@ class Worker:
             batch = await store.load_batch(conn, outbox_id)
         if batch is None:
             return
-        if (delivery.redelivered or batch.resends) and await self._isolate(outbox_id, batch, delivery):
+        if (delivery.redelivered or batch.resends > 0) and await self._isolate(outbox_id, batch, delivery):
             return
         await self._store(outbox_id, batch, [(id_, revision, analyse(text)) for id_, revision, text in batch.comments])
         metrics.ANALYSIS_DURATION.observe(time.perf_counter() - started)

@@ -70,6 +70,22 @@ async def test_health_is_503_first_while_work_is_still_taken(make_system: MakeSy
     assert stored(system.dsn) == ["taken"]
 
 
+async def test_clients_are_told_to_move_on_before_their_connections_are_closed(make_system: MakeSystem) -> None:
+    """A client that keeps its connection and sends often never meets its end in mid-request."""
+    system = make_system(COMMENT_DRAIN_DELAY=2)
+    await system.start(system.orchestrator)
+    limits = httpx.Limits(max_connections=1)
+    async with httpx.AsyncClient(base_url=system.url, limits=limits) as client:
+        assert "connection" not in (await client.get("/comments")).headers
+        system.orchestrator.ask_to_leave()
+        await until(lambda: '"leaving"' in system.orchestrator.output)
+        for path in ("/comments", "/health", "/nowhere"):
+            assert (await client.get(path)).headers["connection"] == "close"
+        answer = await client.post("/comments/process", json=body(comment("taken")))
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    assert await system.orchestrator.until_ended(AT_ONCE) == 0
+
+
 async def test_an_idle_process_ends_at_once_whoever_keeps_a_connection(system: System) -> None:
     await system.start()
     # Before it is ready, a worker does not yet catch the signal.

@@ -79,6 +79,25 @@ async def test_rabbitmq_is_stopped_and_comes_back(make_system: MakeSystem, own_r
     await system.until_health("ok", broker="ok")
 
 
+async def test_rabbitmq_is_short_of_memory_and_takes_no_messages(
+    make_system: MakeSystem, own_rabbitmq: RabbitMQ
+) -> None:
+    """Its way of saying so is to read no more from who sends, for as long as it lasts."""
+    system = make_system(CELERY_BROKER_URL=own_rabbitmq.url)
+    await system.start()
+    async with traffic(system.url) as clients:
+        await clients.goes_on()
+        await asyncio.to_thread(own_rabbitmq.set_memory_limit, 0.0001)
+        await clients.goes_on()
+        await system.until_health("degraded", broker="away", database="ok")
+        await clients.goes_on()
+        await asyncio.to_thread(own_rabbitmq.set_memory_limit, 0.4)
+        await system.until_health("ok", broker="ok")
+        await clients.goes_on()
+    assert clients.statuses == {200}
+    await system.all_is_well(clients.sent)
+
+
 async def test_messages_lost_by_the_broker_are_sent_again(system: System, broker_url: str) -> None:
     await system.start(system.orchestrator)
     sender = Sender(system.url)

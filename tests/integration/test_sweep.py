@@ -5,18 +5,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
+import amqp
 import pytest
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import holding, opened, outbox, take_in
-from tests.support.messages import Wire, messages, outbox_ids
+from tests.support.messages import Wire, channel, messages, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
-from tests.support.requests import comment
+from tests.support.requests import comment, parsed
 
 from comment_monitor import store
-from comment_monitor.broker import make_celery
+from comment_monitor.broker import QUEUE_NAME, make_celery
 from comment_monitor.config import Settings
 from comment_monitor.dedup import DedupCache
-from comment_monitor.publish import Publisher
+from comment_monitor.publish import QUEUE_LIMIT, Publisher
+from comment_monitor.runtime import open_runtime
 from comment_monitor.schema import Schema
 from comment_monitor.upkeep import SWEEP_BATCH, Upkeep
 
@@ -49,10 +51,23 @@ def wire(broker_url: str) -> Iterator[Wire]:
 async def upkeep(settings: Settings, *, away: bool = False) -> AsyncIterator[tuple[Upkeep, Publisher]]:
     """The clocks of a process, moved by hand; what it sent has been sent at the end of the block."""
     publisher = Publisher(make_celery(settings))
-    await until(lambda: away or publisher.available)
+    await until(lambda: away or publisher.room > 0)
     async with opened(settings) as database:
         yield Upkeep(settings, database, Schema(), DedupCache(None, ttl=1), publisher), publisher
     publisher.close(timeout=60)
+
+
+def fill(url: str, amount: int) -> None:
+    """Messages of somebody else in the workers' queue."""
+    with channel(url) as one:
+        for _ in range(amount):
+            one.basic_publish(amqp.Message("[[0], {}, {}]"), routing_key=QUEUE_NAME)
+
+
+def depth(url: str) -> int:
+    """How many messages wait."""
+    with channel(url) as one:
+        return int(one.queue_declare(QUEUE_NAME, passive=True).message_count)
 
 
 async def sweep(settings: Settings) -> None:
@@ -63,6 +78,7 @@ async def sweep(settings: Settings) -> None:
 async def test_what_is_overdue_is_sent_again_and_nothing_else(settings: Settings) -> None:
     for number in range(3):
         await take_in(settings, comment(number))
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = 0, due_at = now() + interval '600 s'")
     first, second, third = outbox(settings.postgres_dsn)
     execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET due_at = now() WHERE id = {second.id}")  # noqa: S608
     count = metric("comment_outbox_resent_total")
@@ -74,10 +90,45 @@ async def test_what_is_overdue_is_sent_again_and_nothing_else(settings: Settings
     assert [row.due_at for row in after] == [first.due_at, after[1].due_at, third.due_at]
 
 
-async def test_a_comment_is_due_for_sending_again_only_after_its_time(settings: Settings) -> None:
-    await take_in(settings, comment(1))
+async def test_what_was_sent_is_due_for_sending_again_only_after_its_time(settings: Settings) -> None:
+    async with open_runtime(settings, application="test") as runtime:
+        await until(lambda: runtime.publisher.room > 0)
+        await runtime.pipeline.process(parsed(comment(1)))
     (row,) = outbox(settings.postgres_dsn)
-    assert 500 < row.due_in <= 600
+    assert (row.resends, 500 < row.due_in <= 600) == (0, True)
+    assert outbox_ids(settings.broker_url) == [row.id]
+
+
+async def test_what_was_stored_without_a_broker_is_sent_as_soon_as_there_is_one(settings: Settings) -> None:
+    """It waits for no time to run out, and a first sending is none that is repeated."""
+    await take_in(settings, *map(comment, range(25)))
+    unsent = outbox(settings.postgres_dsn)
+    assert all((row.resends, row.due_in <= 0) == (-1, True) for row in unsent)
+    count = metric("comment_outbox_resent_total")
+    await sweep(settings)
+    assert sorted(outbox_ids(settings.broker_url)) == [row.id for row in unsent]
+    assert metric("comment_outbox_resent_total") == count
+    assert all((row.resends, 400 < row.due_in < 800) == (0, True) for row in outbox(settings.postgres_dsn))
+
+
+async def test_the_workers_queue_is_bounded_and_the_rest_waits_in_the_outbox(settings: Settings) -> None:
+    """However much there is to do, the broker holds no more than it can, and nothing that merely waits is repeated."""
+    fill(settings.broker_url, QUEUE_LIMIT - 5)
+    overdue(settings, 20)
+    async with upkeep(settings) as (one, publisher):
+        assert publisher.room == 5
+        await one.sweep()
+        await until(lambda: publisher.room == 0 and depth(settings.broker_url) == QUEUE_LIMIT)
+        await one.sweep()
+    assert Counter(row.resends for row in outbox(settings.postgres_dsn)) == {0: 15, 1: 5}
+    async with open_runtime(settings, application="test") as runtime:
+        await until(lambda: runtime.publisher.state == "ok")
+        assert (await runtime.pipeline.process(parsed(comment(1)))).stored == 1
+    assert depth(settings.broker_url) == QUEUE_LIMIT
+    assert outbox(settings.postgres_dsn)[-1].resends == -1
+    messages(settings.broker_url)
+    await sweep(settings)
+    assert len(outbox_ids(settings.broker_url)) == 16
 
 
 @pytest.mark.parametrize("resends", range(4))
@@ -158,7 +209,7 @@ async def test_nothing_is_taken_for_sending_while_the_broker_is_known_to_be_away
     count = metric("comment_outbox_resent_total")
     async with upkeep(make_settings(CELERY_BROKER_URL=wire.url), away=True) as (one, publisher):
         publisher.publish([1])
-        await until(lambda: not publisher.available)
+        await until(lambda: publisher.room == 0)
         await one.sweep()
     assert {row.resends for row in outbox(settings.postgres_dsn)} == {0}
     assert metric("comment_outbox_resent_total") == count

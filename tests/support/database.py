@@ -17,6 +17,7 @@ from comment_monitor.dedup import DedupCache
 from comment_monitor.invariants import check
 from comment_monitor.model import Receipt
 from comment_monitor.pipeline import Pipeline
+from comment_monitor.publish import Publisher
 from comment_monitor.worker import open_worker
 from tests.conftest import execute
 from tests.support.requests import parsed
@@ -39,7 +40,7 @@ async def take_in(settings: Settings, *comments: dict[str, Any], **more: Any) ->
     """Stores comments as a request would; nothing publishes or sweeps meanwhile."""
     async with (
         opened(settings) as database,
-        Pipeline(settings, database, DedupCache(None, ttl=1), None).running() as pipeline,
+        Pipeline(settings, database, DedupCache(None, ttl=1), Publisher(None)).running() as pipeline,
     ):
         receipt = await pipeline.process(parsed(*comments, **more))
     assert not receipt.rejected

@@ -93,6 +93,12 @@ class RabbitMQ:
         self._process = None
         self._stop_epmd()
 
+    def set_memory_limit(self, share: float) -> None:
+        """The share of the machine's memory above which it takes no messages: below what it uses, an alarm."""
+        script = Path(server_script()).with_name("rabbitmqctl")
+        command = [str(script), "--quiet", "set_vm_memory_high_watermark", str(share)]
+        subprocess.run(command, env=self._environment, check=True, capture_output=True, timeout=60)
+
     def _stop_epmd(self) -> None:
         """The port mapper is started by the node, on our port, as a daemon of its own.
 

@@ -15,7 +15,7 @@ from litestar.static_files import create_static_files_router
 
 from comment_monitor import errors
 from comment_monitor.api import health, problems, process, read
-from comment_monitor.api.middleware import EncodedSlash, RequestId
+from comment_monitor.api.middleware import EncodedSlash, Farewell, RequestId
 from comment_monitor.api.openapi import openapi_config
 from comment_monitor.api.state import Service
 from comment_monitor.config import Settings
@@ -79,4 +79,9 @@ def create_app(settings: Settings) -> Litestar:
 
 def create_asgi(app: Litestar) -> RequestId:
     """The application with what has to happen before routing: an unknown path has a request id too."""
-    return RequestId(EncodedSlash(app))
+
+    def is_leaving() -> bool:
+        service: Service | None = app.state.get("service")
+        return service is not None and service.leaving
+
+    return RequestId(Farewell(EncodedSlash(app), is_leaving))

@@ -1,7 +1,8 @@
-"""What every request passes through: its id, and slashes inside path segments."""
+"""What every request passes through: its id, slashes inside path segments, and the goodbye to its connection."""
 
 import re
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -41,6 +42,27 @@ class RequestId:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self.app(scope, receive, send_with_id)
+
+
+class Farewell:
+    """Ends each connection with its next answer, once this process is on its way out.
+
+    Else a client would go on using it, and sooner or later send a request at the moment at which it is closed.
+    """
+
+    def __init__(self, app: "ASGIApp", is_leaving: Callable[[], bool]):
+        self.app = app
+        self.is_leaving = is_leaving
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Passes the request on; whether it is the connection's last shows when its answer begins."""
+
+        async def send_with_farewell(message: "Message") -> None:
+            if message["type"] == "http.response.start" and self.is_leaving():
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self.app(scope, receive, send_with_farewell)
 
 
 class EncodedSlash:

@@ -60,8 +60,8 @@ CREATE TABLE analysis_outbox (
     created_at timestamptz NOT NULL DEFAULT now(),
     due_at timestamptz NOT NULL,
     comment_ids bigint[] NOT NULL CHECK (cardinality(comment_ids) > 0),
-    -- Times sent again by the sweep; times begun after such a sending (a batch that kills its worker shows here);
-    -- times an analyser raised on what is left in it.
+    -- Times sent again by the sweep (-1: not sent yet at all); times begun after such a sending (a batch that kills
+    -- its worker shows here); times an analyser raised on what is left in it.
     resends integer NOT NULL DEFAULT 0,
     starts integer NOT NULL DEFAULT 0,
     failures integer NOT NULL DEFAULT 0
