@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from celery import Celery
 
@@ -111,7 +111,9 @@ class Publisher:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT)
         with self._app.connection_or_acquire() as connection:
-            self._depth = self._app.amqp.queues[QUEUE_NAME](connection.default_channel).queue_declare().message_count
+            # Its name, its messages, its consumers; the library's types know of the name only.
+            answer: Any = self._app.amqp.queues[QUEUE_NAME](connection.default_channel).queue_declare()
+            self._depth = answer[1]
 
     def _send(self, outbox_id: int) -> None:
         assert self._app  # noqa: S101 - the thread runs only with one

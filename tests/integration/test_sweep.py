@@ -67,7 +67,9 @@ def fill(url: str, amount: int) -> None:
 def depth(url: str) -> int:
     """How many messages wait."""
     with channel(url) as one:
-        return int(one.queue_declare(QUEUE_NAME, passive=True).message_count)
+        declared = one.queue_declare(QUEUE_NAME, passive=True)
+        assert declared
+        return declared[1]
 
 
 async def sweep(settings: Settings) -> None:
