@@ -44,10 +44,14 @@ e2e: ## the whole life of a deployment, on the cluster that kubectl reaches (in 
 	@scripts/install-tools
 	@scripts/e2e $(E2E_ARGS)
 
+e2e-kind: ## the same on a cluster that kind makes for it and removes again
+	@scripts/install-tools
+	@scripts/e2e-kind $(E2E_ARGS)
+
 lock: ## resolve the dependencies again and write requirements/*.lock
 	@scripts/lock
 
 clean: ## remove the virtual environment and caches, never ./data
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help up test lint types docs tools image e2e lock clean
+.PHONY: help up test lint types docs tools image e2e e2e-kind lock clean

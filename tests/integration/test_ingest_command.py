@@ -378,7 +378,8 @@ async def test_an_input_that_pauses_holds_up_nobody(
             # Its input is still open.
             assert waiting_one.wait(10) == 1
             assert waiting_one.stdout
-            assert b"3100 read: 3100 stored" in waiting_one.stdout.read()
+            # A chunk that was committed at that very moment may not be counted any more.
+            assert re.match(rb"(3100|3000) read: \1 stored", waiting_one.stdout.read())
         finally:
             waiting_one.kill()
             writer.close()

@@ -14,8 +14,7 @@ import click
 import uvloop
 
 from comment_monitor.cli.progress import Progress
-from comment_monitor.cli.settings import DEFAULT_DATA_DIR
-from comment_monitor.embedded.state import read_endpoints
+from comment_monitor.cli.settings import service_address
 from comment_monitor.loadtest.drive import Driver, Pace, Result
 from comment_monitor.loadtest.plan import Load, Mix, made_up
 from comment_monitor.loadtest.replay import Skipped, from_file
@@ -25,7 +24,6 @@ SHARE = click.FloatRange(0, 1)
 POSITIVE = click.FloatRange(0, min_open=True)
 # 80 requests: the default rate limit lets 100 a minute pass.
 DEFAULT_COMMENTS = 2_000
-DEFAULT_URL = "http://127.0.0.1:8080"
 # Seconds between two looks at the progress: seldom, because it shares the machine with what it measures.
 LOOK_EVERY = 0.5
 INTERRUPTED = 130
@@ -98,7 +96,7 @@ def load_test(
         loads = from_file(path, batch=batch, total=total, repeat=repeat, skipped=skipped)
     else:
         loads = made_up(mix, batch=batch, total=total)
-    run = _Run(_address(url), Pace(concurrency, rate, duration, retry), api_key)
+    run = _Run(service_address(url), Pace(concurrency, rate, duration, retry), api_key)
     run.go(loads, total)
     found = summary(run.result, skipped=skipped)
     failed = failures(found, Bounds(max_p95, max_p99, min_throughput, max_error_rate))
@@ -106,13 +104,6 @@ def load_test(
     for line in failed:
         click.echo(f"Failed: {line}", err=True)
     sys.exit(1 if failed else INTERRUPTED if run.interrupts else 0)
-
-
-def _address(url: str | None) -> str:
-    """As curl takes it: http:// may be left out."""
-    if url is None:
-        return (read_endpoints(DEFAULT_DATA_DIR) or {}).get("API_URL", DEFAULT_URL)
-    return url if "://" in url else f"http://{url}"
 
 
 def _check(mix: Mix, path: Path | None, *, repeat: bool) -> None:

@@ -12,6 +12,7 @@ from comment_monitor.config import Settings
 from comment_monitor.embedded.state import read_endpoints
 
 DEFAULT_DATA_DIR = Path("data")
+DEFAULT_URL = "http://127.0.0.1:8080"
 PORT = click.IntRange(1, 65535)
 
 # Read by prometheus_client when it is imported, so before anything here may import it.
@@ -27,6 +28,13 @@ def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Data folder of a running `up`, whose servers are used where POSTGRES_DSN is not set.",
     )(command)
+
+
+def service_address(url: str | None, data_dir: Path = DEFAULT_DATA_DIR) -> str:
+    """Where the service answers: as it was named (http:// may be left out, as for curl), else the running `up`'s."""
+    if url is None:
+        return (read_endpoints(data_dir) or {}).get("API_URL", DEFAULT_URL)
+    return url if "://" in url else f"http://{url}"
 
 
 def load_settings(data_dir: Path, *, share_metrics: bool = True) -> Settings:

@@ -6,13 +6,10 @@ from pathlib import Path
 import click
 import psycopg2
 
-from comment_monitor.cli.settings import data_dir_option, load_settings
+from comment_monitor.cli.settings import DEFAULT_URL, data_dir_option, load_settings, service_address
 from comment_monitor.config import Settings, require_dsn
-from comment_monitor.embedded.state import read_endpoints
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.smoke import SOURCE, SmokeError, SmokeTest
-
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 @click.command("smoke-test")
@@ -28,7 +25,7 @@ def smoke_test(url: str | None, timeout: int, keep: bool, data_dir: Path) -> Non
     settings = load_settings(data_dir)
     if not keep:
         require_dsn(settings, data_dir)
-    address = url or (read_endpoints(data_dir) or {}).get("API_URL", DEFAULT_URL)
+    address = service_address(url, data_dir)
     if not address.startswith(("http://", "https://")):
         raise ConfigurationError(f"--url {address}: must be such as {DEFAULT_URL}")
     test = SmokeTest(address, timeout)
