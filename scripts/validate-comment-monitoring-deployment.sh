@@ -163,20 +163,36 @@ validate_comment() { # posted, found, known again, analysed, removed
   done < <(inside comment-monitor smoke-test --url http://localhost:8080 --timeout "$timeout" 2>&1)
 }
 
+within() { # COMMAND...: succeeds before the time is up, which all of these share
+  until "$@"; do
+    [ "$SECONDS" -lt "$deadline" ] || return
+    sleep 2
+  done
+}
+is_active() { [ "$(field "hpa/$1" '{.status.conditions[?(@.type=="ScalingActive")].status}')" = True ]; }
+reads() {
+  case " $(field "hpa/$1" '{.status.currentMetrics[*].pods.metric.name} {.status.currentMetrics[*].external.metric.name}') " in
+    *" $2 "*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
 validate_autoscaler() {
+  local deadline=$((SECONDS + timeout))
   local name wanted
   for name in orchestrator comment-worker; do
     k get hpa "$name" >/dev/null 2>&1 || { skip "autoscaler of $name" "there is none"; continue; }
-    if [ "$(field "hpa/$name" '{.status.conditions[?(@.type=="ScalingActive")].status}')" = True ]; then
+    # Of new pods nothing is known for a while.
+    if within is_active "$name"; then
       ok "autoscaler of $name is active"
     else
       fail "autoscaler of $name is active" "$(field "hpa/$name" '{.status.conditions[?(@.type=="ScalingActive")].message}')"
     fi
     for wanted in $(field "hpa/$name" '{.spec.metrics[*].pods.metric.name} {.spec.metrics[*].external.metric.name}'); do
-      case " $(field "hpa/$name" '{.status.currentMetrics[*].pods.metric.name} {.status.currentMetrics[*].external.metric.name}') " in
-        *" $wanted "*) ok "autoscaler of $name reads $wanted" ;;
-        *) fail "autoscaler of $name reads $wanted" "prometheus-adapter does not tell it (chart/files)" ;;
-      esac
+      if within reads "$name" "$wanted"; then
+        ok "autoscaler of $name reads $wanted"
+      else
+        fail "autoscaler of $name reads $wanted" "prometheus-adapter does not tell it (chart/files)"
+      fi
     done
   done
 }
@@ -185,25 +201,30 @@ ask_prometheus() {
   local space=${prometheus%%/*} service=${prometheus#*/}
   kubectl get --raw "/api/v1/namespaces/$space/services/$service/proxy/api/v1/$1"
 }
+loaded() { ask_prometheus 'rules?type=alert' 2>/dev/null | grep -q "\"name\":\"$1\""; }
+scraped() { # the orchestrator's Service, or where that is for the outside, the one for its metrics
+  ask_prometheus "query?query=up%7Bnamespace%3D%22$namespace%22%2Cservice%3D~%22orchestrator.*%22%7D%3D%3D1" 2>/dev/null |
+    grep -q '"result":\[{'
+}
 validate_monitoring() {
-  local rules name
+  local said name deadline=$((SECONDS + timeout))
   if ! k get prometheusrule orchestrator >/dev/null 2>&1; then
     skip "alert rules and targets" "no PrometheusRule here (monitoring.prometheus)"
     return
   fi
-  if ! rules=$(ask_prometheus 'rules?type=alert' 2>&1); then
-    fail "Prometheus answers" "$(tail -n 1 <<<"$rules") (PROMETHEUS=namespace/service:port names another)"
+  if ! said=$(ask_prometheus 'rules?type=alert' 2>&1); then
+    fail "Prometheus answers" "$(tail -n 1 <<<"$said") (PROMETHEUS=namespace/service:port names another)"
     return
   fi
+  # It hears of them some time after they are made.
   for name in $(field prometheusrule/orchestrator '{.spec.groups[*].rules[*].alert}'); do
-    if grep -q "\"name\":\"$name\"" <<<"$rules"; then ok "alert $name is loaded"; else
+    if within loaded "$name"; then ok "alert $name is loaded"; else
       fail "alert $name is loaded" "not among Prometheus's rules (monitoring.prometheus.labels)"
     fi
   done
-  if ask_prometheus "query?query=up%7Bnamespace%3D%22$namespace%22%2Cservice%3D%22orchestrator%22%7D%3D%3D1" |
-    grep -q '"result":\[{'; then
-    ok "Prometheus scrapes the orchestrator"
-  else fail "Prometheus scrapes the orchestrator" "no target of this namespace is up"; fi
+  if within scraped; then ok "Prometheus scrapes the orchestrator"; else
+    fail "Prometheus scrapes the orchestrator" "no target of this namespace is up"
+  fi
 }
 
 if [ -n "$offline" ]; then

@@ -12,9 +12,10 @@ from tests.conftest import project_root
 
 ROOT: Final = project_root()
 SCRIPTS: Final = sorted(
-    file for folder in ("scripts", ".ci") for file in (ROOT / folder).iterdir()
-    if file.is_file() and file.read_bytes().startswith(b"#!/usr/bin/env bash")
+    file for folder in ("scripts", ".ci", "deploy") for file in (ROOT / folder).rglob("*")
+    if file.is_file() and (file.suffix == ".sh" or file.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/")))
 )  # fmt: skip
+DOCKERFILES: Final = [ROOT / "Dockerfile", *sorted((ROOT / "deploy").rglob("*.Dockerfile"))]
 YAML: Final = [ROOT / "compose.yaml", *sorted((ROOT / "deploy").rglob("*.y*ml")), *sorted(CHART.glob("*.yaml")),
                *sorted((CHART / "files").glob("*.yaml"))]  # fmt: skip
 # Flow maps in one line, long lines as everywhere here, `true` as a string nowhere.
@@ -36,8 +37,9 @@ def test_shellcheck_has_nothing_to_say(script: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_hadolint_has_nothing_to_say() -> None:
-    done = run(beside_python("hadolint"), "Dockerfile")
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_hadolint_has_nothing_to_say(file: Path) -> None:
+    done = run(beside_python("hadolint"), str(file))
     assert done.returncode == 0, done.stdout
 
 

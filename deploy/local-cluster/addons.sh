@@ -1,0 +1,46 @@
+# What the running cluster can be given beside. Read by scripts/local-cluster.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # the folders stand in scripts/local-cluster
+
+add() { # ADDON...
+  local addon
+  running || fail "the cluster is not up (scripts/local-cluster up)"
+  cd "$dir" || return
+  for addon in "$@"; do
+    "add_$addon"
+    echo "ready: $addon"
+  done
+}
+
+add_policies() {
+  [ -x "$bin/kube-router" ] || fail "it is not built (scripts/local-cluster build policies)"
+  if [ ! -f kube-router.pid ] || ! ours "$(cat kube-router.pid)"; then
+    run kube-router "$bin/kube-router" --kubeconfig kubeconfig --hostname-override node1 --run-firewall=true \
+      --run-router=false --run-service-proxy=false --service-cluster-ip-range "$services" --health-port 20244
+  fi
+  until_true 60 inside curl --fail --silent "http://$address:20244/healthz"
+}
+
+add_prometheus() {
+  [ -f "$images/prometheus.tar" ] || fail "it is not built (scripts/local-cluster build prometheus)"
+  import "$images"/{prometheus,prometheus-operator,prometheus-config-reloader}.tar
+  # Too long for the annotation in which kubectl would keep them.
+  kubectl apply --server-side --force-conflicts --filename "$base/crds/" >/dev/null
+  kubectl wait --for condition=Established --filename "$base/crds/" --timeout 60s >/dev/null
+  apply "$pieces/manifests/prometheus.yaml"
+  ready monitoring deployment/prometheus-operator
+  until_true 60 kubectl --namespace monitoring get statefulset prometheus-local
+  ready monitoring statefulset/prometheus-local
+}
+
+add_adapter() {
+  [ -f "$images/prometheus-adapter.tar" ] || fail "it is not built (scripts/local-cluster build adapter)"
+  kubectl get namespace monitoring >/dev/null 2>&1 || fail "it asks a Prometheus (scripts/local-cluster add prometheus)"
+  import "$images/prometheus-adapter.tar"
+  helm template threads-agent "$root/chart" --values "$root/chart/values-prod.yaml" \
+    --show-only templates/adapter-rules-configmap.yaml | kubectl apply --namespace monitoring --filename - >/dev/null
+  apply "$pieces/manifests/prometheus-adapter.yaml"
+  ready monitoring deployment/prometheus-adapter
+  until_true 60 kubectl get --raw /apis/custom.metrics.k8s.io/v1beta1
+  until_true 60 kubectl get --raw /apis/external.metrics.k8s.io/v1beta1
+}

