@@ -44,3 +44,15 @@ add_adapter() {
   until_true 60 kubectl get --raw /apis/custom.metrics.k8s.io/v1beta1
   until_true 60 kubectl get --raw /apis/external.metrics.k8s.io/v1beta1
 }
+
+add_keda() {
+  [ -f "$images/keda-adapter.tar" ] || fail "it is not built (scripts/local-cluster build keda)"
+  import "$images"/keda-{operator,adapter}.tar
+  kubectl apply --server-side --force-conflicts --filename "$base/keda-crds/" >/dev/null
+  kubectl wait --for condition=Established --filename "$base/keda-crds/" --timeout 60s >/dev/null
+  # Only one can tell the external metrics, and prometheus-adapter's certificate needs no authority.
+  kubectl delete apiservice v1beta1.external.metrics.k8s.io --ignore-not-found >/dev/null
+  apply "$pieces/manifests/keda.yaml"
+  ready keda deployment/keda-operator deployment/keda-metrics-apiserver
+  until_true 60 kubectl get --raw /apis/external.metrics.k8s.io/v1beta1
+}

@@ -110,3 +110,13 @@ build_policies() {
   packages ipset:ipset
   compile kube-router "$kube_router" github.com/cloudnativelabs/kube-router/v2 ./cmd/kube-router
 }
+build_keda() {
+  local name module=github.com/kedacore/keda/v2
+  for name in operator adapter; do
+    compile "keda-$name" "$keda" $module "./cmd/$name"
+    program_image "keda-$name"
+  done
+  mkdir -p "$base/keda-crds"
+  cp "$(go env GOMODCACHE)/$module@v$keda"/config/crd/bases/*.yaml "$base/keda-crds/"
+  chmod u+w "$base"/keda-crds/*
+}

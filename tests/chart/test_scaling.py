@@ -102,6 +102,12 @@ def test_keda_asks_for_the_sum_and_behaves_the_same() -> None:
     assert len(scaled["advanced"]["horizontalPodAutoscalerConfig"]["name"]) <= 54
 
 
+@pytest.mark.parametrize("name", ["orchestrator", "comment-worker"])
+def test_keda_leaves_the_pods_alone_while_it_cannot_read_the_metric(name: str) -> None:
+    """Like an autoscaler without KEDA. Falling back to a number would take pods away from a busy system."""
+    assert "fallback" not in the("prod-keda", "ScaledObject", name)["spec"]
+
+
 ADAPTER: Final = yaml.safe_load((CHART / "files" / "prometheus-adapter-values.yaml").read_text())
 
 
