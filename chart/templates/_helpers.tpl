@@ -190,3 +190,8 @@ volumeClaimTemplates:
           storage: {{ .storage }}
 {{- end }}
 {{- end }}
+
+{{/* How a test asks: the NetworkPolicies may know a new pod some seconds after its start only. */}}
+{{- define "cm.curl" -}}
+curl --fail --silent --show-error --connect-timeout 3 --retry 30 --retry-connrefused --retry-delay 2
+{{- end }}

@@ -63,6 +63,16 @@ compile_operator() {
   cp "$(go env GOMODCACHE)/$module@v$prometheus_operator"/example/prometheus-operator-crd/*.yaml "$base/crds/"
   chmod u+w "$base"/crds/*
 }
+compile_prometheus() {
+  local module=github.com/prometheus/prometheus
+  have prometheus "$prometheus" && return
+  mkdir -p "$base/src/prometheus"
+  cd "$base/src/prometheus" || return
+  printf 'module cluster\n\ngo 1.24.0\n\nrequire %s v%s\n' $module "$prometheus" >go.mod
+  # 3.x is released as the module's 0.30x.
+  compile_within "$module@v$prometheus" "-X github.com/prometheus/common/version.Version=3.${prometheus#0.30}" \
+    "prometheus=$module/cmd/prometheus"
+}
 fetch_etcd() {
   have etcd "$etcd" && return
   local wheels
@@ -100,7 +110,8 @@ build_prometheus() {
   compile_operator
   program_image prometheus-operator
   program_image prometheus-config-reloader
-  server_image localhost/prometheus:1 prometheus
+  compile_prometheus
+  program_image prometheus
 }
 build_adapter() {
   compile prometheus-adapter "$prometheus_adapter" sigs.k8s.io/prometheus-adapter ./cmd/adapter

@@ -43,8 +43,14 @@ program_image() { # PROGRAM: as localhost/PROGRAM:1, with nothing else in it
   up_to_date "$tar" "$bin/$1" "$dockerfile" && return
   echo "Making the image localhost/$1:1 ..." >&2
   engine
-  tar --create --directory "$bin" "$1" --directory "$pieces/images" program.Dockerfile |
-    quietly docker build --file program.Dockerfile --build-arg PROGRAM="$1" --tag "localhost/$1:1" -
+  local folder
+  folder=$(mktemp -d)
+  mkdir -p "$folder/root/bin"
+  cp "$bin/$1" "$folder/root/program"
+  # Whoever starts it by a command expects it where programs are.
+  ln -s /program "$folder/root/bin/$1"
+  quietly docker build --file "$dockerfile" --tag "localhost/$1:1" "$folder"
+  rm -rf "$folder"
   save "localhost/$1:1" "$tar"
 }
 debian_image() { # what the servers' images stand on

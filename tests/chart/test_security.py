@@ -130,6 +130,23 @@ def test_every_pod_reaches_the_servers_it_needs_and_no_other(case: str, app: str
 
 
 @pytest.mark.parametrize("case", CLOSED)
+def test_who_may_go_out_to_a_pod_of_ours_may_come_in_there(case: str) -> None:
+    """A way that only one of its two policies allows is none."""
+    ways = 0
+    for name, labels, _ in pods(case):
+        for rule in policies(case, labels)[0]["egress"]:
+            for peer in rule.get("to", []):
+                if "podSelector" not in peer or "namespaceSelector" in peer:
+                    continue
+                for app in {found["app"] for _, found, _ in pods(case) if matches(found, peer["podSelector"])}:
+                    for port in rule["ports"]:
+                        named = dict(SERVERS.values()).get(port["port"], port["port"])
+                        assert ingress(case, {"app": app}, labels, named), (name, app, named)
+                        ways += 1
+    assert ways >= (2 if case.startswith("no-worker") else 3)
+
+
+@pytest.mark.parametrize("case", CLOSED)
 def test_names_are_resolved_over_udp_and_tcp(case: str) -> None:
     for name, labels, _ in pods(case):
         if labels["app"] not in SERVERS:

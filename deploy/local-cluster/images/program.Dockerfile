@@ -1,6 +1,5 @@
 # One static program, and nothing else.
 FROM scratch
-ARG PROGRAM
-COPY ${PROGRAM} /program
+COPY root/ /
 USER 65534:65534
 ENTRYPOINT ["/program"]
