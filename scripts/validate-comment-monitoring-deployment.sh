@@ -201,10 +201,10 @@ ask_prometheus() {
   local space=${prometheus%%/*} service=${prometheus#*/}
   kubectl get --raw "/api/v1/namespaces/$space/services/$service/proxy/api/v1/$1"
 }
-loaded() { ask_prometheus 'rules?type=alert' 2>/dev/null | grep -q "\"name\":\"$1\""; }
+loaded() { grep -q "\"name\":\"$1\"" <<<"$(ask_prometheus 'rules?type=alert' 2>/dev/null)"; }
 scraped() { # the orchestrator's Service, or where that is for the outside, the one for its metrics
-  ask_prometheus "query?query=up%7Bnamespace%3D%22$namespace%22%2Cservice%3D~%22orchestrator.*%22%7D%3D%3D1" 2>/dev/null |
-    grep -q '"result":\[{'
+  local query="up%7Bnamespace%3D%22$namespace%22%2Cservice%3D~%22orchestrator.*%22%7D%3D%3D1"
+  grep -q '"result":\[{' <<<"$(ask_prometheus "query?query=$query" 2>/dev/null)"
 }
 validate_monitoring() {
   local said name deadline=$((SECONDS + timeout))

@@ -149,7 +149,9 @@ def test_the_address_of_a_server_in_the_chart_is_its_services(case: str) -> None
         ("orchestrator-rabbitmq", "CELERY_BROKER_URL", "rabbitmq"),
     ):
         url = the(case, "Secret", secret)["stringData"][key]
-        assert f"@{server}:{services[server]}/" in url
+        # KEDA reads the queue's address too, from another namespace.
+        host = f"{server}.{NAMESPACE}.svc" if server == "rabbitmq" else server
+        assert f"@{host}:{services[server]}/" in url
         assert url in repr(config.load({key: url}))
 
 
