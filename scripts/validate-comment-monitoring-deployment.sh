@@ -191,7 +191,7 @@ validate_autoscaler() {
       if within reads "$name" "$wanted"; then
         ok "autoscaler of $name reads $wanted"
       else
-        fail "autoscaler of $name reads $wanted" "prometheus-adapter does not tell it (chart/files)"
+        fail "autoscaler of $name reads $wanted" "nobody tells it: prometheus-adapter with the rules in chart/files, or KEDA"
       fi
     done
   done

@@ -1,4 +1,4 @@
-"""A second opinion on security: checkov's, on every case. Each check that is not heeded stands here with its reason."""
+"""A second opinion on security: checkov's, on six of the cases. What is not heeded stands here with its reason."""
 
 import json
 import subprocess

@@ -86,6 +86,16 @@ def test_a_wrong_value_is_refused_and_named(program: str, switch: str) -> None:
 
 
 @pytest.mark.parametrize("program", helms())
+def test_the_image_can_be_pinned_by_its_digest(program: str) -> None:
+    tag = f"0.1.0@sha256:{'a' * 64}"
+    sets = [word for name, value in {**OUTSIDE, "image.tag": tag}.items() for word in ("--set", f"{name}={value}")]
+    done = helm("template", "x", str(CHART), *sets, program=program)
+    assert f"image: comment-monitor:{tag}\n" in done.stdout
+    for wrong in (tag[:-1], f"@sha256:{'a' * 64}", "0.1.0@sha512:ab"):
+        assert "tag" in refused(f"image.tag={wrong}", program=program)
+
+
+@pytest.mark.parametrize("program", helms())
 @pytest.mark.parametrize("server", ["postgres", "rabbitmq"])
 def test_a_server_that_is_nowhere_is_named_with_what_to_do(program: str, server: str) -> None:
     words = refused(f"{server}.existingSecret=", program=program)
