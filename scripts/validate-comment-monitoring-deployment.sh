@@ -8,7 +8,8 @@ usage() {
 Usage: scripts/validate-comment-monitoring-deployment.sh [--offline] [--namespace NAME] [--release NAME]
 
 Looks at a deployment of ./chart in the cluster that kubectl reaches, one line for each check:
-ok, FAIL with what was found instead, or skip with why. Exit code 0 if none failed, else 1.
+ok, FAIL with what was found instead, or skip with why. Exit code 0 if none failed, 1 if one did,
+2 if it could not begin: no cluster answers, no such release, a tool or an option that is not there.
 It changes nothing but for one comment, which it sends and removes again.
 
   --offline         only what needs no cluster: the chart, its values and its rules

@@ -151,6 +151,7 @@ def test_the_notes_name_commands_and_what_was_not_made() -> None:
         "helm test",
         "validate-comment-monitoring-deployment.sh",
         "port-forward",
+        "CreateContainerConfigError",
         "monitoring.prometheus.crds",
     ):
         assert words in notes
