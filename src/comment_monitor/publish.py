@@ -4,21 +4,23 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from celery import Celery
 
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
-from comment_monitor.broker import ANALYSE, QUEUE_NAME
+from comment_monitor.link import Link
 
 logger = log.get(__name__)
 
 # Messages that may wait for the workers. What more there is to do waits in the outbox, which costs the broker nothing.
 QUEUE_LIMIT: Final = 10_000
 LOOK_EVERY: Final = 1.0
-CONNECT_TIMEOUT: Final = 4
+# Messages that are sent before their confirmations are waited for.
+TOGETHER: Final = 100
 
 
 class Publisher:
@@ -29,7 +31,7 @@ class Publisher:
     """
 
     def __init__(self, app: Celery | None):
-        self._app = app
+        self._link = Link(app) if app else None
         self._ids: queue.Queue[int | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
@@ -37,13 +39,13 @@ class Publisher:
         self._depth = 0
         self._looked = -LOOK_EVERY
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-        if app:
+        if self._link:
             self._thread.start()
 
     @property
     def state(self) -> str:
         """`ok`, `away`, or `off` where no broker is named; as far as is known."""
-        return "off" if not self._app else "ok" if self._reached else "away"
+        return "off" if not self._link else "ok" if self._reached else "away"
 
     @property
     def room(self) -> int:
@@ -57,7 +59,7 @@ class Publisher:
 
     def publish(self, outbox_ids: Sequence[int]) -> None:
         """Hands ids to the thread; never blocks."""
-        if not self._app or not self._breaker.closed:
+        if not self._link or not self._breaker.closed:
             return
         for id_ in outbox_ids:
             try:
@@ -68,7 +70,7 @@ class Publisher:
 
     def close(self, timeout: float) -> None:
         """Sends what is in hand, for `timeout` seconds at the most."""
-        if not self._app:
+        if not self._link:
             return
         try:
             self._ids.put(None, timeout=timeout)
@@ -83,19 +85,34 @@ class Publisher:
                 self._try(self._look)
                 self._looked = time.monotonic()
             try:
-                id_ = self._ids.get(timeout=LOOK_EVERY)
+                ids = self._take()
             except queue.Empty:
                 continue
-            if id_ is None:
+            ending = ids[-1] is None
+            if (wanted := [id_ for id_ in ids if id_ is not None]) and self._breaker.closed:
+                self._try(partial(self._send, wanted))
+            if ending:
+                self._try(self._leave)
                 return
-            if self._breaker.closed:
-                self._try(partial(self._send, id_))
+
+    def _take(self) -> list[int | None]:
+        """The ids at hand, at least one; None comes last, and for the end.
+
+        Raises:
+            queue.Empty: none came for a while.
+        """
+        ids = [self._ids.get(timeout=LOOK_EVERY)]
+        with suppress(queue.Empty):
+            while ids[-1] is not None and len(ids) < TOGETHER:
+                ids.append(self._ids.get_nowait())
+        return ids
 
     def _try(self, act: Callable[[], None]) -> None:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - whatever it is, the sweep repeats it and the thread lives on
             self._reached = False
+            self._leave()
             metrics.count_error("broker")
             if self._breaker.failure():
                 logger.warning("broker_away", error=type(error).__name__, effect="the sweep sends again")
@@ -105,17 +122,15 @@ class Publisher:
 
     def _look(self) -> None:
         """Asks the broker how many messages wait."""
-        assert self._app  # noqa: S101 - the thread runs only with one
-        if not self._reached:
-            # Anew: a connection kept from before may not know yet that it is dead.
-            with self._app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT)
-        with self._app.connection_or_acquire() as connection:
-            # Its name, its messages, its consumers; the library's types know of the name only.
-            answer: Any = self._app.amqp.queues[QUEUE_NAME](connection.default_channel).queue_declare()
-            self._depth = answer[1]
+        assert self._link  # noqa: S101 - the thread runs only with one
+        self._depth = self._link.depth()
 
-    def _send(self, outbox_id: int) -> None:
-        assert self._app  # noqa: S101 - the thread runs only with one
-        self._app.send_task(ANALYSE, args=[outbox_id])
-        self._depth += 1
+    def _leave(self) -> None:
+        """A connection that failed may not know yet that it is dead: the next use makes another one."""
+        assert self._link  # noqa: S101 - the thread runs only with one
+        self._link.close()
+
+    def _send(self, outbox_ids: Sequence[int]) -> None:
+        assert self._link  # noqa: S101 - the thread runs only with one
+        self._link.send(outbox_ids)
+        self._depth += len(outbox_ids)

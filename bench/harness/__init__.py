@@ -1,0 +1,1 @@
+"""What the scripts share: servers, load, the limit, and what becomes of a measurement."""

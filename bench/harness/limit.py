@@ -1,0 +1,63 @@
+"""What the same PostgreSQL takes from one connection that does nothing else: the limit that the ratios are of."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import asyncpg
+import uvloop
+
+from bench.harness.comments import SOURCE, Columns
+
+ROWS: Final = 1000
+# The table as the migrations make it, all its indexes, an update where the text differs: nothing is left out but what
+# comes around it (requests, Redis, the analysis queue, the answer).
+UPSERT: Final = """
+    INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+    ON CONFLICT (source, comment_id) DO UPDATE SET text = excluded.text WHERE c.text IS DISTINCT FROM excluded.text
+"""
+COLUMNS: Final = ("source", "comment_id", "post_id", "author", "text", "posted_at")
+Connection = Any
+
+
+def upsert_rate(dsn: str, columns: Columns, *, rows: int = ROWS) -> float:
+    """Comments a second by `unnest` upserts of `rows`, each of them committed."""
+    parts = [_arguments(part) for part in columns.slices(rows)]
+
+    async def upsert(conn: Connection) -> None:
+        for part in parts:
+            await conn.execute(UPSERT, *part)
+
+    return len(columns.ids) / _run(dsn, upsert)
+
+
+def copy_rate(dsn: str, columns: Columns) -> float:
+    """Comments a second by COPY, in one transaction: for scale, since COPY can't leave out what is there already."""
+    records = list(zip(*_arguments(columns), strict=True))
+
+    async def copy(conn: Connection) -> None:
+        await conn.copy_records_to_table("comments", records=records, columns=COLUMNS)
+
+    return len(columns.ids) / _run(dsn, copy)
+
+
+def _arguments(part: Columns) -> tuple[list[Any], ...]:
+    return ([SOURCE] * len(part.ids), part.ids, part.posts, part.authors, part.texts, part.moments)
+
+
+def _run(dsn: str, work: Callable[[Connection], Awaitable[None]]) -> float:
+    """Seconds that it takes on a connection that is open already."""
+
+    async def timed() -> float:
+        conn = await asyncpg.connect(dsn)
+        try:
+            started = time.perf_counter()
+            await work(conn)
+            return time.perf_counter() - started
+        finally:
+            await conn.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(timed())
