@@ -39,9 +39,23 @@ class Known(NamedTuple):
     revision: int
 
 
+class Marks(NamedTuple):
+    """Key and digest of each comment of a write, made once for asking and for remembering; none while Redis is away."""
+
+    amount: int
+    keys: list[bytes]
+    digests: list[bytes]
+
+
 def digest(comment: Comment) -> bytes:
     """12 bytes that stand for the text."""
     return blake2b(comment.text.encode(), digest_size=12).digest()
+
+
+def _keys(comments: Sequence[Comment], namespace: bytes) -> list[bytes]:
+    # Hashed: what is in Redis tells nothing of who wrote what. The prefix goes in as data, not as a key, which would
+    # cost a block more for each.
+    return [blake2b(namespace + f"{one.source}\0{one.id}".encode(), digest_size=16).digest() for one in comments]
 
 
 class DedupCache:
@@ -54,10 +68,6 @@ class DedupCache:
         self._remember = client.register_script(REMEMBER) if client else None
         self._reached = False
         self.namespace: bytes | None = None
-
-    def _key(self, comment: Comment, namespace: bytes | None = None) -> bytes:
-        name = f"{comment.source}\0{comment.id}".encode()
-        return blake2b(name, digest_size=16, key=namespace or self.namespace or b"").digest()
 
     @property
     def state(self) -> str:
@@ -79,26 +89,41 @@ class DedupCache:
         """Whether asking makes sense now."""
         return self._client is not None and self.namespace is not None and self._breaker.closed
 
-    async def seen(self, comments: Sequence[Comment]) -> list[bool]:
+    def marks(self, comments: Sequence[Comment]) -> Marks:
+        """What these comments go by in Redis."""
+        if not self.usable or self.namespace is None:
+            return Marks(len(comments), [], [])
+        return Marks(len(comments), _keys(comments, self.namespace), [digest(one) for one in comments])
+
+    async def seen(self, marks: Marks) -> list[bool]:
         """For each comment whether it is stored with this very text; all False when Redis is away. One round trip."""
-        if not comments or not self.usable or self._client is None:
-            return [False] * len(comments)
+        if not marks.keys or not self.usable or self._client is None:
+            return [False] * marks.amount
         try:
-            values = await self._client.mget([self._key(c) for c in comments])
+            values = await self._client.mget(marks.keys)
         except AWAY as error:
             self._failed(error)
-            return [False] * len(comments)
+            return [False] * marks.amount
         self._works()
-        result = [value is not None and value[4:] == digest(c) for value, c in zip(values, comments, strict=True)]
+        result = [
+            value is not None and value[4:] == digest for value, digest in zip(values, marks.digests, strict=True)
+        ]
         hits = sum(result)
         metrics.CACHE_HITS.inc(hits)
         metrics.CACHE_MISSES.inc(len(result) - hits)
         return result
 
-    async def remember(self, known: Sequence[Known]) -> None:
-        """Notes committed comments. One round trip; away, it is left out."""
-        values = [one.revision.to_bytes(4, "big") + digest(one.comment) for one in known]
-        await self._note([self._key(one.comment) for one in known], values)
+    async def remember(self, marks: Marks, revisions: Sequence[tuple[int, int]]) -> None:
+        """Notes committed comments. One round trip; away, it is left out.
+
+        Args:
+            marks: of the comments of the write.
+            revisions: index among them, and revision, of each that is to be remembered.
+        """
+        if not marks.keys:
+            return
+        values = [revision.to_bytes(4, "big") + marks.digests[index] for index, revision in revisions]
+        await self._note([marks.keys[index] for index, _ in revisions], values)
 
     async def supersede(self, edited: Sequence[Known], namespaces: Sequence[bytes]) -> bool:
         """Before edits are committed: whatever Redis holds of them is no longer their latest text.
@@ -111,7 +136,8 @@ class DedupCache:
             namespaces: every prefix by which some process may go at the commit.
         """
         values = [one.revision.to_bytes(4, "big") for one in edited]
-        keys = [self._key(one.comment, namespace) for namespace in namespaces for one in edited]
+        comments = [one.comment for one in edited]
+        keys = [key for namespace in namespaces for key in _keys(comments, namespace)]
         return await self._note(keys, values * len(namespaces))
 
     async def _note(self, keys: list[bytes], values: list[bytes]) -> bool:

@@ -21,6 +21,8 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 FIRST_MOMENT: Final = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC)
+FIRST_YEAR: Final = FIRST_MOMENT.year
+LAST_YEAR: Final = LAST_MOMENT.year
 UNSTORABLE: Final = "holds a NUL character or a lone surrogate"
 
 # Up to the next lone surrogate, whose digits are the group, or to the end: every escape before it is passed as a whole.
@@ -113,23 +115,41 @@ def build_comment(post_id: str, source: str, item: IncomingComment | msgspec.Raw
         BadCommentError: with the reason.
     """
     incoming = item if isinstance(item, IncomingComment) else _loose(item)
+    _check_storable(incoming)
+    return take(post_id, source, incoming)
+
+
+def take(post_id: str, source: str, incoming: IncomingComment) -> Comment:
+    """One decoded comment that holds no NUL, which who calls has seen to.
+
+    Raises:
+        BadCommentError: with the reason.
+    """
+    text = incoming.text
+    if text.isspace():
+        raise BadCommentError("`text` is blank")
+    moment = incoming.timestamp
+    if moment is not None and (moment.tzinfo is not UTC or not FIRST_YEAR < moment.year < LAST_YEAR):
+        moment = _utc(moment)
+    metadata = incoming.metadata
+    return Comment(
+        source=source,
+        post_id=post_id,
+        id=incoming.id,
+        text=text,
+        author=incoming.author,
+        timestamp=moment,
+        parent_id=incoming.parent_id or None,
+        metadata=None if metadata is ABSENT else _metadata(metadata),
+    )
+
+
+def _check_storable(incoming: IncomingComment) -> None:
     for name, value in (("id", incoming.id), ("author", incoming.author), ("text", incoming.text)):
         if fault := text_fault(value):
             raise BadCommentError(f"`{name}` {fault}")
     if incoming.parent_id is not None and (fault := text_fault(incoming.parent_id)):
         raise BadCommentError(f"`parent_id` {fault}")
-    if incoming.text.isspace():
-        raise BadCommentError("`text` is blank")
-    return Comment(
-        source=source,
-        post_id=post_id,
-        id=incoming.id,
-        text=incoming.text,
-        author=incoming.author,
-        timestamp=_utc(incoming.timestamp),
-        parent_id=incoming.parent_id or None,
-        metadata=_metadata(incoming.metadata),
-    )
 
 
 def _loose(item: msgspec.Raw) -> IncomingComment:
@@ -192,9 +212,7 @@ def text_fault(value: str) -> str | None:
     return UNSTORABLE if "\0" in value else None
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    if moment is None:
-        return None
+def _utc(moment: datetime) -> datetime:
     try:
         result = moment.astimezone(UTC)
     except OverflowError:

@@ -4,8 +4,8 @@ Two ways, tried in turn: one typed decode of the whole body (nearly always), the
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from comment_monitor.incoming import (
     id_of,
     in_words,
     may_hold_lone_surrogates,
+    take,
     text_fault,
     without_lone_surrogates,
 )
@@ -26,6 +27,7 @@ from comment_monitor.spans import Reader, StructureError
 
 # Members of the body beside the comments; a request has three.
 MAX_MEMBERS: Final = 1000
+Item = TypeVar("Item", IncomingComment, msgspec.Raw)
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 
 
@@ -79,7 +81,9 @@ def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
     _check_names(request.post_id, request.source)
     if len(request.comments) > max_comments:
         raise _too_many(max_comments)
-    return _gather(request.post_id, request.source, request.comments)
+    # A decoded NUL is an escape in the document, so that one look at the bytes is a look at every text.
+    build = build_comment if b"\\u0000" in body else take
+    return _gather(request.post_id, request.source, request.comments, build)
 
 
 def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
@@ -102,7 +106,7 @@ def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
         checked = False
     try:
         parts = _Parts(body, checked=checked, max_comments=max_comments)
-        return _gather(parts.head.post_id, parts.head.source, parts.comments())
+        return _gather(parts.head.post_id, parts.head.source, parts.comments(), build_comment)
     except StructureError as error:
         raise NotJson(f"{error}.") from None
 
@@ -214,13 +218,13 @@ def _too_many(most: int) -> TooLarge:
     return TooLarge(f"The request holds more than {most} comments, the most that go into one.")
 
 
-def _gather(post_id: str, source: str, items: Iterable[IncomingComment | msgspec.Raw]) -> Parsed:
+def _gather(post_id: str, source: str, items: Iterable[Item], build: Callable[[str, str, Item], Comment]) -> Parsed:
     comments: list[Comment] = []
     indexes: list[int] = []
     rejected: list[Rejection] = []
     for index, item in enumerate(items):
         try:
-            comments.append(build_comment(post_id, source, item))
+            comments.append(build(post_id, source, item))
             indexes.append(index)
         except BadCommentError as error:
             rejected.append(Rejection(index, id_of(item), str(error)))

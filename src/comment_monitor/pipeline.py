@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 
 import asyncpg
@@ -12,7 +12,7 @@ from comment_monitor import errors, log, metrics, store
 from comment_monitor.config import Settings
 from comment_monitor.db import NO_SCHEMA, Connection, Database
 from comment_monitor.dedup import DedupCache, Known
-from comment_monitor.model import Comment, Fate, Parsed, Receipt, Rejection
+from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.publish import Publisher
 from comment_monitor.queue import Batch, ProcessingQueue
 from comment_monitor.retry import RETRIED, with_retries
@@ -50,21 +50,23 @@ class Pipeline:
                 committed; a repeat counts them as duplicates.
         """
         fates = await self.settle(parsed.comments)
+        stored, updated, duplicates = map(fates.count, (STORED, UPDATED, DUPLICATE))
         rejected = list(parsed.rejected)
-        counts = {"stored": 0, "updated": 0, "duplicate": 0, "rejected": 0}
-        for comment, index, fate in zip(parsed.comments, parsed.indexes, fates, strict=True):
-            counts[fate.kind] += 1
-            if fate.kind == "rejected":
-                rejected.append(Rejection(index, comment.id, fate.reason))
+        if stored + updated + duplicates < len(fates):
+            rejected += [
+                Rejection(index, comment.id, fate.reason)
+                for comment, index, fate in zip(parsed.comments, parsed.indexes, fates, strict=True)
+                if fate.kind == "rejected"
+            ]
         if parsed.rejected:
             metrics.count_error("invalid-comment", len(parsed.rejected))
         return Receipt(
             post_id=parsed.post_id,
             received=len(parsed.comments) + len(parsed.rejected),
-            stored=counts["stored"],
-            updated=counts["updated"],
-            duplicates=counts["duplicate"],
-            queued=counts["stored"] + counts["updated"],
+            stored=stored,
+            updated=updated,
+            duplicates=duplicates,
+            queued=stored + updated,
             rejected=sorted(rejected, key=lambda one: one.index),
         )
 
@@ -73,25 +75,19 @@ class Pipeline:
         size = self.settings.batch_size
         parts = [comments[at : at + size] for at in range(0, len(comments), size)]
         # Texts of one comment are taken in their order, so its batches may not overtake each other: one write has all.
-        joined = len(parts) > 1 and len({one.key for one in comments}) < len(comments)
+        joined = len(parts) > 1 and len({(one.source, one.id) for one in comments}) < len(comments)
         try:
-            batches = await self.queue.put(parts, joined=joined)
+            accepted = await self.queue.put(parts, joined=joined)
         except errors.Unavailable as problem:
             metrics.count_error(problem.slug)
             raise
-        waiting = [batch.done for batch in batches]
         try:
             async with asyncio.timeout(self.settings.processing_timeout):
-                return [fate for fates in await asyncio.gather(*waiting) for fate in fates]
+                return await accepted.fates()
         except TimeoutError:
             metrics.count_error(errors.Timeout.slug)
             late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
             raise errors.Timeout(late) from None
-        finally:
-            for future in waiting:
-                future.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _writer(self) -> None:
         while (group := await self.queue.take(self.settings.write_group_size)) is not None:
@@ -139,7 +135,8 @@ class Pipeline:
     async def _commit(self, parts: list[Sequence[Comment]]) -> list[list[Fate]]:
         """Dedup, store, commit, remember and publish for all parts in one go; retried while PostgreSQL is away."""
         comments = [comment for part in parts for comment in part]
-        plan = Plan(comments, await self._cache.seen(comments))
+        marks = self._cache.marks(comments)
+        plan = Plan(comments, await self._cache.seen(marks))
         # What would not get through now is left to the sweep from the start.
         sent = self._publisher.room > 0
         try:
@@ -151,7 +148,7 @@ class Pipeline:
             raise errors.DatabaseUnavailable("The database does not answer; repeating the request is safe.") from None
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
-        await self._cache.remember(plan.apply(written))
+        await self._cache.remember(marks, plan.apply(written))
         if sent:
             self._publisher.publish([id_ for one in written for id_ in one.outbox])
         _count(plan)
@@ -198,11 +195,9 @@ def _count(plan: Plan) -> None:
 def _settle(batch: Batch, fates: list[Fate]) -> None:
     metrics.PROCESSING_DURATION.observe(time.perf_counter() - batch.arrived)
     metrics.SUCCESS.inc()
-    if not batch.done.done():
-        batch.done.set_result(fates)
+    batch.settle(fates)
 
 
 def _give_up(group: list[Batch], problem: errors.Problem) -> None:
     for batch in group:
-        if not batch.done.done():
-            batch.done.set_exception(problem)
+        batch.fail(problem)

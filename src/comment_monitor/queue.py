@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 from comment_monitor import metrics
 from comment_monitor.errors import Draining, QueueFull
@@ -12,15 +11,62 @@ from comment_monitor.model import Comment, Fate
 
 
 class Batch:
-    """Up to COMMENT_BATCH_SIZE comments of one request; `done` gets the fate of each, or the error."""
+    """Up to COMMENT_BATCH_SIZE comments of one request. `joined`: goes into the same write as the batch before it."""
 
-    __slots__ = ("arrived", "comments", "done", "joined")
+    __slots__ = ("arrived", "comments", "fates", "joined", "request")
 
-    def __init__(self, comments: Sequence[Comment], done: "asyncio.Future[list[Fate]]", *, joined: bool = False):
+    def __init__(self, request: "Accepted", comments: Sequence[Comment], *, joined: bool):
+        self.request = request
         self.comments = comments
         self.joined = joined
-        self.done = done
+        self.fates: list[Fate] | None = None
         self.arrived = time.perf_counter()
+
+    def settle(self, fates: list[Fate]) -> None:
+        """It is committed."""
+        # Of a request that was given up, all that was open is released already, or is about to be.
+        if not self.request.done.done():
+            self.fates = fates
+            self.request.settled(len(fates))
+
+    def fail(self, problem: Exception) -> None:
+        """It is not going to be committed, so its request is not either."""
+        if not self.request.done.done():
+            self.request.done.set_exception(problem)
+
+
+class Accepted:
+    """The batches of one request; `done` ends with the last of them, or with the first that fails."""
+
+    __slots__ = ("_open", "_release", "batches", "done")
+
+    def __init__(self, parts: Sequence[Sequence[Comment]], release: Callable[[int], None], *, joined: bool):
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.batches = [Batch(self, part, joined=joined and number > 0) for number, part in enumerate(parts)]
+        self._open = len(parts)
+        self._release = release
+        self.done.add_done_callback(self._given_up)
+
+    async def fates(self) -> list[Fate]:
+        """The fate of each comment, in order, once all are committed; cancelled, nobody waits for the rest any more.
+
+        Raises:
+            Exception: the one that a batch failed with.
+        """
+        if self.batches:
+            await self.done
+        return [fate for batch in self.batches for fate in batch.fates or ()]
+
+    def settled(self, count: int) -> None:
+        """One of them is, which had so many comments."""
+        self._release(count)
+        self._open -= 1
+        if not self._open:
+            self.done.set_result(None)
+
+    def _given_up(self, _: "asyncio.Future[None]") -> None:
+        if self._open:
+            self._release(sum(len(batch.comments) for batch in self.batches if batch.fates is None))
 
 
 class ProcessingQueue:
@@ -36,7 +82,7 @@ class ProcessingQueue:
     def __len__(self) -> int:
         return self._length
 
-    async def put(self, parts: Sequence[Sequence[Comment]], *, joined: bool = False) -> list[Batch]:
+    async def put(self, parts: Sequence[Sequence[Comment]], *, joined: bool = False) -> Accepted:
         """Accepts all parts or none.
 
         Raises:
@@ -49,19 +95,16 @@ class ProcessingQueue:
         count = sum(map(len, parts))
         if self._length and self._length + count > self._capacity:
             raise QueueFull(f"{self._length} comments are waiting in this process; repeat the request later.")
-        loop = asyncio.get_running_loop()
-        batches = [Batch(part, loop.create_future(), joined=joined and number > 0) for number, part in enumerate(parts)]
-        for batch in batches:
-            batch.done.add_done_callback(partial(self._settle, len(batch.comments)))
+        accepted = Accepted(parts, self._release, joined=joined)
         self._length += count
         metrics.QUEUE_LENGTH.inc(count)
-        metrics.ATTEMPTS.inc(len(batches))
-        self._waiting.extend(batches)
+        metrics.ATTEMPTS.inc(len(parts))
+        self._waiting.extend(accepted.batches)
         async with self._wakeup:
             self._wakeup.notify()
-        return batches
+        return accepted
 
-    def _settle(self, count: int, _: "asyncio.Future[list[Fate]]") -> None:
+    def _release(self, count: int) -> None:
         self._length -= count
         metrics.QUEUE_LENGTH.dec(count)
 
@@ -78,7 +121,7 @@ class ProcessingQueue:
                     not group or self._waiting[0].joined or count + len(self._waiting[0].comments) <= limit
                 ):
                     batch = self._waiting.popleft()
-                    if not batch.done.done():
+                    if not batch.request.done.done():
                         group.append(batch)
                         count += len(batch.comments)
                 if group:

@@ -10,7 +10,7 @@ from comment_monitor.model import STORED, UPDATED, Comment, Fate
 # Stores new comments, takes the text of edited ones (a trigger keeps the old text as a version), leaves duplicates
 # alone, and queues what is new or edited for analysis in rows of at most $10 comments: all in one statement,
 # whatever the number of comments. $11 is -1 for rows that are left to the sweep, else 0. The comments arrive sorted by
-# identity, so that two writers lock in one order.
+# identity, so that two writers lock in one order. Where all of them are new, which is nearly always, no row says so.
 WRITE: Final = Query(
     "write_comments",
     """
@@ -31,6 +31,7 @@ WRITE: Final = Query(
         RETURNING id
     )
     SELECT id, source, comment_id, revision FROM written
+    WHERE (SELECT count(*) FROM written WHERE revision = 1) < cardinality($2)
     UNION ALL
     SELECT id, NULL, NULL, NULL FROM queued
     """,
@@ -163,10 +164,14 @@ SWEEP: Final = Query(
 
 
 class Written(NamedTuple):
-    """What a write did: the fate and revision of each comment that is new or edited, and the outbox rows made."""
+    """What a write did: the fate and revision of each comment that is new or edited, and the outbox rows made.
+
+    `all_new`: every comment was stored, and `fates` does not name them.
+    """
 
     fates: dict[tuple[str, str], tuple[Fate, int]]
     outbox: list[int]
+    all_new: bool = False
 
 
 async def write(
@@ -195,13 +200,14 @@ async def write(
         batch_size,
         -1 if resend_after is None else 0,
     )
-    result = Written({}, [])
+    fates: dict[tuple[str, str], tuple[Fate, int]] = {}
+    outbox = []
     for id_, source, comment_id, revision in rows:
         if source is None:
-            result.outbox.append(id_)
+            outbox.append(id_)
         else:
-            result.fates[source, comment_id] = (STORED if revision == 1 else UPDATED, revision)
-    return result
+            fates[source, comment_id] = (STORED if revision == 1 else UPDATED, revision)
+    return Written(fates, outbox, all_new=bool(outbox) and not fates)
 
 
 class Loaded(NamedTuple):

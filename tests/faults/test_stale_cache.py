@@ -10,7 +10,7 @@ from tests.faults.conftest import MakeSystem
 from tests.support.requests import comment, parsed
 from tests.support.system import System
 
-from comment_monitor.dedup import DedupCache, Known
+from comment_monitor.dedup import DedupCache
 from comment_monitor.embedded.redis import EmbeddedRedis
 from comment_monitor.runtime import open_redis
 
@@ -62,8 +62,9 @@ async def test_processes_that_note_their_edits_in_reverse(redis_url: str) -> Non
         cache = DedupCache(client, ttl=3600)
         cache.namespace = b"test"
         old, new = (parsed(comment(1, text)).comments[0] for text in ("old", "new"))
-        await cache.remember([Known(new, 3)])
-        await cache.remember([Known(old, 2)])
+        marks = cache.marks([old, new])
+        await cache.remember(marks, [(1, 3)])
+        await cache.remember(marks, [(0, 2)])
         # A duplicate is noted without knowing its revision.
-        await cache.remember([Known(old, 0)])
-        assert await cache.seen([old, new]) == [False, True]
+        await cache.remember(marks, [(0, 0)])
+        assert await cache.seen(marks) == [False, True]

@@ -19,7 +19,7 @@ from tests.support.intake import PATH, fates, in_turn, process, refused, several
 from tests.support.requests import body, comment
 from tests.support.triggers import change, refuse
 
-from comment_monitor.dedup import DedupCache, Known
+from comment_monitor.dedup import DedupCache
 from comment_monitor.embedded.redis import EmbeddedRedis
 from comment_monitor.model import Comment
 
@@ -180,14 +180,16 @@ async def cache_on(url: str) -> AsyncIterator[DedupCache]:
 
 async def the_later_revision_stands(cache: DedupCache) -> None:
     for earlier, later in REVISIONS:
-        old, new = (
-            Known(Comment(source="s", post_id="p", id=f"{earlier}-{later}", text=str(number), author="a"), number)
-            for number in (earlier, later)
+        marks = cache.marks(
+            [
+                Comment(source="s", post_id="p", id=f"{earlier}-{later}", text=str(number), author="a")
+                for number in (earlier, later)
+            ]
         )
+        old, new = (0, earlier), (1, later)
         for told, stands in ((old, old), (new, new), (old, new)):
-            await cache.remember([told])
-            expected = [stands is old, stands is new]
-            assert await cache.seen([old.comment, new.comment]) == expected, (earlier, later)
+            await cache.remember(marks, [told])
+            assert await cache.seen(marks) == [stands is old, stands is new], (earlier, later)
 
 
 async def test_an_answer_that_comes_late_does_not_make_an_old_text_the_latest(redis_url: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import metric
 
 from comment_monitor.errors import Draining, QueueFull
-from comment_monitor.model import Comment
+from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment
 from comment_monitor.queue import ProcessingQueue
 
 
@@ -39,13 +39,15 @@ async def test_the_length_counts_until_a_batch_is_settled() -> None:
     """The gauge is what is accepted and not yet committed."""
     queue = ProcessingQueue(capacity=100)
     before = metric("comment_processing_queue_length")
-    first, second = await queue.put([some(10), some(5)])
+    accepted = await queue.put([some(10), some(5)])
+    first, _ = accepted.batches
     assert metric("comment_processing_queue_length") - before == 15
 
     assert await queue.take(10) == [first]
     assert len(queue) == 15
-    first.done.set_result([])
-    second.done.cancel()
+    first.settle([STORED] * 10)
+    assert len(queue) == 5
+    accepted.done.cancel()
     await asyncio.sleep(0)
     assert len(queue) == 0
     assert metric("comment_processing_queue_length") == before
@@ -62,21 +64,48 @@ async def test_a_group_is_at_most_the_limit_but_never_empty() -> None:
 async def test_a_batch_nobody_waits_for_is_dropped() -> None:
     """Its sender has been told to repeat it."""
     queue = ProcessingQueue(capacity=1000)
-    first, second = await queue.put([some(10), some(10)])
+    first, second = [await queue.put([some(10)]) for _ in range(2)]
     first.done.cancel()
 
-    assert await queue.take(1000) == [second]
+    assert await queue.take(1000) == second.batches
+
+
+async def test_a_request_ends_with_its_last_batch_or_its_first_failure() -> None:
+    """In whatever order they are settled, its fates are those of its comments in order."""
+    queue = ProcessingQueue(capacity=1000)
+    accepted = await queue.put([some(1), some(2)])
+    first, second = accepted.batches
+    second.settle([STORED, DUPLICATE])
+    assert not accepted.done.done()
+    first.settle([UPDATED])
+    assert await accepted.fates() == [UPDATED, STORED, DUPLICATE]
+
+    failing = await queue.put([some(1), some(2), some(3)])
+    failing.batches[0].settle([STORED])
+    failing.batches[1].fail(Draining("no"))
+    with pytest.raises(Draining):
+        await failing.fates()
+    # Late, and of no consequence: its request has been answered.
+    failing.batches[2].settle([STORED] * 3)
+    failing.batches[2].fail(Draining("no"))
+    await asyncio.sleep(0)
+    assert len(queue) == 0
+
+
+async def test_a_request_without_comments_ends_at_once() -> None:
+    """There is nothing to wait for."""
+    assert await (await ProcessingQueue(capacity=1000).put([])).fates() == []
 
 
 async def test_after_close_the_rest_is_handed_out_and_no_more_taken() -> None:
     """Draining finishes what was accepted."""
     queue = ProcessingQueue(capacity=1000)
-    (batch,) = await queue.put([some(10)])
+    batches = (await queue.put([some(10)])).batches
     await queue.close()
 
     with pytest.raises(Draining):
         await queue.put([some(1)])
-    assert await queue.take(1000) == [batch]
+    assert await queue.take(1000) == batches
     assert await queue.take(1000) is None
 
 
@@ -85,7 +114,7 @@ async def test_every_waiting_writer_is_woken_while_there_is_work() -> None:
     queue = ProcessingQueue(capacity=1000)
     writers = [asyncio.create_task(queue.take(10)) for _ in range(3)]
     await asyncio.sleep(0)
-    batches = await queue.put([some(10), some(10), some(10)])
+    batches = (await queue.put([some(10), some(10), some(10)])).batches
 
     groups = await asyncio.wait_for(asyncio.gather(*writers), 5)
     assert sorted((group or [])[0].arrived for group in groups) == sorted(batch.arrived for batch in batches)

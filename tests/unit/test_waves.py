@@ -60,4 +60,8 @@ def test_redis_is_told_the_last_text_of_each_identity() -> None:
     plan = Plan([make("a", "x"), make("b", "x"), make("a", "y")], [False] * 3)
     known = plan.apply(play(plan, {}))
 
-    assert {(one.comment.id, one.comment.text, one.revision) for one in known} == {("a", "y", 2), ("b", "x", 1)}
+    told = {(plan.comments[at].id, plan.comments[at].text, revision) for at, revision in known}
+    assert told == {
+        ("a", "y", 2),
+        ("b", "x", 1),
+    }
