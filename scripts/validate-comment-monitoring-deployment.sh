@@ -5,7 +5,7 @@ set -uo pipefail
 
 usage() {
   cat <<'EOF'
-Usage: scripts/validate-comment-monitoring-deployment.sh [--offline] [--namespace NAME] [--release NAME]
+Usage: scripts/validate-comment-monitoring-deployment.sh [--offline] [--namespace NAME] [--release NAME] [--timeout SECONDS]
 
 Looks at a deployment of ./chart in the cluster that kubectl reaches, one line for each check:
 ok, FAIL with what was found instead, or skip with why. Exit code 0 if none failed, 1 if one did,
@@ -42,11 +42,13 @@ passed=0 failed=0 skipped=0
 ok() { passed=$((passed + 1)); echo "ok    $1"; }
 fail() { failed=$((failed + 1)); echo "FAIL  $1${2:+: $2}"; }
 skip() { skipped=$((skipped + 1)); echo "skip  $1: $2"; }
-# check NAME COMMAND...: ok where the command succeeds; else its last line says why not.
+# check NAME COMMAND...: ok where the command succeeds; else its last line says why not (kubectl exec adds one).
 check() {
   local name=$1 said
   shift
-  if said=$("$@" 2>&1); then ok "$name"; else fail "$name" "$(tail -n 1 <<<"$said")"; fi
+  if said=$("$@" 2>&1); then ok "$name"; else
+    fail "$name" "$(grep -v '^command terminated with' <<<"$said" | tail -n 1)"
+  fi
 }
 finish() {
   echo "$passed ok, $failed failed, $skipped skipped"
@@ -111,10 +113,19 @@ validate_objects() {
 }
 manifest_is_there() { helm --namespace "$namespace" get manifest "$release" | k get --filename - >/dev/null; }
 
+missing() { # APP: why containers of its pods are not begun, but for what takes a moment
+  local said each="{range .items[?(@.metadata.labels.app=='$1')].status.containerStatuses[*].state.waiting}"
+  said=$(field pods "$each"'{.reason}: {.message}{"\n"}{end}') || echo "kubectl could not tell"
+  grep -vE '^(: )?$|^(ContainerCreating|PodInitializing):' <<<"$said" | sort -u | paste -s -d ' '
+}
 validate_pods() {
-  local name restarts
+  local name restarts waiting
   for name in orchestrator comment-worker; do
     k get deployment "$name" >/dev/null 2>&1 || continue
+    waiting=$(missing "$name")
+    if [ -z "$waiting" ]; then ok "no container of $name waits for something that is missing"; else
+      fail "no container of $name waits for something that is missing" "$waiting"
+    fi
     check "deployment $name is rolled out" k rollout status "deployment/$name" --timeout "${timeout}s"
     restarts=$(field pods "{.items[?(@.metadata.labels.app=='$name')].status.containerStatuses[*].restartCount}" |
       tr ' ' '\n' | sort -n | tail -n 1)
@@ -142,7 +153,7 @@ validate_inside() {
   head=$(inside python -c 'from comment_monitor import migrations; print(migrations.head())' 2>/dev/null)
   case $health in
     *"\"schema\":\"${head:-unknown}\""*) ok "the database is migrated to $head" ;;
-    *) fail "the database is migrated to the newest revision" "${head:-unknown} is not what /health tells" ;;
+    *) fail "the database is migrated to the newest revision" "it is ${head:-unknown}; /health tells another" ;;
   esac
   metrics=$(inside curl -sS localhost:9090/metrics 2>&1)
   for name in comment_processing_duration_seconds comment_processing_queue_length comment_processing_errors_total \
@@ -150,7 +161,7 @@ validate_inside() {
     if grep -q "^$name" <<<"$metrics"; then ok "metric $name"; else fail "metric $name" "not on :9090/metrics"; fi
   done
   check "the database takes a connection" inside python -c \
-    'import os, psycopg2; psycopg2.connect(os.environ["POSTGRES_DSN"]).close()'
+    'import os, psycopg2; psycopg2.connect(os.environ["POSTGRES_DSN"], connect_timeout=10).close()'
   check "the data's invariants hold" inside comment-monitor check
 }
 
@@ -159,6 +170,7 @@ validate_comment() { # posted, found, known again, analysed, removed
   while read -r line; do
     case $line in
       "ok "*) ok "comment: ${line#ok    }" ;;
+      "command terminated with"*) ;; # kubectl's word for the line before it
       *) fail "comment" "${line#FAIL  }" ;;
     esac
   done < <(inside comment-monitor smoke-test --url http://localhost:8080 --timeout "$timeout" 2>&1)

@@ -195,3 +195,15 @@ volumeClaimTemplates:
 {{- define "cm.curl" -}}
 curl --fail --silent --show-error --connect-timeout 3 --retry 30 --retry-connrefused --retry-delay 2
 {{- end }}
+
+{{/* A Secret that this release made goes with the upgrade that no longer makes it, though its pods are told to read it.
+     Arguments: list of root context, name of the Secret, name of the server. */}}
+{{- define "cm.keepsSecret" -}}
+{{- $root := index . 0 }}
+{{- with index . 1 }}
+{{- $found := lookup "v1" "Secret" $root.Release.Namespace . }}
+{{- if and $found (eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $found) $root.Release.Name) }}
+{{- fail (printf "%s: the Secret %s is this release's own and would be removed by this upgrade; make one of another name and give it in %s.existingSecret" (index $ 2) . (index $ 2)) }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -31,6 +31,14 @@ class Step(NamedTuple):
     seconds: float
 
 
+def _detail(error: urllib.error.HTTPError) -> str:
+    """What the service itself says of it."""
+    try:
+        return f": {json.load(error)['detail']}"
+    except (ValueError, KeyError, TypeError, OSError):
+        return ""
+
+
 class SmokeTest:
     """A comment with an id of its own, and the service at `url` that it is sent to.
 
@@ -81,7 +89,7 @@ class SmokeTest:
         try:
             return step()
         except urllib.error.HTTPError as error:
-            return f"answered {error.code}"
+            return f"answered {error.code}{_detail(error)}"
         except (OSError, ValueError) as error:
             return str(getattr(error, "reason", error))
 

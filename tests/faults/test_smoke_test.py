@@ -47,6 +47,18 @@ async def test_without_a_worker_the_step_that_fails_is_named_and_nothing_is_left
     assert execute(system.dsn, "SELECT count(*) FROM comments") == [(0,)]
 
 
+async def test_a_refusal_is_told_in_the_service_s_own_words(system: System) -> None:
+    off = System(system.orchestrator.log.parent, {**system.environment, "COMMENT_MONITORING_ENABLED": "false"})
+    off.orchestrator.start()
+    try:
+        await off.until_healthy()
+        code, lines, _ = run(off, "--url", off.url, "--timeout", "1")
+    finally:
+        off.orchestrator.kill()
+    assert code == 1
+    assert lines[-1].endswith("(answered 503: COMMENT_MONITORING_ENABLED is false here.)")
+
+
 @pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "127.0.0.1:8080", "ftp://x"])
 def test_an_address_where_nothing_answers_is_one_line(system: System, url: str, tmp_path: Path) -> None:
     code, lines, error = run(system, "--url", url, "--timeout", "1", "--data-dir", str(tmp_path))
