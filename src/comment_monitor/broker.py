@@ -13,6 +13,8 @@ from comment_monitor.errors import ConfigurationError
 QUEUE_NAME: Final = "comment-analysis"
 ANALYSE: Final = "comment_monitor.analyse"
 SILENCE: Final = 10
+# Comments that a worker analyses in one go.
+COMMENTS_TOGETHER: Final = 500
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -32,8 +34,8 @@ def make_celery(settings: Settings) -> Celery:
         # Acknowledged when done, and given back when the worker process is lost: a redelivery is harmless.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
-        # A batch takes milliseconds: a few in hand hide the broker's round trip, more would starve other workers.
-        worker_prefetch_multiplier=8,
+        # Batches in hand are done in one go, and the next have to be there by then; more would starve other workers.
+        worker_prefetch_multiplier=2 * batches_together(settings),
         # The soft limit raises inside the analyser, which then fails that comment; the hard one is the last resort.
         task_soft_time_limit=settings.processing_timeout,
         task_time_limit=settings.processing_timeout + 15,
@@ -52,6 +54,11 @@ def make_celery(settings: Settings) -> Celery:
         accept_content=["json"],
     )
     return app
+
+
+def batches_together(settings: Settings) -> int:
+    """Batches that a worker takes in one go at the most."""
+    return COMMENTS_TOGETHER // settings.batch_size
 
 
 def _check(url: str) -> None:

@@ -62,16 +62,16 @@ NEW_NAMESPACE_LATER: Final = Query(
 # The prefix in Redis that holds when this transaction commits (nobody can change it until then), and the one before.
 NAMESPACES: Final = Query("cache_namespaces", "SELECT cache_namespace, previous_namespace FROM installation FOR SHARE")
 
-# One outbox row's comments as they are now; the row stays until its results are stored.
-LOAD_BATCH: Final = Query(
-    "load_batch",
+# The comments of outbox rows as they are now; the rows stay until their results are stored.
+LOAD_BATCHES: Final = Query(
+    "load_batches",
     """
-    SELECT o.starts, o.resends, o.failures, c.id, c.revision, c.text
+    SELECT o.id AS outbox_id, o.starts, o.resends, o.failures, c.id, c.revision, c.text
     FROM analysis_outbox o
     LEFT JOIN LATERAL unnest(o.comment_ids) AS wanted (id) ON true
     LEFT JOIN comments c ON c.id = wanted.id
-    WHERE o.id = $1
-    ORDER BY c.id
+    WHERE o.id = ANY ($1::bigint[])
+    ORDER BY o.id, c.id
     """,
 )
 
@@ -86,14 +86,14 @@ LOCK_TEXTS: Final = Query(
     "SELECT pg_advisory_xact_lock(digest) FROM (SELECT DISTINCT unnest($1::bigint[]) AS digest ORDER BY 1) AS sorted",
 )
 
-# Stores results, never over those of a later revision, and ends their outbox row ($1). A text that stands in
+# Stores results, never over those of a later revision, and ends their outbox rows ($1). A text that stands in
 # another comment too is labelled `repeated`, here and there. Of the others one is looked at, whatever their number:
 # either it is alone, and gets the label now, or all of them have it. Comments removed in the meantime are left out.
 SAVE_RESULTS: Final = Query(
     "save_results",
     """
     WITH ended AS (
-        DELETE FROM analysis_outbox WHERE id = $1
+        DELETE FROM analysis_outbox WHERE id = ANY ($1::bigint[])
     ), alive AS MATERIALIZED (
         -- Locked, so that none is removed before its result is stored.
         SELECT id FROM comments WHERE id = ANY ($2) ORDER BY id FOR KEY SHARE
@@ -211,36 +211,39 @@ async def write(
 
 
 class Loaded(NamedTuple):
-    """A batch to analyse: (id, revision, text) of each comment that still exists, and the row's counters."""
+    """A batch to analyse: (id, revision, text) of each comment that still exists, and its row's counters."""
 
+    outbox_id: int
     comments: list[tuple[int, int, str]]
     starts: int
     resends: int
     failures: int
 
 
-async def load_batch(conn: Connection, outbox_id: int) -> Loaded | None:
-    """The batch behind an outbox row; None where it is done already."""
-    rows = await conn.fetch(LOAD_BATCH, outbox_id)
-    if not rows:
-        return None
-    first = rows[0]
-    comments = [(row["id"], row["revision"], row["text"]) for row in rows if row["id"] is not None]
-    return Loaded(comments, first["starts"], first["resends"], first["failures"])
+async def load_batches(conn: Connection, outbox_ids: Sequence[int]) -> list[Loaded]:
+    """The batches behind outbox rows; one that is done already is left out."""
+    batches: dict[int, Loaded] = {}
+    for outbox_id, starts, resends, failures, id_, revision, text in await conn.fetch(LOAD_BATCHES, outbox_ids):
+        batch = batches.get(outbox_id)
+        if batch is None:
+            batch = batches[outbox_id] = Loaded(outbox_id, [], starts, resends, failures)
+        if id_ is not None:
+            batch.comments.append((id_, revision, text))
+    return list(batches.values())
 
 
 Results = Sequence[tuple[int, int, Analysis | Failure]]
 
 
-async def save_results(conn: Connection, outbox_id: int | None, results: Results) -> None:
-    """Stores (comment id, revision, result) and ends the outbox row; None leaves the row to the caller."""
+async def save_results(conn: Connection, outbox_ids: Sequence[int], results: Results) -> None:
+    """Stores (comment id, revision, result), each comment once, and ends the outbox rows that are named."""
     done = [r if isinstance(r, Analysis) else None for _, _, r in results]
     digests = [d.text_digest if d else None for d in done]
     if found := [digest for digest in digests if digest is not None]:
         await conn.fetch(LOCK_TEXTS, found)
     await conn.fetch(
         SAVE_RESULTS,
-        outbox_id,
+        outbox_ids,
         [id_ for id_, _, _ in results],
         [revision for _, revision, _ in results],
         ["done" if d else "failed" for d in done],

@@ -45,12 +45,15 @@ def process() -> Process:
     return _process
 
 
-@app.task(name=ANALYSE, bind=True)
-def analyse_batch(self: "Task[Any, Any]", outbox_id: int) -> None:
-    """Analyses the comments of one outbox row."""
+@app.task(name=ANALYSE, bind=True, Strategy="comment_monitor.gathering:strategy")
+def analyse_batch(self: "Task[Any, Any]", *outbox_ids: int) -> None:
+    """Analyses the comments of outbox rows: of one, as it is sent, or of several, as a busy worker takes them."""
     info = self.request.delivery_info or {}
     here = process()
-    here.runner.run(here.worker.analyse_batch(outbox_id, redelivered=bool(info.get("redelivered"))))
+    if len(outbox_ids) == 1:
+        here.runner.run(here.worker.analyse_batch(outbox_ids[0], redelivered=bool(info.get("redelivered"))))
+    else:
+        here.runner.run(here.worker.analyse_batches(outbox_ids))
 
 
 @signals.setup_logging.connect

@@ -1,20 +1,24 @@
 """What a worker process does with a batch: load, analyse, store; a comment that fails never stops others."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
 from comment_monitor import log, metrics, store
-from comment_monitor.analysis import Analysis, Failure, analyse
+from comment_monitor.analysis import Analysis, Failure, analyse_all
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import Database, open_database
 from comment_monitor.retry import RETRIED, with_retries
-from comment_monitor.store import Loaded
+from comment_monitor.store import Loaded, Results
 
 logger = log.get(__name__)
 
+# Comments whose results share a transaction, and comments that are analysed before the event loop has its turn.
+COMMENTS_STORED_TOGETHER: Final = 125
+COMMENTS_A_TURN: Final = 8
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
 
 
@@ -48,18 +52,70 @@ class Worker:
             metrics.count_error("internal")
             logger.exception("batch_failed", outbox_id=outbox_id)
 
+    async def analyse_batches(self, outbox_ids: Sequence[int]) -> None:
+        """Analyses several outbox rows that came for the first time: together, or else one by one.
+
+        Never raises, as `analyse_batch`.
+        """
+        try:
+            rest = await self._analyse_together(outbox_ids)
+        except Exception as error:  # noqa: BLE001 - whichever row it was, by itself it gets its own treatment
+            logger.warning("batches_taken_apart", batches=len(outbox_ids), error=type(error).__name__)
+            rest = list(outbox_ids)
+        for outbox_id in rest:
+            await self.analyse_batch(outbox_id, redelivered=False)
+
+    async def _analyse_together(self, outbox_ids: Sequence[int]) -> list[int]:
+        """Returns the rows that have to be dealt with by themselves: sent before, or with a comment that failed.
+
+        While PostgreSQL stores some, the next ones are analysed.
+        """
+        async with self._database.connection() as conn:
+            loaded = await store.load_batches(conn, outbox_ids)
+        rest = [one.outbox_id for one in loaded if one.resends > 0 or one.failures]
+        saving: asyncio.Task[list[int]] | None = None
+        try:
+            for part in _parts([one for one in loaded if not (one.resends > 0 or one.failures)]):
+                started = time.perf_counter()
+                results = await _analyse_part(part)
+                if saving:
+                    rest += await saving
+                saving = asyncio.create_task(self._save_part(part, results, started))
+        finally:
+            if saving:
+                rest += await saving
+        return rest
+
+    async def _save_part(self, part: Sequence[Loaded], results: Results, started: float) -> list[int]:
+        """Stores the rows whose comments all succeeded; returns the others."""
+        failed = {id_ for id_, _, result in results if isinstance(result, Failure)}
+        clean = [one for one in part if failed.isdisjoint(id_ for id_, _, _ in one.comments)]
+        if clean:
+            wanted = {id_ for one in clean for id_, _, _ in one.comments}
+            stored = [one for one in results if one[0] in wanted]
+            async with self._database.transaction() as conn:
+                await store.save_results(conn, [one.outbox_id for one in clean], stored)
+            metrics.ANALYSIS.labels(outcome="done").inc(len(stored))
+            for _ in clean:
+                metrics.ANALYSIS_DURATION.observe(time.perf_counter() - started)
+        done = {one.outbox_id for one in clean}
+        return [one.outbox_id for one in part if one.outbox_id not in done]
+
     async def _analyse(self, outbox_id: int, delivery: Delivery) -> None:
         started = time.perf_counter()
         async with self._database.connection() as conn:
-            batch = await store.load_batch(conn, outbox_id)
-        if batch is None:
+            batches = await store.load_batches(conn, [outbox_id])
+        if not batches:
             return
-        if (delivery.redelivered or batch.resends > 0) and await self._isolate(outbox_id, batch, delivery):
+        [batch] = batches
+        if (delivery.redelivered or batch.resends > 0) and await self._isolate(batch, delivery):
             return
-        await self._store(outbox_id, batch, [(id_, revision, analyse(text)) for id_, revision, text in batch.comments])
+        found = analyse_all([text for _, _, text in batch.comments])
+        results = [(id_, revision, one) for (id_, revision, _), one in zip(batch.comments, found, strict=True)]
+        await self._store(batch, results)
         metrics.ANALYSIS_DURATION.observe(time.perf_counter() - started)
 
-    async def _isolate(self, outbox_id: int, batch: Loaded, delivery: Delivery) -> bool:
+    async def _isolate(self, batch: Loaded, delivery: Delivery) -> bool:
         """Deals with a batch that keeps ending its worker: taken apart first, and the one at fault marked failed.
 
         A batch that was merely lost on its way is told apart by its count of starts, which is committed before
@@ -67,7 +123,7 @@ class Worker:
         """
         if delivery.starts is None:
             async with self._database.connection() as conn:
-                delivery.starts = await conn.value(store.COUNT_START, outbox_id)
+                delivery.starts = await conn.value(store.COUNT_START, batch.outbox_id)
         starts = delivery.starts
         if starts is None:
             return True
@@ -75,15 +131,15 @@ class Worker:
             return False
         async with self._database.transaction() as conn:
             if len(batch.comments) > 1:
-                await conn.fetch(store.SPLIT_BATCH, outbox_id)
+                await conn.fetch(store.SPLIT_BATCH, batch.outbox_id)
             else:
                 failed = [(id_, revision, Failure(reason=CUT_SHORT)) for id_, revision, _ in batch.comments]
-                await store.save_results(conn, outbox_id, failed)
+                await store.save_results(conn, [batch.outbox_id], failed)
                 metrics.ANALYSIS.labels(outcome="failed").inc(len(failed))
-        logger.error("batch_isolated", outbox_id=outbox_id, comments=len(batch.comments), starts=starts)
+        logger.error("batch_isolated", outbox_id=batch.outbox_id, comments=len(batch.comments), starts=starts)
         return True
 
-    async def _store(self, outbox_id: int, batch: Loaded, results: list[tuple[int, int, Analysis | Failure]]) -> None:
+    async def _store(self, batch: Loaded, results: list[tuple[int, int, Analysis | Failure]]) -> None:
         """Stores what succeeded; what failed stays in the outbox for a later try, or is marked failed at last."""
         failing = [id_ for id_, _, result in results if isinstance(result, Failure)]
         last_try = batch.failures >= self._settings.max_retries
@@ -92,13 +148,40 @@ class Worker:
         async with self._database.transaction() as conn:
             if keep:
                 wait = self._settings.backoff_multiplier**batch.failures
-                await conn.fetch(store.KEEP_FAILING, outbox_id, failing, wait)
-            await store.save_results(conn, None if keep else outbox_id, final)
+                await conn.fetch(store.KEEP_FAILING, batch.outbox_id, failing, wait)
+            await store.save_results(conn, [] if keep else [batch.outbox_id], final)
         metrics.ANALYSIS.labels(outcome="done").inc(len(results) - len(failing))
         metrics.ANALYSIS.labels(outcome="retried" if keep else "failed").inc(len(failing))
         if failing:
             metrics.count_error("analysis", len(failing))
-            logger.warning("analysis_failed", outbox_id=outbox_id, comments=len(failing), tries=batch.failures + 1)
+            logger.warning(
+                "analysis_failed", outbox_id=batch.outbox_id, comments=len(failing), tries=batch.failures + 1
+            )
+
+
+def _parts(batches: Sequence[Loaded]) -> Iterator[list[Loaded]]:
+    """So many batches at a time as make a transaction."""
+    part: list[Loaded] = []
+    for batch in batches:
+        part.append(batch)
+        if sum(len(one.comments) for one in part) >= COMMENTS_STORED_TOGETHER:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+async def _analyse_part(part: Sequence[Loaded]) -> Results:
+    """The result of each comment once: one that was edited meanwhile stands in two batches, with the text of now."""
+    comments = list({id_: (id_, revision, text) for one in part for id_, revision, text in one.comments}.values())
+    results: list[tuple[int, int, Analysis | Failure]] = []
+    found = analyse_all([text for _, _, text in comments])
+    for number, ((id_, revision, _), one) in enumerate(zip(comments, found, strict=True)):
+        results.append((id_, revision, one))
+        if number % COMMENTS_A_TURN == 0:
+            # The transaction of the part before goes on meanwhile.
+            await asyncio.sleep(0)
+    return results
 
 
 @asynccontextmanager

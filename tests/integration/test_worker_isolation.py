@@ -82,6 +82,18 @@ async def test_a_comment_that_kills_its_process_is_found_out_and_its_mates_are_a
     assert await broken_promises(settings) == []
 
 
+async def test_a_killer_among_many_batches_takes_none_of_them_with_it(
+    settings: Settings, worker: "subprocess.Popen[bytes]"
+) -> None:
+    mates = [f"mate {number}" for number in range(150)]
+    await goes_through(settings, *mates[:75], KILL, *mates[75:])
+    found = results(settings.postgres_dsn)
+    assert {name: found[name].status for name in mates} == dict.fromkeys(mates, "done")
+    assert (found[KILL].status, found[KILL].error) == ("failed", CUT_SHORT)
+    assert worker.poll() is None
+    assert await broken_promises(settings) == []
+
+
 async def test_two_killers_in_one_batch_are_both_found_out(
     settings: Settings, worker: "subprocess.Popen[bytes]"
 ) -> None:

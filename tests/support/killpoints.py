@@ -36,8 +36,8 @@ ORCHESTRATOR: Final = {
     "before the answer": Point(pipeline.Pipeline, "process", after=True),
 }
 WORKER: Final = {
-    "before the batch is loaded": Point(store, "load_batch", after=False),
-    "after the batch is loaded": Point(store, "load_batch", after=True),
+    "before the batch is loaded": Point(store, "load_batches", after=False),
+    "after the batch is loaded": Point(store, "load_batches", after=True),
     "before the result is written": Point(store, "save_results", after=False),
     "before the result's commit": Point(store, "save_results", after=True),
     "after the result's commit": Point(worker.Worker, "_store", after=True),

@@ -2,10 +2,12 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import py3langid.langid
+
+from comment_monitor.analysis.ngrams import Classifier
 
 UNKNOWN: Final = "und"
 # Of 1,956 real comments about every fifth is too short to tell ("lol", "love it"): those score under a tenth. Between
@@ -19,19 +21,26 @@ MAX_LENGTH: Final = 2000
 
 
 @functools.cache
-def _identifier() -> Any:
+def _classifier() -> Classifier:
     identifier = py3langid.langid.LanguageIdentifier.from_model_file(py3langid.langid.MODEL_FILE, norm_probs=True)
     # Two-letter languages only: Pidgin and other relatives of English would claim English comments. zxx stays, so that
     # what is no language at all has where to go.
     identifier.set_languages([one for one in identifier.labels if len(one) == ISO_639_1_LENGTH or one == "zxx"])
-    return identifier
+    return Classifier(identifier)
 
 
 def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
     """`language` and `language_confidence`."""
-    words = NOISE.sub(" ", text[:MAX_LENGTH])
-    if not any(map(str.isalpha, words)):
-        return {"language": UNKNOWN, "language_confidence": None}
-    language, confidence = _identifier().classify(words)
-    told = confidence >= MIN_CONFIDENCE and language != "zxx"
-    return {"language": language if told else UNKNOWN, "language_confidence": round(confidence, 4)}
+    return find_all([text])[0]
+
+
+def find_all(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The same for several texts, in less time than one by one."""
+    words = [NOISE.sub(" ", text[:MAX_LENGTH]) for text in texts]
+    sayable = [index for index, one in enumerate(words) if any(map(str.isalpha, one))]
+    found: list[dict[str, Any]] = [{"language": UNKNOWN, "language_confidence": None} for _ in texts]
+    guesses = _classifier().classify([words[index] for index in sayable]) if sayable else []
+    for index, (language, confidence) in zip(sayable, guesses, strict=True):
+        told = confidence >= MIN_CONFIDENCE and language != "zxx"
+        found[index] = {"language": language if told else UNKNOWN, "language_confidence": round(confidence, 4)}
+    return found

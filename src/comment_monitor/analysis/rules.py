@@ -1,6 +1,7 @@
 """Labels by rule. The rules are data: a label, what it means, and the pattern or numbers that decide."""
 
 import re
+import string
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -8,11 +9,15 @@ import msgspec
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """Gives its label to texts in which `pattern` occurs, or whose capitals reach `upper_share`."""
+    """Gives its label to texts in which `pattern` occurs, or whose capitals reach `upper_share`.
+
+    `needs`: texts without any of these can't match the pattern, which is found out much sooner.
+    """
 
     label: str
     description: str
     pattern: re.Pattern[str] | None = None
+    needs: tuple[str, ...] = ()
     min_letters: int = 0
     upper_share: float | None = None
     across_comments: bool = False  # decided where the other comments are: by the statement that stores results
@@ -32,11 +37,14 @@ MENTION: Final = re.compile(r"(?<![\w@./+-])@\w[\w.]{0,63}")
 # semicolon, and many an editor makes it one.)
 QUESTION: Final = re.compile(r"[?？؟\u037e⁇⁈⁉](?![\w=&%])|¿")
 
+LOWER: Final = string.ascii_lowercase.encode()
+NO_LETTERS: Final = bytes(set(range(128)) - set(string.ascii_letters.encode()))
+
 REPEATED_MIN_LENGTH: Final = 14
 
 RULES: Final = (
-    Rule(label="link", description="Holds a web address.", pattern=LINK),
-    Rule(label="mention", description="Names someone with @.", pattern=MENTION),
+    Rule(label="link", description="Holds a web address.", pattern=LINK, needs=(".", "://")),
+    Rule(label="mention", description="Names someone with @.", pattern=MENTION, needs=("@",)),
     Rule(label="question", description="Asks something.", pattern=QUESTION),
     Rule(
         label="repeated",
@@ -62,9 +70,22 @@ def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
 
 def _holds(rule: Rule, text: str) -> bool:
     if rule.pattern:
+        if rule.needs and not any(one in text for one in rule.needs):
+            return False
         return rule.pattern.search(text) is not None
     if rule.upper_share is None:
         return False
-    upper = sum(map(str.isupper, text))
-    letters = upper + sum(map(str.islower, text))
+    upper, letters = _count_ascii(text) if text.isascii() else _count(text)
     return letters >= rule.min_letters and upper / letters >= rule.upper_share
+
+
+def _count(text: str) -> tuple[int, int]:
+    """How many capitals, and how many letters that have case."""
+    upper = sum(map(str.isupper, text))
+    return upper, upper + sum(map(str.islower, text))
+
+
+def _count_ascii(text: str) -> tuple[int, int]:
+    """The same of ASCII, which needs no look at each character."""
+    letters = text.encode().translate(None, NO_LETTERS)
+    return len(letters.translate(None, LOWER)), len(letters)

@@ -1,0 +1,118 @@
+"""VADER's compound score in time linear in the text.
+
+The library looks at every word and, at each that it knows, copies the whole text several times over. Here it is shown
+only the words that it knows, each with the three before it and the two after it, which is all that its rules read.
+The scores are the library's own, to the last digit: a test compares them.
+"""
+
+import functools
+import string
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from vaderSentiment.vaderSentiment import (
+    BOOSTER_DICT,
+    C_INCR,
+    NEGATE,
+    SPECIAL_CASES,
+    SentimentIntensityAnalyzer,
+    allcap_differential,
+    normalize,
+)
+
+BEFORE: Final = 3
+AFTER: Final = 2
+NOT: Final = "n't"
+# What punctuation leaves of a word that is so short may be an emoticon, and stays whole.
+EMOTICON: Final = 2
+RAISED: Final[float] = C_INCR
+# Where none of these is near, a word has the weight that the lexicon gives it.
+CONTEXT: Final = frozenset(
+    word
+    for phrase in (*NEGATE, *BOOSTER_DICT, *SPECIAL_CASES, "no or nor least never so this without doubt")
+    for word in phrase.split()
+)
+# What the library rounds its score to.
+DIGITS: Final = 4
+BUT: Final = "but"
+
+
+class Window(NamedTuple):
+    """The part of a text that decides the weight of one word, under the names that the library reads."""
+
+    words_and_emoticons: Sequence[str]
+    is_cap_diff: bool
+
+
+def _is_kind_of(lower: Sequence[str], index: int) -> bool:
+    return lower[index] == "kind" and lower[index + 1 : index + 2] == ["of"]
+
+
+class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
+    """The library's analyser; of its scores `compound` only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Words that only strengthen others have no weight of their own.
+        self._weights: dict[str, float] = {
+            word: weight for word, weight in self.lexicon.items() if word not in BOOSTER_DICT
+        }
+
+    def compound(self, text: str) -> float:
+        """The score, from -1 to 1."""
+        text = self._in_words(text)
+        words = [one if len(bare := one.strip(string.punctuation)) <= EMOTICON else bare for one in text.split()]
+        lower = [one.lower() for one in words]
+        weights = self._weights
+        known = [index for index, word in enumerate(lower) if word in weights and not _is_kind_of(lower, index)]
+        if not known:
+            return 0.0
+        sentiments: list[float] = [0] * len(words)
+        capitals = allcap_differential(words)
+        contracted = NOT in text or NOT in text.lower()
+        for index in known:
+            start = max(0, index - BEFORE)
+            around = slice(start, index + AFTER + 1)
+            if contracted or not CONTEXT.isdisjoint(lower[around]):
+                window = Window(words[around], capitals)
+                [sentiments[index]] = self.sentiment_valence(0, window, words[index], index - start, [])
+            else:
+                sentiments[index] = self._alone(lower[index], loud=capitals and words[index].isupper())
+        if BUT in lower:
+            sentiments = self._but_check(words, sentiments)
+        total = float(sum(sentiments))
+        emphasis = self._punctuation_emphasis(text)
+        if total > 0:
+            total += emphasis
+        elif total < 0:
+            total -= emphasis
+        return float(round(normalize(total), DIGITS))
+
+    def _alone(self, word: str, *, loud: bool) -> float:
+        """The weight of a word around which nothing changes it."""
+        weight = self._weights[word]
+        if not loud:
+            return weight
+        return weight + RAISED if weight > 0 else weight - RAISED
+
+    def _in_words(self, text: str) -> str:
+        """Emoji as the words that describe them."""
+        if self.emojis.keys().isdisjoint(text):
+            return text.strip()
+        parts: list[str] = []
+        after_space = True
+        for character in text:
+            description = self.emojis.get(character)
+            if description is None:
+                parts.append(character)
+                after_space = character == " "
+            else:
+                parts.append(description if after_space else f" {description}")
+                after_space = False
+        return "".join(parts).strip()
+
+
+@functools.cache
+def analyser() -> Vader:
+    """The one of this process."""
+    return Vader()

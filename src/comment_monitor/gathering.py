@@ -1,0 +1,93 @@
+"""How a worker takes several waiting messages as one task: one pass of the analysers, one transaction, one commit.
+
+A Celery strategy: it stands between the broker and Celery's own, which still makes the request, watches its time and
+acknowledges it. While every process is busy the messages that come are held; what is held when one is free goes to
+it together. A message that is alone goes alone, so nothing waits for company.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from celery.worker.strategy import default
+
+from comment_monitor.broker import batches_together
+from comment_monitor.config import load
+
+Handler = Callable[..., Any]
+
+
+class Held(NamedTuple):
+    """A message as Celery's consumer hands it over."""
+
+    message: Any
+    body: Any
+    ack: Handler
+    reject: Handler
+    callbacks: Any
+
+
+class Gatherer:
+    """Hands messages to `handle`, Celery's own handler, `together` at the most as one task.
+
+    Args:
+        handle: Celery's own handler.
+        later: runs a function in the loop's next turn.
+        places: tasks that may be on their way at once; messages that come meanwhile are held.
+        together: messages in a task at the most.
+    """
+
+    def __init__(self, handle: Handler, later: Callable[[Callable[[], None]], object], *, places: int, together: int):
+        self._handle = handle
+        self._later = later
+        self._places = places
+        self._together = together
+        self._held: list[Held] = []
+        self._running = 0
+
+    def __call__(self, message: Any, body: Any, ack: Handler, reject: Handler, callbacks: Any, **more: Any) -> None:
+        """Takes a message from the consumer."""
+        if message.delivery_info.get("redelivered"):
+            # It may have ended its worker: it must not take others with it.
+            self._handle(message, body, ack, reject, callbacks, **more)
+            return
+        self._held.append(Held(message, body, ack, reject, callbacks))
+        # In a moment: what has arrived by then goes along.
+        self._later(self._hand_over)
+
+    def _hand_over(self) -> None:
+        while self._held and self._running < self._places:
+            group, self._held = self._held[: self._together], self._held[self._together :]
+            self._running += 1
+            first = group[0]
+            if len(group) > 1:
+                first.message.body = _joined([one.message for one in group])
+            ack, reject = ([getattr(one, name) for one in group] for name in ("ack", "reject"))
+            self._handle(
+                first.message, first.body, partial(self._ended, ack), partial(self._ended, reject), first.callbacks
+            )
+
+    def _ended(self, answers: list[Handler], *args: Any, **more: Any) -> None:
+        """Each message gets the answer that the task got."""
+        self._running -= 1
+        for answer in answers:
+            answer(*args, **more)
+        self._later(self._hand_over)
+
+
+def _joined(messages: list[Any]) -> bytes:
+    """The body of a task with the arguments of all."""
+    _, words, embedded = messages[0].payload
+    return json.dumps([[one for message in messages for one in message.payload[0]], words, embedded]).encode()
+
+
+def strategy(task: Any, app: Any, consumer: Any, **more: Any) -> Handler:
+    """What a task names as its `Strategy`."""
+    handle: Handler = default(task, app, consumer, **more)
+    if not consumer.hub:
+        # A pool of threads, or none: there is no loop in whose next turn the held could be handed over.
+        return handle
+    # One at work for each process, and one at hand.
+    places = consumer.pool.num_processes + 1
+    return Gatherer(handle, consumer.hub.call_soon, places=places, together=batches_together(load()))
