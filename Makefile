@@ -8,6 +8,7 @@ IMAGE ?= comment-monitor:0.1.0
 BASE ?= python:3.11-slim
 DOCKER_ARGS ?=
 E2E_ARGS ?=
+BENCH_ARGS ?=
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,10 @@ lint: ## style, layers and generated pages
 types: ## strict type check
 	@scripts/install-venv dev
 	@$(BIN)/mypy
+
+bench: ## measure every claim beside its limit and write docs/performance.md (a quarter of an hour)
+	@scripts/install-venv dev
+	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 docs: ## write the generated pages under docs/ again
 	@scripts/install-venv dev
@@ -54,4 +59,4 @@ lock: ## resolve the dependencies again and write requirements/*.lock
 clean: ## remove the virtual environment and caches, never ./data
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help up test lint types docs tools image e2e e2e-kind lock clean
+.PHONY: help up test lint types bench docs tools image e2e e2e-kind lock clean

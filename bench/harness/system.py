@@ -51,6 +51,11 @@ class Process:
         one = psutil.Process(self._child.pid)
         return [part.memory_full_info().uss / MIB for part in (one, *one.children(recursive=True))]
 
+    def resident(self) -> list[float]:
+        """MiB of memory of the process and each of its children, with what they share."""
+        one = psutil.Process(self._child.pid)
+        return [part.memory_info().rss / MIB for part in (one, *one.children(recursive=True))]
+
     def check(self) -> None:
         """Raises where it has ended."""
         if self._child.poll() is not None:
@@ -103,6 +108,10 @@ class System:
             "COMMENT_RATE_LIMIT_PER_MINUTE": "0",
             "LOG_LEVEL": "WARNING",
         }
+
+    def child_environment(self) -> dict[str, str]:
+        """The environment of a command that works on these servers."""
+        return {**os.environ, **self.environment}
 
     @contextmanager
     def serving(self, **settings: str) -> Iterator[tuple[str, Process]]:

@@ -1,0 +1,45 @@
+"""All claims, one after the other on the same servers: one table, and docs/performance.md with it."""
+
+import click
+
+from bench import (
+    analysed,
+    batch_size,
+    duplicates,
+    growth,
+    ingest_file,
+    latency,
+    memory,
+    requests_of_25,
+    requests_of_1000,
+    start,
+)
+from bench.harness import page
+from bench.harness.claim import ROUNDS, Row
+from bench.harness.run import end, perform
+from bench.harness.system import running
+
+SCRIPTS = (
+    start, requests_of_1000, requests_of_25, duplicates, latency, analysed, batch_size, ingest_file, growth, memory,
+)  # fmt: skip
+NAMES = [one.__name__.rpartition(".")[2] for one in SCRIPTS]
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
+@click.option("--check", is_flag=True, help="Exit code 1 where a value falls below its floor; writes no page.")
+@click.option("--only", multiple=True, type=click.Choice(NAMES), help="This script, and no page. May be repeated.")
+def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
+    """See above."""
+    rows: list[Row] = []
+    with running() as system:
+        for name, script in zip(NAMES, SCRIPTS, strict=True):
+            if not only or name in only:
+                rows += perform(script.measure, system, rounds)
+        versions = page.versions(system)
+    if not (check or only):
+        page.write(rows, versions, rounds)
+    end(rows, check=check)
+
+
+main()

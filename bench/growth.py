@@ -1,0 +1,133 @@
+"""With 10,000,000 comments in the table: the rate of storing beside that with none, and how soon a page is read."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from statistics import quantiles
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+
+from bench.harness.claim import Row, Tools
+from bench.harness.comments import make_bodies, make_columns
+from bench.harness.load import send
+from bench.harness.run import alone
+from bench.harness.system import System
+
+ROWS: Final = 10_000_000
+COMMENTS: Final = 100_000
+SIZE: Final = 25
+CONNECTIONS: Final = 64
+PAGE: Final = 50
+THOUSANDTH: Final = 1000
+READS: Final = 200
+POSTS: Final = 100_000
+AUTHORS: Final = 1_000_000
+
+# As if they had come over a year; one post and one author have far more than the others. Without the indexes, which
+# are made afterwards: it is the full table that is measured, not how it came to be.
+FILL: Final = f"""
+    INSERT INTO comments (source, comment_id, post_id, author, text, posted_at, created_at)
+    SELECT 'threads', md5(n::text), CASE WHEN n % 100 = 0 THEN 'busy' ELSE 'old-' || n % {POSTS} END,
+        CASE WHEN n % 100 = 1 THEN 'busy' ELSE 'author' || n % {AUTHORS} END,
+        repeat('word ', 5 + n % 20) || n, moment, moment
+    FROM (SELECT n, now() - interval '365 days' * ((n * 7919 % {ROWS})::float8 / {ROWS}) AS moment
+          FROM generate_series(1, {ROWS}) AS n) AS made
+"""  # noqa: S608 - numbers of this file
+
+
+def measure(tools: Tools) -> list[Row]:
+    """Empty, then full; each round on top of the one before."""
+    system = tools.system
+    empty, full = [], []
+    with system.serving() as (url, _):
+        for number in range(tools.rounds):
+            system.forget()
+            empty.append(_rate(url, 20 + number))
+            tools.say(f"{empty[-1]:,.0f} comments/s into an empty table")
+        system.forget()
+        fill(system, tools)
+        for number in range(tools.rounds):
+            full.append(_rate(url, 30 + number))
+            tools.say(f"{full[-1]:,.0f} comments/s into a full one")
+        pages = asyncio.run(_read(url, tools))
+    system.forget()
+    return [
+        Row(
+            work=f"25 a request with {ROWS:,} comments in the table",
+            unit="comments/s",
+            ours=full,
+            beside=empty,
+            beside_what="none in it",
+            floor=0.70,
+        ),
+        *(Row(work=f"GET /comments {name}: p95", unit="ms", ours=[p95], floor=10, most=True) for name, p95 in pages),
+    ]
+
+
+def fill(system: System, tools: Tools) -> None:
+    """Makes the table full."""
+    tools.say(f"making {ROWS:,} rows")
+    indexes = system.execute(
+        "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'comments' "
+        "AND indexname NOT IN ('comments_pkey', 'comments_identity')"
+    )
+    for name, _ in indexes:
+        system.execute(f"DROP INDEX {name}")
+    system.execute(FILL)
+    for _, definition in indexes:
+        system.execute(str(definition))
+    tools.say("indexed; vacuuming")
+    system.execute("VACUUM ANALYZE comments")
+    system.execute("CHECKPOINT")
+
+
+def _rate(url: str, run: int) -> float:
+    return send(url, make_bodies(make_columns(COMMENTS, run=run), SIZE), connections=CONNECTIONS).rate
+
+
+async def _read(url: str, tools: Tools) -> list[tuple[str, float]]:
+    """The name of each kind of page, and its p95 in milliseconds."""
+    result = []
+    async with aiohttp.ClientSession(url) as session:
+        for name, query in (
+            ("by post", "post_id=busy"),
+            ("by author", "author=busy"),
+            ("by time range", "since=2000-01-01T00:00:00Z&until=2100-01-01T00:00:00Z"),
+        ):
+            first = await _p95(session, [f"/comments?{query}&limit={PAGE}"] * READS)
+            cursors = await _cursors(session, query)
+            far = [f"/comments?{query}&limit={PAGE}&cursor={quote(cursors[-1])}"] * READS
+            result += [(f"{name}, first page", first), (f"{name}, page {len(cursors) + 1:,}", await _p95(session, far))]
+            tools.say(f"{name}: {first:.1f} ms, far down {result[-1][1]:.1f} ms")
+    return result
+
+
+async def _cursors(session: aiohttp.ClientSession, query: str) -> list[str]:
+    """Those of the pages up to the thousandth."""
+    cursors: list[str] = []
+    path = f"/comments?{query}&limit={PAGE}"
+    while len(cursors) < THOUSANDTH - 1:
+        page = await _get(session, path + (f"&cursor={quote(cursors[-1])}" if cursors else ""))
+        cursors.append(page["next_cursor"])
+    return cursors
+
+
+async def _p95(session: aiohttp.ClientSession, paths: Sequence[str]) -> float:
+    seconds = []
+    for path in paths:
+        started = time.perf_counter()
+        await _get(session, path)
+        seconds.append(time.perf_counter() - started)
+    return quantiles(seconds, n=100)[94] * 1000
+
+
+async def _get(session: aiohttp.ClientSession, path: str) -> Any:
+    async with session.get(path) as response:
+        response.raise_for_status()
+        return await response.json()
+
+
+if __name__ == "__main__":
+    alone(measure)

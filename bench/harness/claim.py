@@ -1,0 +1,90 @@
+"""A measured claim: what was measured, what it is held against, and the floor below which it must not fall."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+
+from bench.harness.system import System
+
+ROUNDS: Final = 5
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the table.
+
+    `ours` and `beside` have a value a round, taken in turns: in `unit`. Where `beside` is given, what counts is the
+    ratio of the two. `floor`: the least that is good enough, or with `most` the most; None: for scale only.
+    """
+
+    work: str
+    unit: str
+    ours: Sequence[float]
+    beside: Sequence[float] = ()
+    beside_what: str = ""
+    floor: float | None = None
+    most: bool = False
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours by what stands beside it, a round each."""
+        return [one / other for one, other in zip(self.ours, self.beside, strict=True)] if self.beside else []
+
+    @property
+    def value(self) -> float:
+        """What is held against the floor: a median."""
+        return median(self.ratios or self.ours)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is good enough."""
+        if self.floor is None:
+            return True
+        return self.value <= self.floor if self.most else self.value >= self.floor
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What a measurement works with: `say` tells who waits how far it has come."""
+
+    system: System
+    rounds: int
+    say: Callable[[str], None]
+
+
+Measure = Callable[[Tools], list[Row]]
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """The rows as text: work, ours, beside, ratio, floor, and whether it holds."""
+    return [
+        [
+            row.work,
+            number(median(row.ours), row.unit),
+            f"{number(median(row.beside), row.unit)} ({row.beside_what})" if row.beside else "",
+            f"{row.value:.2f}" if row.beside else "",
+            _floor(row),
+            "" if row.floor is None else "holds" if row.holds else "BELOW" if not row.most else "ABOVE",
+        ]
+        for row in rows
+    ]
+
+
+HEADINGS: Final = ("work", "ours", "beside it", "ratio", "floor", "")
+
+
+def _floor(row: Row) -> str:
+    if row.floor is None:
+        return ""
+    bound = f"{row.floor:.2f}" if row.beside else number(row.floor, row.unit)
+    return f"{'at most' if row.most else 'at least'} {bound}"
+
+
+def number(value: float, unit: str) -> str:
+    """With as many digits as say something."""
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"  # noqa: PLR2004 - three digits
+
+
+def encode(rows: Sequence[Row]) -> Any:
+    """As JSON's values."""
+    return msgspec.to_builtins(list(rows))

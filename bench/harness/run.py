@@ -1,0 +1,55 @@
+"""Runs one script's measurement, or all of them on the same servers, and prints the table."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness.claim import HEADINGS, ROUNDS, Measure, Row, Tools, table
+from bench.harness.system import System, running
+
+
+def show(rows: Sequence[Row]) -> None:
+    """The table, for who looks on."""
+    shown = Table(*HEADINGS, title="medians of alternating rounds", title_justify="left")
+    for line in table(rows):
+        shown.add_row(*line)
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def perform(measure: Measure, system: System, rounds: int) -> list[Row]:
+    """One measurement, with a word on each of its steps."""
+    name = measure.__module__.rpartition(".")[2]
+    started = time.monotonic()
+
+    def say(what: str) -> None:
+        click.echo(f"{time.monotonic() - started:6.1f} s  {name}: {what}", err=True)
+
+    return measure(Tools(system, rounds, say))
+
+
+def end(rows: Sequence[Row], *, check: bool) -> None:
+    """Shows the rows; with `check` the exit code is 1 where one falls below its floor."""
+    show(rows)
+    below = [row.work for row in rows if not row.holds]
+    for work in below:
+        click.echo(f"Below its floor: {work}", err=True)
+    if check and below:
+        sys.exit(1)
+
+
+def alone(measure: Measure) -> None:
+    """The command line of a script that is run by itself."""
+
+    @click.command(help=sys.modules[measure.__module__].__doc__)
+    @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
+    @click.option("--check", is_flag=True, help="Exit code 1 where a value falls below its floor.")
+    def command(rounds: int, check: bool) -> None:
+        with running() as system:
+            rows = perform(measure, system, rounds)
+        end(rows, check=check)
+
+    command()
