@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from vaderSentiment.vaderSentiment import (
     BOOSTER_DICT,
     C_INCR,
+    N_SCALAR,
     NEGATE,
     SPECIAL_CASES,
     SentimentIntensityAnalyzer,
@@ -23,6 +24,9 @@ from vaderSentiment.vaderSentiment import (
 BEFORE: Final = 3
 AFTER: Final = 2
 NOT: Final = "n't"
+NEGATIONS: Final = frozenset(NEGATE)
+EMPHASIS: Final = frozenset(("so", "this"))
+NEVER_SO: Final = 1.25
 # What punctuation leaves of a word that is so short may be an emoticon, and stays whole.
 EMOTICON: Final = 2
 RAISED: Final[float] = C_INCR
@@ -110,6 +114,19 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
                 parts.append(description if after_space else f" {description}")
                 after_space = False
         return "".join(parts).strip()
+
+    @staticmethod
+    def _negation_check(valence: float, words_and_emoticons: Sequence[str], start_i: int, i: int) -> float:
+        """The library's rule for the word `start_i` + 1 words before the one at `i`, with one look where it has 59."""
+        words = words_and_emoticons
+        farther = words[i - start_i - 1].lower()
+        if start_i > 0:
+            nearer = words[i - start_i].lower(), words[i - 1].lower()
+            if (farther == "never" and not EMPHASIS.isdisjoint(nearer)) or (start_i > 1 and nearer[-1] in EMPHASIS):
+                return valence * NEVER_SO
+            if farther == "without" and "doubt" in nearer:
+                return valence
+        return valence * N_SCALAR if farther in NEGATIONS or NOT in farther else valence
 
 
 @functools.cache
