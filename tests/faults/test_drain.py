@@ -12,6 +12,8 @@ from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.system import Sender, System, analysed, assert_unavailable, stored, traffic
 
+from comment_monitor.broker import COMMENTS_TOGETHER
+
 # Far below the time for which the server would wait for connections that do not end by themselves.
 AT_ONCE = 12
 
@@ -169,7 +171,8 @@ async def test_replaced_under_traffic_nothing_is_lost(system: System) -> None:
 async def test_a_worker_finishes_what_it_began_and_the_next_one_does_the_rest(system: System, signals: int) -> None:
     await system.start(system.orchestrator)
     sender = Sender(system.url)
-    await sender.send(12)
+    # More than a worker takes in one go, and one go more that is at hand.
+    await sender.send(3 * COMMENTS_TOGETHER // 25)
     with locked(system.dsn, "comment_analyses"):
         system.worker.start()
         await until(lambda: blocked(system.dsn))

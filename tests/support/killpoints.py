@@ -40,7 +40,7 @@ WORKER: Final = {
     "after the batch is loaded": Point(store, "load_batches", after=True),
     "before the result is written": Point(store, "save_results", after=False),
     "before the result's commit": Point(store, "save_results", after=True),
-    "after the result's commit": Point(worker.Worker, "_store", after=True),
+    "after the result's commit": Point(worker.Worker, "_save_part", after=True),
 }
 
 
