@@ -24,19 +24,25 @@ EOF
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 PATH=$root/.tools/bin:$PATH
-namespace=${NAMESPACE:-} release=${RELEASE:-threads-agent} timeout=120 offline=
+namespace=${NAMESPACE:-} release=${RELEASE:-} timeout=120 offline=
 prometheus=${PROMETHEUS:-monitoring/prometheus-operated:9090}
+misused() { echo "Error: $1; --help tells more." >&2; exit 2; }
 while [ $# -gt 0 ]; do
   case $1 in
     --offline) offline=yes ;;
-    --namespace) namespace=${2:?--namespace needs a name}; shift ;;
-    --release) release=${2:?--release needs a name}; shift ;;
-    --timeout) timeout=${2:?--timeout needs seconds}; shift ;;
+    --namespace | --release | --timeout)
+      [ -n "${2:-}" ] || misused "$1 needs a value"
+      declare "${1#--}=$2"
+      shift
+      ;;
     -h | --help) usage; exit 0 ;;
-    *) echo "Error: $1 is no option; --help lists them." >&2; exit 2 ;;
+    *) misused "$1 is no option" ;;
   esac
   shift
 done
+[[ $timeout =~ ^[1-9][0-9]*$ ]] || misused "--timeout $timeout is no number of seconds"
+# Only one that was named has to be there: without Helm (Argo CD, kustomize) there is no release.
+named=$release release=${release:-threads-agent}
 
 passed=0 failed=0 skipped=0
 ok() { passed=$((passed + 1)); echo "ok    $1"; }
@@ -106,10 +112,23 @@ validate_objects() {
     mapfile -t objects < <(helm --namespace "$namespace" get manifest "$release" |
       k get --ignore-not-found --filename - --output name)
     check "every object of the release is there" manifest_is_there
+    check "the release is deployed" release_is deployed
+  elif [ -n "$named" ]; then
+    misused "there is no release $named in namespace $namespace"
+  else
+    skip "every object of the release" "Helm knows of no release $release here; without it a few are looked at"
   fi
+  if [ "$(field job/migrations '{.status.conditions[?(@.type=="Failed")].status}' 2>/dev/null)" = True ]; then
+    fail "the migrations did not fail" "kubectl logs job/migrations"
+  else ok "the migrations did not fail"; fi
   for object in "${objects[@]}"; do
     check "$object" k get "$object"
   done
+}
+release_is() { # STATUS
+  local status
+  status=$(helm --namespace "$namespace" status "$release" | sed -n 's/^STATUS: //p')
+  [ "$status" = "$1" ] || { echo "it is $status"; return 1; }
 }
 manifest_is_there() { helm --namespace "$namespace" get manifest "$release" | k get --filename - >/dev/null; }
 
@@ -165,12 +184,38 @@ validate_inside() {
   check "the data's invariants hold" inside comment-monitor check
 }
 
+reached() { # by the way that everybody takes: the service, not the pod
+  local said log port=
+  log=$(mktemp)
+  k port-forward service/orchestrator :8080 >"$log" 2>&1 &
+  for _ in $(seq 50); do
+    port=$(sed -nE 's/^Forwarding from 127.0.0.1:([0-9]+) .*/\1/p' "$log")
+    [ -z "$port" ] || break
+    sleep 0.2
+  done
+  said=$(curl --fail --silent --show-error --max-time 10 "http://127.0.0.1:${port:-9}/health" 2>&1)
+  local status=$?
+  kill $! && wait $!
+  [ "$status" -eq 0 ] || echo "$(tail -n 1 "$log") ($said)"
+  rm -f "$log"
+  return "$status"
+} 2>/dev/null
+
 validate_comment() { # posted, found, known again, analysed, removed
   local line
+  if [[ $(inside curl -sS localhost:8080/health 2>&1) == *'"intake":"off"'* ]]; then
+    skip "comment" "no comments are taken here (orchestrator.commentMonitoring.enabled)"
+    return
+  fi
   while read -r line; do
     case $line in
       "ok "*) ok "comment: ${line#ok    }" ;;
       "command terminated with"*) ;; # kubectl's word for the line before it
+      "FAIL  it is analysed: "*"no result yet"*)
+        if k get deployment comment-worker >/dev/null 2>&1; then fail "comment" "${line#FAIL  }"; else
+          skip "comment: it is analysed" "there are no workers (worker.enabled)"
+        fi
+        ;;
       *) fail "comment" "${line#FAIL  }" ;;
     esac
   done < <(inside comment-monitor smoke-test --url http://localhost:8080 --timeout "$timeout" 2>&1)
@@ -248,13 +293,15 @@ need kubectl
 kubectl version >/dev/null 2>&1 || { echo "Error: no cluster answers (kubectl cluster-info says why)." >&2; exit 2; }
 [ -n "$namespace" ] || namespace=$(kubectl config view --minify --output 'jsonpath={..namespace}')
 namespace=${namespace:-default}
-if ! k get deployment orchestrator >/dev/null 2>&1; then
-  echo "Error: there is no Deployment orchestrator in namespace $namespace (--namespace names another)." >&2
+if ! said=$(k get deployment orchestrator 2>&1); then
+  echo "Error: there is no Deployment orchestrator to be seen in namespace $namespace (--namespace names another): $said" >&2
   exit 2
 fi
+need curl
 validate_objects
 validate_pods
 validate_inside
+check "the service reaches a pod" reached
 validate_comment
 validate_autoscaler
 validate_monitoring

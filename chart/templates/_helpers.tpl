@@ -207,3 +207,10 @@ curl --fail --silent --show-error --connect-timeout 3 --retry 30 --retry-connref
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* Argument: the values of an autoscaler, with the name of its part as `part`. */}}
+{{- define "cm.replicaBounds" -}}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "%s.autoscaling: minReplicas %v is more than maxReplicas %v" .part .minReplicas .maxReplicas) }}
+{{- end }}
+{{- end }}

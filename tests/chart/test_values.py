@@ -109,6 +109,33 @@ def test_a_server_in_the_chart_needs_a_password(server: str) -> None:
     assert f"{server}.password is needed" in words
 
 
+@pytest.mark.parametrize("program", helms())
+@pytest.mark.parametrize("part", ["orchestrator", "worker"])
+@pytest.mark.parametrize("mode", ["hpa", "keda"])
+def test_an_autoscaler_whose_bounds_cross_is_named(program: str, part: str, mode: str) -> None:
+    """The API server would say so in the middle of an installation."""
+    bounds = ("--set", f"{part}.autoscaling.minReplicas=7", "--set", f"{part}.autoscaling.maxReplicas=6")
+    production = ("--values", str(CHART / "values-prod.yaml"), "--set", f"{part}.autoscaling.mode={mode}")
+    done = helm("template", "x", str(CHART), *production, *bounds, program=program)
+    assert done.returncode
+    assert f"{part}.autoscaling: minReplicas 7 is more than maxReplicas 6" in done.stderr
+
+
+def test_no_platforms_means_none() -> None:
+    """A rule without peers would open the port to everybody."""
+    switches = ("--set-json", "orchestrator.commentMonitoring.networkPolicy.platforms=[]")
+    production = ("--values", str(CHART / "values-prod.yaml"))
+    done = helm("template", "x", str(CHART), *production, *switches)
+    rules = [
+        one
+        for one in yaml.safe_load_all(done.stdout)
+        if one and one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "comment-worker"
+    ]
+    ports = [port["port"] for one in rules for rule in one["spec"].get("egress", []) for port in rule["ports"]]
+    assert 443 not in ports
+    assert 53 in ports
+
+
 @pytest.mark.parametrize("name", VARIABLES)
 def test_the_bounds_are_those_of_the_code(name: str) -> None:
     monitoring = SCHEMA["properties"]["orchestrator"]["properties"]["commentMonitoring"]["properties"]
