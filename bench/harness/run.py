@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -22,7 +23,8 @@ def show(rows: Sequence[Row]) -> None:
 
 def perform(measure: Measure, system: System, rounds: int) -> list[Row]:
     """One measurement, with a word on each of its steps."""
-    name = measure.__module__.rpartition(".")[2]
+    # By its file: a script that is run by itself is called __main__.
+    name = Path(sys.modules[measure.__module__].__file__ or "").stem
     started = time.monotonic()
 
     def say(what: str) -> None:
