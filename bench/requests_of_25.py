@@ -2,10 +2,9 @@
 
 from typing import Final
 
+from bench.harness.beside import beside_upserts
 from bench.harness.claim import Row, Tools
-from bench.harness.comments import make_bodies, make_columns
-from bench.harness.limit import upsert_rate
-from bench.harness.load import send
+from bench.harness.comments import make_columns
 from bench.harness.run import alone
 
 COMMENTS: Final = 100_000
@@ -14,19 +13,9 @@ CONNECTIONS: Final = 64
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Rounds of ours and the limit in turn, each on empty tables."""
+    """Rounds of ours and the limit in turn."""
     columns = make_columns(COMMENTS, run=3)
-    bodies = make_bodies(columns, SIZE)
-    ours, upserts = [], []
-    system = tools.system
-    with system.serving() as (url, _):
-        send(url, make_bodies(make_columns(2_000, run=4), SIZE), connections=CONNECTIONS)
-        for _ in range(tools.rounds):
-            system.forget()
-            upserts.append(upsert_rate(system.dsn, columns))
-            system.forget()
-            ours.append(send(url, bodies, connections=CONNECTIONS).rate)
-            tools.say(f"{ours[-1]:,.0f} of {upserts[-1]:,.0f} comments/s")
+    ours, upserts = beside_upserts(tools, columns, size=SIZE, connections=CONNECTIONS)
     return [
         Row(
             work="25 fresh comments a request, 64 connections",

@@ -184,20 +184,22 @@ validate_inside() {
   check "the data's invariants hold" inside comment-monitor check
 }
 
-reached() { # by the way that everybody takes: the service, not the pod
-  local said log port=
+reached() { # by the way that everybody takes: the service, not the pod (in a shell of its own: see check)
+  local said log forward status port=''
   log=$(mktemp)
   k port-forward service/orchestrator :8080 >"$log" 2>&1 &
+  forward=$!
+  # Also where it is interrupted. Expanded now: at the end these names are gone.
+  # shellcheck disable=SC2064
+  trap "kill $forward; rm -f '$log'" EXIT
   for _ in $(seq 50); do
     port=$(sed -nE 's/^Forwarding from 127.0.0.1:([0-9]+) .*/\1/p' "$log")
     [ -z "$port" ] || break
     sleep 0.2
   done
   said=$(curl --fail --silent --show-error --max-time 10 "http://127.0.0.1:${port:-9}/health" 2>&1)
-  local status=$?
-  kill $! && wait $!
+  status=$?
   [ "$status" -eq 0 ] || echo "$(tail -n 1 "$log") ($said)"
-  rm -f "$log"
   return "$status"
 } 2>/dev/null
 
