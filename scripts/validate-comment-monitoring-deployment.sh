@@ -187,7 +187,8 @@ validate_inside() {
 reached() { # by the way that everybody takes: the service, not the pod (in a shell of its own: see check)
   local said log forward status port=''
   log=$(mktemp)
-  k port-forward service/orchestrator :8080 >"$log" 2>&1 &
+  # Not by way of k: its process, and not a shell's around it, is what has to be ended.
+  kubectl --namespace "$namespace" port-forward service/orchestrator :8080 >"$log" 2>&1 &
   forward=$!
   # Also where it is interrupted. Expanded now: at the end these names are gone.
   # shellcheck disable=SC2064
