@@ -10,6 +10,7 @@ from bench import (
     ingest_file,
     latency,
     memory,
+    processors,
     requests_of_25,
     requests_of_1000,
     start,
@@ -20,7 +21,8 @@ from bench.harness.run import end, perform
 from bench.harness.system import running
 
 SCRIPTS = (
-    start, requests_of_1000, requests_of_25, duplicates, latency, analysed, batch_size, ingest_file, growth, memory,
+    start, requests_of_1000, requests_of_25, processors, duplicates, latency, analysed, batch_size, ingest_file, growth,
+    memory,
 )  # fmt: skip
 NAMES = [one.__name__.rpartition(".")[2] for one in SCRIPTS]
 

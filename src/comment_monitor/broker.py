@@ -13,8 +13,11 @@ from comment_monitor.errors import ConfigurationError
 QUEUE_NAME: Final = "comment-analysis"
 ANALYSE: Final = "comment_monitor.analyse"
 SILENCE: Final = 10
-# Comments that a worker analyses in one go.
+# Comments that a message stands for, and that a worker analyses in one go, at the most.
+COMMENTS_A_MESSAGE: Final = 250
 COMMENTS_TOGETHER: Final = 500
+# Messages that a worker process holds: enough small ones to work on together, and of the largest two seconds' work.
+MESSAGES_HELD: Final = 40
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -34,8 +37,7 @@ def make_celery(settings: Settings) -> Celery:
         # Acknowledged when done, and given back when the worker process is lost: a redelivery is harmless.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
-        # Batches in hand are done in one go, and the next have to be there by then; more would starve other workers.
-        worker_prefetch_multiplier=2 * batches_together(settings),
+        worker_prefetch_multiplier=MESSAGES_HELD,
         # The soft limit raises inside the analyser, which then fails that comment; the hard one is the last resort.
         task_soft_time_limit=settings.processing_timeout,
         task_time_limit=settings.processing_timeout + 15,
@@ -59,6 +61,11 @@ def make_celery(settings: Settings) -> Celery:
 def batches_together(settings: Settings) -> int:
     """Batches that a worker takes in one go at the most."""
     return COMMENTS_TOGETHER // settings.batch_size
+
+
+def batches_a_message(settings: Settings) -> int:
+    """Batches that a message names at the most."""
+    return COMMENTS_A_MESSAGE // settings.batch_size
 
 
 def _check(url: str) -> None:

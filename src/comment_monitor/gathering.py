@@ -27,15 +27,21 @@ class Held(NamedTuple):
     reject: Handler
     callbacks: Any
 
+    @property
+    def batches(self) -> list[int]:
+        """The outbox rows that it names."""
+        arguments: list[int] = self.message.payload[0]
+        return arguments
+
 
 class Gatherer:
-    """Hands messages to `handle`, Celery's own handler, `together` at the most as one task.
+    """Hands messages to `handle`, Celery's own handler: of `together` batches at the most as one task.
 
     Args:
         handle: Celery's own handler.
         later: runs a function in the loop's next turn.
         places: tasks that may be on their way at once; messages that come meanwhile are held.
-        together: messages in a task at the most.
+        together: batches in a task at the most, where one message alone does not have more.
     """
 
     def __init__(self, handle: Handler, later: Callable[[Callable[[], None]], object], *, places: int, together: int):
@@ -58,15 +64,25 @@ class Gatherer:
 
     def _hand_over(self) -> None:
         while self._held and self._running < self._places:
-            group, self._held = self._held[: self._together], self._held[self._together :]
+            number = self._fitting()
+            group, self._held = self._held[:number], self._held[number:]
             self._running += 1
             first = group[0]
             if len(group) > 1:
-                first.message.body = _joined([one.message for one in group])
+                first.message.body = _joined(group)
             ack, reject = ([getattr(one, name) for one in group] for name in ("ack", "reject"))
             self._handle(
                 first.message, first.body, partial(self._ended, ack), partial(self._ended, reject), first.callbacks
             )
+
+    def _fitting(self) -> int:
+        """How many of the messages held, at least one, go into a task."""
+        batches = 0
+        for number, one in enumerate(self._held):
+            batches += len(one.batches)
+            if number and batches > self._together:
+                return number
+        return len(self._held)
 
     def _ended(self, answers: list[Handler], *args: Any, **more: Any) -> None:
         """Each message gets the answer that the task got."""
@@ -76,10 +92,10 @@ class Gatherer:
         self._later(self._hand_over)
 
 
-def _joined(messages: list[Any]) -> bytes:
-    """The body of a task with the arguments of all."""
-    _, words, embedded = messages[0].payload
-    return json.dumps([[one for message in messages for one in message.payload[0]], words, embedded]).encode()
+def _joined(group: list[Held]) -> bytes:
+    """The body of a task with the batches of all."""
+    _, words, embedded = group[0].message.payload
+    return json.dumps([[batch for one in group for batch in one.batches], words, embedded]).encode()
 
 
 def strategy(task: Any, app: Any, consumer: Any, **more: Any) -> Handler:

@@ -39,16 +39,16 @@ class Link:
         self._refused = False
         self._confirms = False
 
-    def send(self, ids: Sequence[int]) -> None:
-        """Sends a task for each outbox id; returns once the broker has all of them.
+    def send(self, messages: Sequence[Sequence[int]]) -> None:
+        """Sends a task for each group of outbox ids; returns once the broker has all of them.
 
         Raises:
             NotTakenError: it refused one.
             Exception: whatever the broker's client raises when the broker is away.
         """
         self._connect()
-        for id_ in ids:
-            self._publish(id_)
+        for ids in messages:
+            self._publish(ids)
         while self._unconfirmed:
             assert self._connection  # noqa: S101 - connected above
             self._connection.drain_events(timeout=SILENCE)
@@ -91,14 +91,14 @@ class Link:
         self._app.amqp.queues[QUEUE_NAME](channel).declare()
         self._connection = connection
 
-    def _publish(self, id_: int) -> None:
+    def _publish(self, ids: Sequence[int]) -> None:
         name = str(uuid.uuid4())
         _, arguments, embedded = self._body
         self._producer.publish(
-            [[id_], arguments, embedded],
+            [ids, arguments, embedded],
             serializer="json",
             routing_key=QUEUE_NAME,
-            headers={**self._headers, "id": name, "root_id": name, "argsrepr": f"({id_},)"},
+            headers={**self._headers, "id": name, "root_id": name, "argsrepr": str(tuple(ids))},
             correlation_id=name,
             delivery_mode=PERSISTENT,
         )

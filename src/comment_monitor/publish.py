@@ -16,28 +16,33 @@ from comment_monitor.link import Link
 
 logger = log.get(__name__)
 
-# Messages that may wait for the workers. What more there is to do waits in the outbox, which costs the broker nothing.
+# Batches that may wait for the workers. What more there is to do waits in the outbox, which costs the broker nothing.
 QUEUE_LIMIT: Final = 10_000
 LOOK_EVERY: Final = 1.0
 # Messages that are sent before their confirmations are waited for.
-TOGETHER: Final = 100
+MESSAGES_AT_ONCE: Final = 4
 
 
 class Publisher:
     """Sends from a thread of its own, so that a slow or absent broker delays no request.
 
     Holds at most 10,000 ids; beyond that, and while the broker is away, ids are dropped: their rows are in the outbox.
-    Without an application (no broker is named) all of them are.
+    Without an application (no broker is named) all of them are. A message names `together` of them at the most: those
+    that are at hand when it is sent.
     """
 
-    def __init__(self, app: Celery | None):
+    def __init__(self, app: Celery | None, *, together: int = 1):
         self._link = Link(app) if app else None
+        self._together = together
         self._ids: queue.Queue[int | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
-        # Messages that waited at the last look, and what was sent since.
-        self._depth = 0
+        # Ids that waited at the last look, as far as messages tell, with those that were sent since.
+        self._depth = 0.0
         self._looked = -LOOK_EVERY
+        # Since then: ids and messages. Before it: how many ids were in a message.
+        self._sent = (0, 0)
+        self._ids_a_message = 1.0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         if self._link:
             self._thread.start()
@@ -55,7 +60,7 @@ class Publisher:
         """
         if not (self._reached and self._breaker.closed):
             return 0
-        return max(0, QUEUE_LIMIT - self._depth - self._ids.qsize())
+        return max(0, QUEUE_LIMIT - int(self._depth) - self._ids.qsize())
 
     def publish(self, outbox_ids: Sequence[int]) -> None:
         """Hands ids to the thread; never blocks."""
@@ -103,7 +108,7 @@ class Publisher:
         """
         ids = [self._ids.get(timeout=LOOK_EVERY)]
         with suppress(queue.Empty):
-            while ids[-1] is not None and len(ids) < TOGETHER:
+            while ids[-1] is not None and len(ids) < self._together * MESSAGES_AT_ONCE:
                 ids.append(self._ids.get_nowait())
         return ids
 
@@ -121,9 +126,13 @@ class Publisher:
             self._breaker.success()
 
     def _look(self) -> None:
-        """Asks the broker how many messages wait."""
+        """Asks the broker how many messages wait; how many ids that makes is what the last ones sent from here say."""
         assert self._link  # noqa: S101 - the thread runs only with one
-        self._depth = self._link.depth()
+        ids, messages = self._sent
+        if messages:
+            self._ids_a_message = ids / messages
+        self._depth = self._link.depth() * self._ids_a_message
+        self._sent = (0, 0)
 
     def _leave(self) -> None:
         """A connection that failed may not know yet that it is dead: the next use makes another one."""
@@ -132,5 +141,7 @@ class Publisher:
 
     def _send(self, outbox_ids: Sequence[int]) -> None:
         assert self._link  # noqa: S101 - the thread runs only with one
-        self._link.send(outbox_ids)
+        messages = [outbox_ids[at : at + self._together] for at in range(0, len(outbox_ids), self._together)]
+        self._link.send(messages)
         self._depth += len(outbox_ids)
+        self._sent = (self._sent[0] + len(outbox_ids), self._sent[1] + len(messages))

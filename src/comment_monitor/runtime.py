@@ -8,7 +8,7 @@ import redis.asyncio
 import redis.asyncio.retry
 import redis.backoff
 
-from comment_monitor.broker import make_celery
+from comment_monitor.broker import batches_a_message, make_celery
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import Database, open_database
 from comment_monitor.dedup import DedupCache
@@ -58,7 +58,7 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
     )
     client = open_redis(settings.redis_url)
     cache = DedupCache(client, ttl=settings.dedup_cache_ttl)
-    publisher = Publisher(make_celery(settings) if settings.broker_url else None)
+    publisher = Publisher(make_celery(settings) if settings.broker_url else None, together=batches_a_message(settings))
     schema = Schema()
     pipeline = Pipeline(settings, writing, cache, publisher)
     upkeep = Upkeep(settings, writing, schema, cache, publisher)

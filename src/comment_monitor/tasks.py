@@ -47,13 +47,10 @@ def process() -> Process:
 
 @app.task(name=ANALYSE, bind=True, Strategy="comment_monitor.gathering:strategy")
 def analyse_batch(self: "Task[Any, Any]", *outbox_ids: int) -> None:
-    """Analyses the comments of outbox rows: of one, as it is sent, or of several, as a busy worker takes them."""
+    """Analyses the comments of outbox rows: those of a message, or of several, as a busy worker takes them."""
     info = self.request.delivery_info or {}
     here = process()
-    if len(outbox_ids) == 1:
-        here.runner.run(here.worker.analyse_batch(outbox_ids[0], redelivered=bool(info.get("redelivered"))))
-    else:
-        here.runner.run(here.worker.analyse_batches(outbox_ids))
+    here.runner.run(here.worker.analyse_batches(outbox_ids, redelivered=bool(info.get("redelivered"))))
 
 
 @signals.setup_logging.connect

@@ -52,18 +52,20 @@ class Worker:
             metrics.count_error("internal")
             logger.exception("batch_failed", outbox_id=outbox_id)
 
-    async def analyse_batches(self, outbox_ids: Sequence[int]) -> None:
-        """Analyses several outbox rows that came for the first time: together, or else one by one.
+    async def analyse_batches(self, outbox_ids: Sequence[int], *, redelivered: bool) -> None:
+        """Analyses outbox rows: several that come for the first time together, others one by one.
 
         Never raises, as `analyse_batch`.
         """
-        try:
-            rest = await self._analyse_together(outbox_ids)
-        except Exception as error:  # noqa: BLE001 - whichever row it was, by itself it gets its own treatment
-            logger.warning("batches_taken_apart", batches=len(outbox_ids), error=type(error).__name__)
-            rest = list(outbox_ids)
+        rest = list(outbox_ids)
+        # Rows that come again may have ended their process: one of them must not take the others with it.
+        if len(rest) > 1 and not redelivered:
+            try:
+                rest = await self._analyse_together(rest)
+            except Exception as error:  # noqa: BLE001 - whichever row it was, by itself it gets its own treatment
+                logger.warning("batches_taken_apart", batches=len(outbox_ids), error=type(error).__name__)
         for outbox_id in rest:
-            await self.analyse_batch(outbox_id, redelivered=False)
+            await self.analyse_batch(outbox_id, redelivered=redelivered)
 
     async def _analyse_together(self, outbox_ids: Sequence[int]) -> list[int]:
         """Returns the rows that have to be dealt with by themselves: sent before, or with a comment that failed.

@@ -1,5 +1,6 @@
 """The analysis queue on RabbitMQ: a plain Celery worker, and when a batch counts as sent."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,13 +13,13 @@ import amqp
 import pytest
 from tests.conftest import MakeSettings, metric, until
 from tests.support.database import outbox, results, take_in
-from tests.support.messages import Wire, channel, messages, outbox_ids
+from tests.support.messages import Wire, channel, messages, named, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
 from comment_monitor.broker import QUEUE_NAME, make_celery
 from comment_monitor.config import Settings
-from comment_monitor.publish import Publisher
+from comment_monitor.publish import LOOK_EVERY, QUEUE_LIMIT, Publisher
 from comment_monitor.runtime import open_runtime
 
 
@@ -36,9 +37,9 @@ def wire(rabbitmq: RabbitMQ) -> Iterator[Wire]:
 
 
 @contextmanager
-def publisher_of(settings: Settings) -> Iterator[Publisher]:
+def publisher_of(settings: Settings, *, together: int = 1) -> Iterator[Publisher]:
     """A publisher; what it can send it has sent after the block."""
-    one = Publisher(make_celery(settings))
+    one = Publisher(make_celery(settings), together=together)
     yield one
     one.close(timeout=20)
 
@@ -101,6 +102,26 @@ async def test_what_was_sent_is_there_after_a_restart_of_the_broker(
         assert outbox_ids(server.url) == [1, 2, 3]
     finally:
         server.stop()
+
+
+async def test_batches_that_are_at_hand_go_in_one_message_as_far_as_they_may(settings: Settings) -> None:
+    with publisher_of(settings, together=8) as publisher:
+        publisher.publish(range(100))
+    sent = named(settings.broker_url)
+    assert [id_ for ids in sent for id_ in ids] == list(range(100))
+    assert max(map(len, sent)) == 8
+
+
+async def test_room_is_counted_in_batches_also_where_a_message_names_many(settings: Settings) -> None:
+    with publisher_of(settings, together=50) as publisher:
+        await until(lambda: publisher.room == QUEUE_LIMIT)
+        publisher.publish(range(100))
+        # What was put in and sent, and, a second later, what the broker says.
+        assert publisher.room == QUEUE_LIMIT - 100
+        await asyncio.sleep(2.5 * LOOK_EVERY)
+        assert publisher.room == QUEUE_LIMIT - 100
+        outbox_ids(settings.broker_url)
+        await until(lambda: publisher.room == QUEUE_LIMIT)
 
 
 async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(

@@ -25,9 +25,9 @@ def settings(make_settings: MakeSettings) -> Settings:
     return make_settings(COMMENT_BATCH_SIZE=5)
 
 
-async def analyse_together(settings: Settings) -> None:
+async def analyse_together(settings: Settings, *, redelivered: bool = False) -> None:
     async with open_worker(settings) as worker:
-        await worker.analyse_batches([row.id for row in outbox(settings.postgres_dsn)])
+        await worker.analyse_batches([row.id for row in outbox(settings.postgres_dsn)], redelivered=redelivered)
 
 
 async def test_all_rows_are_ended_and_every_comment_has_its_result(settings: Settings) -> None:
@@ -75,6 +75,17 @@ async def test_a_row_that_was_sent_before_goes_its_own_way(settings: Settings) -
     await analyse_together(settings)
     assert len(results(settings.postgres_dsn)) == 5
     assert [len(row.comments) for row in outbox(settings.postgres_dsn)] == [1] * 5
+
+
+async def test_rows_of_a_message_that_comes_again_go_one_by_one(settings: Settings) -> None:
+    """Each counts its own starts, so that the one which ends the process is the one that is found out."""
+    await take_in(settings, *map(comment, range(15)))
+    first, second, third = (row.id for row in outbox(settings.postgres_dsn))
+    execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET starts = 9 WHERE id = {second}")  # noqa: S608
+    await analyse_together(settings, redelivered=True)
+    assert len(results(settings.postgres_dsn)) == 10
+    assert [len(row.comments) for row in outbox(settings.postgres_dsn)] == [1] * 5
+    assert {first, second, third}.isdisjoint(row.id for row in outbox(settings.postgres_dsn))
 
 
 async def test_a_connection_that_is_cut_costs_time_only(settings: Settings) -> None:

@@ -32,9 +32,14 @@ def messages(url: str) -> list[amqp.Message]:
         return []
 
 
+def named(url: str) -> list[list[int]]:
+    """Takes all that waits: the outbox rows that each message names."""
+    return [json.loads(one.body)[0] for one in messages(url)]
+
+
 def outbox_ids(url: str) -> list[int]:
-    """Takes all that waits: the outbox rows that it names."""
-    return [json.loads(one.body)[0][0] for one in messages(url)]
+    """The same, whichever message it is that names them."""
+    return [id_ for ids in named(url) for id_ in ids]
 
 
 class Wire:

@@ -24,16 +24,16 @@ class Worker:
     def handle(self, message: Message, _body: None, ack: Any, reject: Any, _callbacks: None) -> None:
         self.tasks.append((json.loads(message.body or "")[0], ack, reject))
 
-    def receive(self, number: int, *, redelivered: bool = False) -> None:
+    def receive(self, number: int, *more: int, redelivered: bool = False) -> None:
         message = Message(
-            body=json.dumps([[number], {}, EMBEDDED]),
+            body=json.dumps([[number, *more], {}, EMBEDDED]),
             content_type="application/json",
             content_encoding="utf-8",
             delivery_info={"redelivered": redelivered},
         )
 
         def answer(kind: str) -> Callable[..., None]:
-            return lambda *args, **more: self.answers.append((kind, number, args, more))
+            return lambda *args, **named: self.answers.append((kind, number, args, named))
 
         self.gatherer(message, None, answer("ack"), answer("reject"), None)
 
@@ -53,6 +53,14 @@ def test_what_has_come_by_the_next_turn_goes_together_and_no_more_than_may() -> 
     worker.tasks[0][1]("log", ())
     worker.turn()
     assert [ids for ids, _, _ in worker.tasks] == [[0, 1, 2], [3, 4]]
+
+
+def test_it_is_batches_that_are_counted_and_no_message_is_taken_apart() -> None:
+    worker = Worker(places=9, together=3)
+    for ids in ((1, 2), (3,), (4, 5), (6, 7), (8, 9, 10, 11), (12,)):
+        worker.receive(*ids)
+    worker.turn()
+    assert [ids for ids, _, _ in worker.tasks] == [[1, 2, 3], [4, 5], [6, 7], [8, 9, 10, 11], [12]]
 
 
 def test_a_message_alone_does_not_wait_for_company() -> None:
