@@ -1,7 +1,6 @@
 """Which program the processors work for: microseconds a comment, at 1,000 and at 25 comments a request."""
 
 import os
-from collections import Counter
 from statistics import median
 from typing import Final
 
@@ -30,9 +29,10 @@ def measure(tools: Tools) -> list[Row]:
                 system.forget()
                 before = _seconds()
                 rate = send(url, bodies, connections=connections).rate
-                for name, seconds in (_seconds() - before).items():
-                    spent.setdefault(name, []).append(seconds / COMMENTS * 1e6)
-                tools.say(f"{rate:,.0f} comments/s, {sum(one[-1] for one in spent.values()):.1f} of {2e6 / rate:.1f} us")
+                for name, seconds in _seconds().items():
+                    spent.setdefault(name, []).append((seconds - before.get(name, 0)) / COMMENTS * 1e6)
+                total = sum(one[-1] for one in spent.values())
+                tools.say(f"{rate:,.0f} comments/s, {total:.1f} of {2e6 / rate:.1f} us")
             rows += [
                 Row(work=f"processor time, {size:,} a request: {name}", unit="us a comment", ours=values)
                 for name, values in sorted(spent.items(), key=lambda one: -median(one[1]))
@@ -40,9 +40,9 @@ def measure(tools: Tools) -> list[Row]:
     return rows
 
 
-def _seconds() -> Counter[str]:
+def _seconds() -> dict[str, float]:
     """Processor seconds so far by program."""
-    result: Counter[str] = Counter()
+    result: dict[str, float] = {}
     here = psutil.Process(os.getpid())
     for process in (here, *here.children(recursive=True)):
         try:
@@ -50,7 +50,7 @@ def _seconds() -> Counter[str]:
         except psutil.NoSuchProcess:
             continue
         program = LOAD if process == here else next((PROGRAMS[one] for one in PROGRAMS if one in name), name)
-        result[program] += times.user + times.system
+        result[program] = result.get(program, 0) + times.user + times.system
     return result
 
 

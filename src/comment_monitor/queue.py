@@ -38,12 +38,13 @@ class Batch:
 class Accepted:
     """The batches of one request; `done` ends with the last of them, or with the first that fails."""
 
-    __slots__ = ("_open", "_release", "batches", "done")
+    __slots__ = ("_comments_open", "_open", "_release", "batches", "done")
 
     def __init__(self, parts: Sequence[Sequence[Comment]], release: Callable[[int], None], *, joined: bool):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.batches = [Batch(self, part, joined=joined and number > 0) for number, part in enumerate(parts)]
         self._open = len(parts)
+        self._comments_open = sum(map(len, parts))
         self._release = release
         self.done.add_done_callback(self._given_up)
 
@@ -53,20 +54,25 @@ class Accepted:
         Raises:
             Exception: the one that a batch failed with.
         """
-        if self.batches:
-            await self.done
-        return [fate for batch in self.batches for fate in batch.fates or ()]
+        try:
+            if self.batches:
+                await self.done
+            return [fate for batch in self.batches for fate in batch.fates or ()]
+        finally:
+            # They know their request: left as a ring, only the collector would find them, a thousand at a time.
+            self.batches.clear()
 
     def settled(self, count: int) -> None:
         """One of them is, which had so many comments."""
         self._release(count)
         self._open -= 1
+        self._comments_open -= count
         if not self._open:
             self.done.set_result(None)
 
     def _given_up(self, _: "asyncio.Future[None]") -> None:
         if self._open:
-            self._release(sum(len(batch.comments) for batch in self.batches if batch.fates is None))
+            self._release(self._comments_open)
 
 
 class ProcessingQueue:

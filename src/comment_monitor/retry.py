@@ -1,5 +1,6 @@
 """How this program retries: exponential backoff with jitter, bounded in tries and in time."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -26,15 +27,24 @@ async def with_retries(settings: Settings, attempt: Callable[[], Awaitable[T]]) 
     Only the database's absence and conflicts are retried. Waits grow by COMMENT_BACKOFF_MULTIPLIER; all of it ends
     with COMMENT_PROCESSING_TIMEOUT.
     """
+    started = time.monotonic()
+    # Nearly always there is nothing to be repeated, and then none of the library's objects is needed: they hold each
+    # other, and what only the collector can find costs a pause.
+    try:
+        return await attempt()
+    except RETRIED as error:
+        failed = error
     async for one in stamina.retry_context(
         on=RETRIED,
         attempts=settings.max_retries + 1,
-        timeout=settings.processing_timeout,
+        timeout=max(settings.processing_timeout - (time.monotonic() - started), 0.001),
         wait_initial=FIRST_WAIT,
         wait_max=LONGEST_WAIT,
         wait_jitter=FIRST_WAIT,
         wait_exp_base=settings.backoff_multiplier,
     ):
         with one:
+            if one.num == 1:
+                raise failed
             return await attempt()
     raise AssertionError("stamina returns or raises")

@@ -1,6 +1,7 @@
 """Batches of COMMENT_BATCH_SIZE, and writes that many requests share."""
 
 import asyncio
+import gc
 from contextlib import suppress
 
 import httpx
@@ -9,7 +10,9 @@ from tests.conftest import MakeSettings, execute, metric, open_client
 from tests.support.database import holding, outbox
 from tests.support.intake import accepted, fates, in_turn, process, queued, several
 from tests.support.locks import locked
-from tests.support.requests import comment
+from tests.support.requests import comment, parsed
+
+from comment_monitor.runtime import open_runtime
 
 COUNTS = (
     "comment_processing_attempts_total",
@@ -131,3 +134,18 @@ async def test_a_request_that_its_client_has_left_holds_no_place_in_the_queue(
         assert fates(await first) == (3, 0, 0, 0)
         assert accepted(await client.post("/comments/process", json={"post_id": "p", "comments": several(1)}))
     assert sum(transactions(dsn)) == 4
+
+
+async def test_a_request_leaves_nothing_that_only_the_collector_would_find(make_settings: MakeSettings) -> None:
+    """Rings of what a request held, found by the thousand, would stop the process for as long as a commit takes."""
+    async with open_runtime(make_settings(), application="test") as runtime:
+        await runtime.pipeline.process(parsed(*several(30)))
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(100):
+                await runtime.pipeline.process(parsed(*several(30, f"{number}-")))
+            found = gc.collect()
+        finally:
+            gc.enable()
+    assert found < 100
