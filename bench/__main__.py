@@ -40,7 +40,7 @@ def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
                 rows += perform(script.measure, system, rounds)
         versions = page.versions(system)
     if not (check or only):
-        page.write(rows, versions, rounds)
+        page.write(rows, versions)
     end(rows, check=check)
 
 

@@ -31,9 +31,9 @@ FILL: Final = f"""
     INSERT INTO comments (source, comment_id, post_id, author, text, posted_at, created_at)
     SELECT 'threads', md5(n::text), CASE WHEN n % 100 = 0 THEN 'busy' ELSE 'old-' || n % {POSTS} END,
         CASE WHEN n % 100 = 1 THEN 'busy' ELSE 'author' || n % {AUTHORS} END,
-        repeat('word ', 5 + n % 20) || n, moment, moment
+        repeat('word ', 5 + (n % 20)::int) || n, moment, moment
     FROM (SELECT n, now() - interval '365 days' * ((n * 7919 % {ROWS})::float8 / {ROWS}) AS moment
-          FROM generate_series(1, {ROWS}) AS n) AS made
+          FROM generate_series(1::bigint, {ROWS}) AS n) AS made
 """  # noqa: S608 - numbers of this file
 
 

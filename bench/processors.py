@@ -6,7 +6,7 @@ from typing import Final
 
 import psutil
 
-from bench.harness.claim import Row, Tools
+from bench.harness.claim import MICROSECONDS, Row, Tools
 from bench.harness.comments import make_bodies, make_columns
 from bench.harness.load import send
 from bench.harness.run import alone
@@ -34,7 +34,7 @@ def measure(tools: Tools) -> list[Row]:
                 total = sum(one[-1] for one in spent.values())
                 tools.say(f"{rate:,.0f} comments/s, {total:.1f} of {2e6 / rate:.1f} us")
             rows += [
-                Row(work=f"processor time, {size:,} a request: {name}", unit="us a comment", ours=values)
+                Row(work=f"processor time, {size:,} a request: {name}", unit=MICROSECONDS, ours=values)
                 for name, values in sorted(spent.items(), key=lambda one: -median(one[1]))
             ]
     return rows

@@ -9,6 +9,7 @@ import msgspec
 from bench.harness.system import System
 
 ROUNDS: Final = 5
+MICROSECONDS: Final = "us a comment"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ Measure = Callable[[Tools], list[Row]]
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows as text: work, ours, beside, ratio, floor, and whether it holds."""
+    """The rows as text: work, ours, beside, ratio, floor, whether it holds, and of how many rounds it is the median."""
     return [
         [
             row.work,
@@ -65,12 +66,13 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
             f"{row.value:.2f}" if row.beside else "",
             _floor(row),
             "" if row.floor is None else "holds" if row.holds else "BELOW" if not row.most else "ABOVE",
+            str(len(row.ours)),
         ]
         for row in rows
     ]
 
 
-HEADINGS: Final = ("work", "ours", "beside it", "ratio", "floor", "")
+HEADINGS: Final = ("work", "ours", "beside it", "ratio", "floor", "", "rounds")
 
 
 def _floor(row: Row) -> str:

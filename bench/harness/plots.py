@@ -1,0 +1,117 @@
+"""The pictures of docs/performance.md and docs/scaling.md, as SVG that is the same for the same numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Protocol
+
+import matplotlib as mpl
+import matplotlib.ticker
+from matplotlib.figure import Figure
+
+from bench.harness.claim import Row
+
+OURS: Final = "#2a6f97"
+BELOW: Final = "#c1121f"
+FLOOR: Final = "#6c757d"
+PALETTE: Final = ("#2a6f97", "#61a5c2", "#e09f3e", "#9e2a2b", "#6c757d")
+mpl.rcParams.update({"svg.hashsalt": "comment-monitor", "svg.fonttype": "none", "font.size": 9})
+
+
+class Moment(Protocol):
+    """What is drawn of a second."""
+
+    @property
+    def second(self) -> int:
+        """Since the beginning."""
+
+    @property
+    def arriving(self) -> float:
+        """Comments."""
+
+    @property
+    def queue(self) -> float:
+        """Comments."""
+
+    @property
+    def backlog(self) -> float:
+        """Comments."""
+
+    @property
+    def api_pods(self) -> int:
+        """Pods."""
+
+    @property
+    def worker_pods(self) -> int:
+        """Pods."""
+
+
+def draw_floors(rows: Sequence[Row], path: Path) -> None:
+    """How far each value is above its floor, on one scale: 1 is the floor, more is better."""
+    held = [row for row in rows if row.floor]
+    figure = Figure(figsize=(8, 0.6 + 0.28 * len(held)), layout="constrained")
+    axes = figure.subplots()
+    for at, row in enumerate(reversed(held)):
+        floor = row.floor or 1
+        rounds = row.ratios or row.ours
+        times = [floor / one if row.most else one / floor for one in rounds]
+        axes.barh(at, median(times), color=OURS if row.holds else BELOW, height=0.6)
+        axes.plot(times, [at] * len(times), ".", color="black", markersize=4)
+    axes.axvline(1, color=FLOOR, linestyle="--")
+    axes.set_yticks(range(len(held)), [row.work for row in reversed(held)])
+    axes.set_xlabel("times better than the floor (bar: median; dots: rounds)")
+    _save(figure, path)
+
+
+def draw_processors(rows: Sequence[Row], path: Path) -> None:
+    """Where the processors' time goes: a bar a request size, a part a program."""
+    parts: list[tuple[str, str, float]] = []
+    for row in rows:
+        shape, _, program = row.work.removeprefix("processor time, ").partition(": ")
+        parts.append((shape, program, median(row.ours)))
+    figure = Figure(figsize=(8, 1.9), layout="constrained")
+    axes = figure.subplots()
+    shapes = list(dict.fromkeys(shape for shape, _, _ in parts))
+    colours = dict(zip(dict.fromkeys(program for _, program, _ in parts), PALETTE, strict=False))
+    for at, shape in enumerate(reversed(shapes)):
+        left = 0.0
+        for _, program, value in (one for one in parts if one[0] == shape):
+            axes.barh(at, value, left=left, color=colours[program], height=0.6, label=program if at == 0 else None)
+            left += value
+    axes.set_yticks(range(len(shapes)), list(reversed(shapes)))
+    axes.set_xlabel("microseconds of a processor a comment")
+    axes.legend(ncols=len(colours), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    _save(figure, path)
+
+
+def draw_burst(moments: Sequence[Moment], path: Path) -> None:
+    """What arrives, what waits, and the pods."""
+    minutes = [one.second / 60 for one in moments]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    arriving, waiting, pods = figure.subplots(3, sharex=True)
+    arriving.plot(minutes, [one.arriving for one in moments], color=OURS)
+    arriving.set_ylabel("arriving\n(comments/s)")
+    waiting.plot(minutes, [one.backlog for one in moments], color=BELOW, label="not yet analysed")
+    waiting.plot(minutes, [one.queue for one in moments], color=OURS, label="in the API's queues")
+    waiting.set_ylabel("waiting\n(comments)")
+    waiting.legend(frameon=False)
+    pods.step(minutes, [one.api_pods for one in moments], color=OURS, label="API", where="post")
+    pods.step(minutes, [one.worker_pods for one in moments], color=BELOW, label="workers", where="post")
+    pods.set_ylabel("pods")
+    pods.set_xlabel("minutes")
+    pods.legend(frameon=False)
+    for axes in (arriving, waiting, pods):
+        axes.set_ylim(bottom=0)
+        _thousands(axes)
+    _save(figure, path)
+
+
+def _thousands(axes: Any) -> None:
+    axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    # matplotlib leaves blanks at the ends of lines.
+    path.write_text("".join(f"{line.rstrip()}\n" for line in path.read_text().splitlines()))

@@ -1,0 +1,173 @@
+"""A burst of comments on a cluster, second by second: queue, backlog and pods under the chart's production autoscalers.
+
+A model, not a measurement: what a pod does in a second is what bench measured, what the autoscalers decide is the
+controller's arithmetic with the settings of values-prod.yaml. What the API does not take (its queue is full) is
+refused, and repeated by its senders.
+"""
+
+from collections import deque
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+import yaml
+from rich.console import Console
+from rich.table import Table
+from tests.chart.autoscaler import LOOK, Autoscaler
+
+from bench.harness.plots import draw_burst
+
+CHART: Final = Path(__file__).parents[1] / "chart"
+EVERY: Final = 60
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of each can do; comments a second, and seconds.
+
+    `cpu`: processor seconds that storing a comment costs an API pod. `lag`: how old a metric is when the autoscaler
+    reads it (scrape, rule, adapter). `start`: from the autoscaler's wish to a pod that works.
+    """
+
+    api_pod: float
+    worker_pod: float
+    database: float
+    cpu: float = 24e-6
+    lag: int = 30
+    start: int = 20
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """The state at one second; comments and pods."""
+
+    second: int
+    arriving: float
+    refused: float
+    queue: float
+    backlog: float
+    api_pods: int
+    worker_pods: int
+
+
+class Deployment:
+    """Pods under an autoscaler: those that work, and those that are on their way."""
+
+    def __init__(self, values: dict[str, Any], rates: Rates):
+        scaling = values["autoscaling"]
+        # As the chart's template has it: twice as many or four more in 15 s, a quarter or one less in a minute.
+        behavior = {
+            "scaleUp": {
+                "stabilizationWindowSeconds": scaling["scaleUpStabilization"],
+                "policies": [_policy("Percent", 100, 15), _policy("Pods", 4, 15)],
+            },
+            "scaleDown": {
+                "stabilizationWindowSeconds": scaling["scaleDownStabilization"],
+                "policies": [_policy("Percent", 25, 60), _policy("Pods", 1, 60)],
+            },
+        }
+        bounds = {"minReplicas": scaling["minReplicas"], "maxReplicas": scaling["maxReplicas"], "behavior": behavior}
+        # One metric for all: of several the controller takes the one that asks for the most.
+        self._scaler = Autoscaler(bounds, target=1)
+        self.pods = scaling["minReplicas"]
+        self._coming: list[tuple[int, int]] = []
+        self._start = rates.start
+        self._shares: deque[float] = deque(maxlen=rates.lag + 1)
+
+    def step(self, second: int, share: float) -> None:
+        """A second passes; `share`: by how much the worst metric is above (1: at) its target, on average over pods."""
+        self._shares.append(share)
+        while self._coming and self._coming[0][0] <= second:
+            self.pods = self._coming.pop(0)[1]
+        if second % LOOK == 0:
+            wish = self._scaler.look(second, [self._shares[0]] * self.pods)
+            if wish < self.pods:
+                self.pods, self._coming = wish, []
+            elif wish > (self._coming[-1][1] if self._coming else self.pods):
+                self._coming.append((second + self._start, wish))
+
+
+def _policy(kind: str, value: int, seconds: int) -> dict[str, Any]:
+    return {"type": kind, "value": value, "periodSeconds": seconds}
+
+
+def production() -> dict[str, Any]:
+    """The chart's values with those of values-prod.yaml over them."""
+    return _merged(*(yaml.safe_load((CHART / name).read_text()) for name in ("values.yaml", "values-prod.yaml")))
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+        for key, value in above.items()
+    }
+    return {**below, **both}
+
+
+def simulate(values: dict[str, Any], rates: Rates, *, base: float, burst: float, begin: int, length: int, until: int
+             ) -> list[Moment]:  # fmt: skip
+    """`base` comments a second, and `burst` for `length` seconds from second `begin` on."""
+    api, worker = values["orchestrator"], values["worker"]
+    storing, analysing = Deployment(api, rates), Deployment(worker, rates)
+    capacity = api["commentMonitoring"]["queueCapacity"]
+    requested = _cores(api["resources"]["requests"]["cpu"]) * api["autoscaling"]["targetCPU"] / 100
+    queue = backlog = outside = 0.0
+    found = []
+    for second in range(until):
+        arriving = burst if begin <= second < begin + length else base
+        offered, room = arriving + outside, capacity * storing.pods - queue
+        rate = min(rates.api_pod * storing.pods, rates.database)
+        taken = min(offered, room + rate)
+        outside = offered - taken
+        stored = min(queue + taken, rate)
+        queue += taken - stored
+        backlog = max(0.0, backlog + stored - rates.worker_pod * analysing.pods)
+        waiting = queue / storing.pods / api["autoscaling"]["customMetrics"]["averageValue"]
+        storing.step(second, max(waiting, stored * rates.cpu / storing.pods / requested))
+        analysing.step(second, backlog / analysing.pods / worker["autoscaling"]["backlogPerReplica"])
+        found.append(
+            Moment(second=second, arriving=arriving, refused=outside, queue=queue, backlog=backlog,
+                   api_pods=storing.pods, worker_pods=analysing.pods)
+        )  # fmt: skip
+    return found
+
+
+def _cores(quantity: str) -> float:
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+def show(moments: list[Moment]) -> None:
+    """A line a minute."""
+    table = Table("minute", "arriving /s", "waits outside", "in the API's queues", "not yet analysed", "API", "workers")
+    for one in moments[::EVERY]:
+        numbers = (one.second // EVERY, one.arriving, one.refused, one.queue, one.backlog, one.api_pods)
+        table.add_row(*(f"{number:,.0f}" for number in (*numbers, one.worker_pods)))
+    Console().print(table)
+
+
+@click.command(help=__doc__)
+@click.option("--base", default=1_000.0, show_default=True, help="Comments a second before and after.")
+@click.option("--burst", default=40_000.0, show_default=True, help="Comments a second during the burst.")
+@click.option("--length", default=300, show_default=True, help="Seconds that it lasts.")
+@click.option("--until", default=1_800, show_default=True, help="Seconds to simulate.")
+@click.option("--api-pod", default=20_000.0, show_default=True, help="Comments a second that an API pod stores.")
+@click.option("--worker-pod", default=6_000.0, show_default=True, help="Comments a second that a worker pod analyses.")
+@click.option("--database", default=60_000.0, show_default=True, help="Comments a second that PostgreSQL takes.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture there (.svg).")
+def main(
+    base: float, burst: float, length: int, until: int, api_pod: float, worker_pod: float, database: float,
+    plot: Path | None,
+) -> None:  # fmt: skip
+    """See above."""
+    rates = Rates(api_pod=api_pod, worker_pod=worker_pod, database=database)
+    moments = simulate(production(), rates, base=base, burst=burst, begin=60, length=length, until=until)
+    show(moments)
+    worst = max(moments, key=lambda one: one.backlog)
+    clear = next((one.second for one in moments[worst.second :] if not one.backlog), None)
+    click.echo(f"most not yet analysed: {worst.backlog:,.0f} comments, in second {worst.second}")
+    click.echo(f"all analysed in second {clear}" if clear else "not all analysed by the end")
+    if plot:
+        draw_burst(moments, plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Ten minutes of comments at a steady rate: the memory of an orchestrator and of a worker has to stay level.
+
+By itself only: `make bench` has no ten minutes for it.
+"""
+
+import threading
+import time
+from statistics import median
+from typing import Final
+
+from bench.harness.claim import Row, Tools
+from bench.harness.comments import make_bodies, make_columns
+from bench.harness.load import send
+from bench.harness.run import alone
+from bench.harness.system import Process
+
+MINUTES: Final = 10
+RATE: Final = 2_000
+SIZE: Final = 25
+CONNECTIONS: Final = 16
+EVERY: Final = 5.0
+
+
+def measure(tools: Tools) -> list[Row]:
+    """Sent by the minute; memory is looked at all the while, and the first two minutes are for warming up."""
+    system = tools.system
+    system.forget()
+    with system.serving() as (url, orchestrator), system.working() as worker:
+        watches = {"orchestrator": _Watch(orchestrator), "worker process": _Watch(worker)}
+        for minute in range(MINUTES):
+            bodies = make_bodies(make_columns(RATE * 60, run=300 + minute), SIZE)
+            send(url, bodies, connections=CONNECTIONS, rate=RATE / SIZE)
+            tools.say(", ".join(f"{name} {watch.samples[-1]:.1f} MiB" for name, watch in watches.items()))
+        for watch in watches.values():
+            watch.end()
+    return [
+        Row(
+            work=f"memory of the {name} in the last two of {MINUTES} minutes at {RATE:,} comments/s",
+            unit="MiB",
+            ours=[watch.between(MINUTES - 2, MINUTES)],
+            beside=[watch.between(2, 4)],
+            beside_what="minutes 3 and 4",
+            floor=1.05,
+            most=True,
+        )
+        for name, watch in watches.items()
+    ]
+
+
+class _Watch:
+    """Looks at a process's memory every few seconds: of the largest of its processes."""
+
+    def __init__(self, process: Process):
+        self._process = process
+        self._ended = threading.Event()
+        self._started = time.monotonic()
+        self._moments: list[float] = []
+        self.samples: list[float] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            self.samples.append(max(self._process.memory()))
+            self._moments.append(time.monotonic() - self._started)
+            self._ended.wait(EVERY)
+
+    def between(self, begin: int, end: int) -> float:
+        """The median between two minutes."""
+        return median(
+            one for one, moment in zip(self.samples, self._moments, strict=True) if begin * 60 <= moment < end * 60
+        )
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+if __name__ == "__main__":
+    alone(measure)
