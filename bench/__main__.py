@@ -6,6 +6,7 @@ from bench import (
     analysed,
     batch_size,
     duplicates,
+    footprint,
     growth,
     ingest_file,
     latency,
@@ -17,12 +18,12 @@ from bench import (
 )
 from bench.harness import page
 from bench.harness.claim import ROUNDS, Row
-from bench.harness.run import end, perform
+from bench.harness.run import end, perform, show
 from bench.harness.system import running
 
 SCRIPTS = (
-    start, requests_of_1000, requests_of_25, processors, duplicates, latency, analysed, batch_size, ingest_file, growth,
-    memory,
+    start, requests_of_1000, requests_of_25, processors, duplicates, latency, analysed, batch_size, footprint,
+    ingest_file, growth, memory,
 )  # fmt: skip
 NAMES = [one.__name__.rpartition(".")[2] for one in SCRIPTS]
 
@@ -39,6 +40,8 @@ def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
             if not only or name in only:
                 rows += perform(script.measure, system, rounds)
         versions = page.versions(system)
+    # Shown first: whatever happens to the page, the numbers of a quarter of an hour are not lost.
+    show(rows)
     if not (check or only):
         page.write(rows, versions)
     end(rows, check=check)

@@ -1,6 +1,7 @@
-"""Which program the processors work for: microseconds a comment, at 1,000 and at 25 comments a request."""
+"""Which program the processors work for: microseconds a comment, storing at 1,000 and 25 a request, and analysing."""
 
 import os
+import time
 from statistics import median
 from typing import Final
 
@@ -10,47 +11,80 @@ from bench.harness.claim import MICROSECONDS, Row, Tools
 from bench.harness.comments import make_bodies, make_columns
 from bench.harness.load import send
 from bench.harness.run import alone
+from bench.harness.system import System
 
 COMMENTS: Final = 100_000
+ANALYSED: Final = 60_000
 SHAPES: Final = ((1000, 8), (25, 64))
+# What else runs below this process (RabbitMQ's start script, Erlang's port mapper) does next to nothing.
 PROGRAMS: Final = {"postgres": "PostgreSQL", "redis": "Redis", "beam": "RabbitMQ", "python": "the service"}
 LOAD: Final = "the load generator"
+Spent = dict[str, float]
 
 
 def measure(tools: Tools) -> list[Row]:
     """Fresh comments; the processes are those below this one."""
     system = tools.system
     rows = []
-    with system.serving() as (url, _):
-        for size, connections in SHAPES:
-            bodies = make_bodies(make_columns(COMMENTS, run=12), size)
-            spent: dict[str, list[float]] = {}
+    for size, connections in SHAPES:
+        bodies = make_bodies(make_columns(COMMENTS, run=12), size)
+        rounds = []
+        with system.serving() as (url, _):
             for _ in range(tools.rounds):
                 system.forget()
                 before = _seconds()
                 rate = send(url, bodies, connections=connections).rate
-                for name, seconds in _seconds().items():
-                    spent.setdefault(name, []).append((seconds - before.get(name, 0)) / COMMENTS * 1e6)
-                total = sum(one[-1] for one in spent.values())
-                tools.say(f"{rate:,.0f} comments/s, {total:.1f} of {2e6 / rate:.1f} us")
-            rows += [
-                Row(work=f"processor time, {size:,} a request: {name}", unit=MICROSECONDS, ours=values)
-                for name, values in sorted(spent.items(), key=lambda one: -median(one[1]))
-            ]
-    return rows
+                rounds.append(_spent(before, COMMENTS))
+                tools.say(f"{rate:,.0f} comments/s, {sum(rounds[-1].values()):.1f} of {2e6 / rate:.1f} us")
+        rows += _rows(f"{size:,} a request", rounds)
+    return rows + _rows("analysing", [_analysing(tools)])
 
 
-def _seconds() -> dict[str, float]:
+def _analysing(tools: Tools) -> Spent:
+    """By a worker that finds all of it waiting; the clock starts when it has begun."""
+    system = tools.system
+    system.forget()
+    with system.serving() as (url, _):
+        send(url, make_bodies(make_columns(ANALYSED, run=15), 25), connections=16)
+        with system.working():
+            while not (done := _analysed(system)):
+                time.sleep(0.02)
+            before = _seconds()
+            while (now := _analysed(system)) < ANALYSED:
+                time.sleep(0.2)
+            spent = _spent(before, now - done)
+    tools.say(f"analysing: {sum(spent.values()):.1f} us a comment")
+    return {"the worker" if name == PROGRAMS["python"] else name: value for name, value in spent.items()}
+
+
+def _analysed(system: System) -> int:
+    return system.count("SELECT count(*) FROM comment_analyses")
+
+
+def _rows(what: str, rounds: list[Spent]) -> list[Row]:
+    values = {name: [one[name] for one in rounds] for name in rounds[0]}
+    return [
+        Row(work=f"processor time, {what}: {name}", unit=MICROSECONDS, ours=found)
+        for name, found in sorted(values.items(), key=lambda one: -median(one[1]))
+    ]
+
+
+def _spent(before: Spent, comments: int) -> Spent:
+    return {name: (seconds - before.get(name, 0)) / comments * 1e6 for name, seconds in _seconds().items()}
+
+
+def _seconds() -> Spent:
     """Processor seconds so far by program."""
-    result: dict[str, float] = {}
+    result: Spent = {}
     here = psutil.Process(os.getpid())
     for process in (here, *here.children(recursive=True)):
         try:
             times, name = process.cpu_times(), process.name()
         except psutil.NoSuchProcess:
             continue
-        program = LOAD if process == here else next((PROGRAMS[one] for one in PROGRAMS if one in name), name)
-        result[program] = result.get(program, 0) + times.user + times.system
+        program = LOAD if process == here else next((PROGRAMS[one] for one in PROGRAMS if one in name), None)
+        if program:
+            result[program] = result.get(program, 0) + times.user + times.system
     return result
 
 

@@ -14,7 +14,7 @@ from bench.harness.claim import Row
 OURS: Final = "#2a6f97"
 BELOW: Final = "#c1121f"
 FLOOR: Final = "#6c757d"
-PALETTE: Final = ("#2a6f97", "#61a5c2", "#e09f3e", "#9e2a2b", "#6c757d")
+PALETTE: Final = ("#2a6f97", "#61a5c2", "#e09f3e", "#9e2a2b", "#6c757d", "#7b5ea7")
 mpl.rcParams.update({"svg.hashsalt": "comment-monitor", "svg.fonttype": "none", "font.size": 9})
 
 

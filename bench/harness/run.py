@@ -34,8 +34,7 @@ def perform(measure: Measure, system: System, rounds: int) -> list[Row]:
 
 
 def end(rows: Sequence[Row], *, check: bool) -> None:
-    """Shows the rows; with `check` the exit code is 1 where one falls below its floor."""
-    show(rows)
+    """With `check` the exit code is 1 where a row falls below its floor."""
     below = [row.work for row in rows if not row.holds]
     for work in below:
         click.echo(f"Below its floor: {work}", err=True)
@@ -52,6 +51,7 @@ def alone(measure: Measure) -> None:
     def command(rounds: int, check: bool) -> None:
         with running() as system:
             rows = perform(measure, system, rounds)
+        show(rows)
         end(rows, check=check)
 
     command()
