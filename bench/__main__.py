@@ -31,19 +31,21 @@ NAMES = [one.__name__.rpartition(".")[2] for one in SCRIPTS]
 @click.command(help=__doc__)
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
 @click.option("--check", is_flag=True, help="Exit code 1 where a value falls below its floor; writes no page.")
-@click.option("--only", multiple=True, type=click.Choice(NAMES), help="This script, and no page. May be repeated.")
+@click.option("--only", multiple=True, type=click.Choice(NAMES), help="This script only. May be repeated.")
 def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
     """See above."""
     rows: list[Row] = []
     with running() as system:
+        where = page.machine(system)
         for name, script in zip(NAMES, SCRIPTS, strict=True):
             if not only or name in only:
-                rows += perform(script.measure, system, rounds)
-        versions = page.versions(system)
-    # Shown first: whatever happens to the page, the numbers of a quarter of an hour are not lost.
+                found = perform(script.measure, system, rounds)
+                rows += found
+                if not check:
+                    page.keep(name, found, where)
     show(rows)
-    if not (check or only):
-        page.write(rows, versions)
+    if not check:
+        page.write(NAMES)
     end(rows, check=check)
 
 

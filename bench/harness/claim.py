@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -85,8 +85,3 @@ def _floor(row: Row) -> str:
 def number(value: float, unit: str) -> str:
     """With as many digits as say something."""
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"  # noqa: PLR2004 - three digits
-
-
-def encode(rows: Sequence[Row]) -> Any:
-    """As JSON's values."""
-    return msgspec.to_builtins(list(rows))

@@ -1,4 +1,4 @@
-"""docs/performance.md: the table of a run between two marks; what stands around it is written by hand."""
+"""docs/performance.md: tables and pictures between two marks, of the last run of each script, which is kept as JSON."""
 
 import os
 import platform
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import psutil
 
 from bench.harness.claim import HEADINGS, MICROSECONDS, Row, table
@@ -16,20 +17,34 @@ from bench.harness.plots import draw_floors, draw_processors
 from bench.harness.system import System
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "performance.md"
+DATA: Final = PAGE.with_suffix(".json")
 IMAGES: Final = PAGE.parent / "images"
 BEGIN: Final = "<!-- written by `make bench` -->"
 END: Final = "<!-- end of what `make bench` writes -->"
 GIB: Final = 1024**3
 
 
-def versions(system: System) -> str:
-    """What it was measured with."""
-    [[postgres]] = system.execute("SHOW server_version")
-    return f"PostgreSQL {postgres}, {system.broker}, Python {platform.python_version()}"
+class Run(msgspec.Struct, frozen=True):
+    """What a script measured, every round of it, and when, at which commit and on which machine."""
+
+    where: str
+    rows: list[Row]
 
 
-def write(rows: Sequence[Row], versions: str) -> None:
-    """Draws the pictures, and puts them and the tables in their place."""
+def keep(name: str, rows: list[Row], where: str) -> None:
+    """Puts a script's rows in the place of those of its last run."""
+    runs = _runs() | {name: Run(where, rows)}
+    DATA.write_bytes(msgspec.json.format(msgspec.json.encode(runs), indent=1) + b"\n")
+
+
+def _runs() -> dict[str, Run]:
+    return msgspec.json.decode(DATA.read_bytes(), type=dict[str, Run]) if DATA.exists() else {}
+
+
+def write(names: Sequence[str]) -> None:
+    """Draws the pictures, and puts them and the tables in their place: of the scripts so named, in that order."""
+    runs = dict(sorted(_runs().items(), key=lambda one: names.index(one[0])))
+    rows = [row for run in runs.values() for row in run.rows]
     held = [row for row in rows if row.beside or row.floor]
     others = [row for row in rows if not (row.beside or row.floor)]
     draw_floors(held, IMAGES / "floors.svg")
@@ -37,7 +52,7 @@ def write(rows: Sequence[Row], versions: str) -> None:
     part = "\n\n".join(
         (
             BEGIN,
-            _machine(versions),
+            _measured(runs),
             "![How far each value is above its floor](images/floors.svg)",
             _markdown(HEADINGS, table(held)),
             "For scale, without a floor:",
@@ -54,14 +69,27 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *lines))
 
 
-def _machine(versions: str) -> str:
+def _measured(runs: dict[str, Run]) -> str:
+    """One line for all scripts, or one for those of each run."""
+    places = dict.fromkeys(run.where for run in runs.values())
+    if len(places) == 1:
+        return f"{next(iter(places))}."
+    return "\n".join(
+        f"- {', '.join(f'`{name}`' for name, run in runs.items() if run.where == where)}: {where}." for where in places
+    )
+
+
+def machine(system: System) -> str:
+    """Day, commit, machine and servers of a run."""
+    [[postgres]] = system.execute("SHOW server_version")
+    versions = f"PostgreSQL {postgres}, {system.broker}, Python {platform.python_version()}"
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=PAGE.parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     memory = psutil.virtual_memory().total / GIB
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}: {os.cpu_count()} processors ({_processor()}), "
-        f"{memory:.0f} GiB, {versions}; medians, the load generator on the same machine."
+        f"{memory:.0f} GiB, {versions}; medians, the load generator on the same machine"
     )
 
 
