@@ -81,13 +81,14 @@ async def test_a_request_ends_with_its_last_batch_or_its_first_failure() -> None
     assert await accepted.fates() == [UPDATED, STORED, DUPLICATE]
 
     failing = await queue.put([some(1), some(2), some(3)])
-    failing.batches[0].settle([STORED])
-    failing.batches[1].fail(Draining("no"))
+    stored, failed, late = failing.batches
+    stored.settle([STORED])
+    failed.fail(Draining("no"))
     with pytest.raises(Draining):
         await failing.fates()
     # Late, and of no consequence: its request has been answered.
-    failing.batches[2].settle([STORED] * 3)
-    failing.batches[2].fail(Draining("no"))
+    late.settle([STORED] * 3)
+    late.fail(Draining("no"))
     await asyncio.sleep(0)
     assert len(queue) == 0
 
