@@ -33,18 +33,19 @@ class Run(msgspec.Struct, frozen=True):
 
 def keep(name: str, rows: list[Row], where: str) -> None:
     """Puts a script's rows in the place of those of its last run."""
-    runs = _runs() | {name: Run(where, rows)}
-    DATA.write_bytes(msgspec.json.format(msgspec.json.encode(runs), indent=1) + b"\n")
+    kept = {**runs(), name: Run(where, rows)}
+    DATA.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
 
 
-def _runs() -> dict[str, Run]:
+def runs() -> dict[str, Run]:
+    """The last run of each script."""
     return msgspec.json.decode(DATA.read_bytes(), type=dict[str, Run]) if DATA.exists() else {}
 
 
 def write(names: Sequence[str]) -> None:
     """Draws the pictures, and puts them and the tables in their place: of the scripts so named, in that order."""
-    runs = dict(sorted(_runs().items(), key=lambda one: names.index(one[0])))
-    rows = [row for run in runs.values() for row in run.rows]
+    last = dict(sorted(runs().items(), key=lambda one: names.index(one[0])))
+    rows = [row for run in last.values() for row in run.rows]
     held = [row for row in rows if row.beside or row.floor]
     others = [row for row in rows if not (row.beside or row.floor)]
     draw_floors(held, IMAGES / "floors.svg")
@@ -52,7 +53,7 @@ def write(names: Sequence[str]) -> None:
     part = "\n\n".join(
         (
             BEGIN,
-            _measured(runs),
+            _measured(last),
             "![How far each value is above its floor](images/floors.svg)",
             _markdown(HEADINGS, table(held)),
             "For scale, without a floor:",
@@ -69,13 +70,13 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *lines))
 
 
-def _measured(runs: dict[str, Run]) -> str:
+def _measured(last: dict[str, Run]) -> str:
     """One line for all scripts, or one for those of each run."""
-    places = dict.fromkeys(run.where for run in runs.values())
+    places = dict.fromkeys(run.where for run in last.values())
     if len(places) == 1:
         return f"{next(iter(places))}."
     return "\n".join(
-        f"- {', '.join(f'`{name}`' for name, run in runs.items() if run.where == where)}: {where}." for where in places
+        f"- {', '.join(f'`{name}`' for name, run in last.items() if run.where == where)}: {where}." for where in places
     )
 
 

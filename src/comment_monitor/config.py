@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
     batch_size: Annotated[
         int,
-        setting("COMMENT_BATCH_SIZE", "Comments per processing batch and per Celery task.", ge=5, le=25),
+        setting("COMMENT_BATCH_SIZE", "Comments per batch, and per entry of the analysis queue.", ge=5, le=25),
     ] = 10
     dedup_cache_ttl: Annotated[
         int,
