@@ -1,8 +1,8 @@
 """A burst of comments on a cluster, second by second: queue, backlog and pods under the chart's production autoscalers.
 
-A model, not a measurement: what a pod does in a second is what bench measured, what the autoscalers decide is the
-controller's arithmetic with the settings of values-prod.yaml. What the API does not take (its queue is full) is
-refused, and repeated by its senders.
+A model, not a measurement: what a pod does in a second is an option, by default somewhat below what bench measured;
+what the autoscalers decide is the controller's arithmetic with the settings of values-prod.yaml. What the API does not
+take (its queue is full) is refused, and repeated by its senders.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     api_pod: float
     worker_pod: float
     database: float
-    cpu: float = 24e-6
+    cpu: float = 20e-6
     lag: int = 30
     start: int = 20
 
@@ -109,7 +109,7 @@ def simulate(values: dict[str, Any], rates: Rates, *, base: float, burst: float,
     api, worker = values["orchestrator"], values["worker"]
     storing, analysing = Deployment(api, rates), Deployment(worker, rates)
     capacity = api["commentMonitoring"]["queueCapacity"]
-    requested = _cores(api["resources"]["requests"]["cpu"]) * api["autoscaling"]["targetCPU"] / 100
+    requested = cores(api["resources"]["requests"]["cpu"]) * api["autoscaling"]["targetCPU"] / 100
     queue = backlog = outside = 0.0
     found = []
     for second in range(until):
@@ -131,8 +131,9 @@ def simulate(values: dict[str, Any], rates: Rates, *, base: float, burst: float,
     return found
 
 
-def _cores(quantity: str) -> float:
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+def cores(quantity: str) -> float:
+    """Of processor time as Kubernetes writes it, such as 1500m."""
+    return float(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
 
 
 def show(moments: list[Moment]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from bench.harness.page import DATA, runs
-from bench.scaling import production
+from bench.scaling import cores, production
 from comment_monitor.config import load
 
 MILLIONS: Final = (1, 10, 100, 1000)
@@ -54,23 +54,18 @@ def size(millions: float, *, peak: float, days: int, values: dict[str, Any], cor
         measured("processor time, 25 a request: PostgreSQL") + measured("processor time, analysing: PostgreSQL")
     )  # fmt: skip
     api, worker = values["orchestrator"], values["worker"]
-    pods = max(2, math.ceil(storing / BUSY / cores(api)))
-    workers = max(2, math.ceil(analysing / BUSY / cores(worker)))
+    api_cores, worker_cores = (cores(one["resources"]["limits"]["cpu"]) for one in (api, worker))
+    pods = max(2, math.ceil(storing / BUSY / api_cores))
+    workers = max(2, math.ceil(analysing / BUSY / worker_cores))
     own = load({})
     connections = pods * (own.writers + 2 + own.read_connections) + workers * worker["concurrency"] * 2
     disk = millions * 1e6 * days * measured("size: PostgreSQL") / 1e9
     redis = average * api["commentMonitoring"]["dedupCacheTTL"] * measured("size: Redis") / 1e6
     # Disk for a standby too; a core each for Redis and RabbitMQ.
-    money = core * (pods * cores(api) + workers * cores(worker) + max(2, database / BUSY) * 2 + 2) + gigabyte * disk * 2
+    money = core * (pods * api_cores + workers * worker_cores + max(2, database / BUSY) * 2 + 2) + gigabyte * disk * 2
     log = most * measured("size: write-ahead log") / 1e6
     numbers = (millions * 1e6, average, most, pods, workers, connections, max(1, math.ceil(database / BUSY)), log, disk)
     return [f"{number:,.0f}" for number in (*numbers, redis, money)]
-
-
-def cores(part: dict[str, Any]) -> float:
-    """Of a pod, at its limit."""
-    quantity = str(part["resources"]["limits"]["cpu"])
-    return float(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
 
 
 @click.command(help=__doc__)
