@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 import matplotlib as mpl
 import matplotlib.ticker
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from bench.harness.claim import Row
 
@@ -59,7 +60,7 @@ def draw_floors(rows: Sequence[Row], path: Path) -> None:
         axes.plot(times, [at] * len(times), ".", color="black", markersize=4)
     axes.axvline(1, color=FLOOR, linestyle="--")
     axes.set_yticks(range(len(held)), [row.work for row in reversed(held)])
-    axes.set_xlabel("times better than the floor (bar: median; dots: rounds)")
+    axes.set_xlabel("times better than the floor\n(bar: median; dots: rounds)")
     _save(figure, path)
 
 
@@ -76,11 +77,12 @@ def draw_processors(rows: Sequence[Row], path: Path) -> None:
     for at, shape in enumerate(reversed(shapes)):
         left = 0.0
         for _, program, value in (one for one in parts if one[0] == shape):
-            axes.barh(at, value, left=left, color=colours[program], height=0.6, label=program if at == 0 else None)
+            axes.barh(at, value, left=left, color=colours[program], height=0.6)
             left += value
     axes.set_yticks(range(len(shapes)), list(reversed(shapes)))
     axes.set_xlabel("microseconds of a processor a comment")
-    axes.legend(ncols=len(colours), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    handles = [Patch(color=colour, label=program) for program, colour in colours.items()]
+    axes.legend(handles=handles, ncols=len(colours), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     _save(figure, path)
 
 
@@ -107,6 +109,8 @@ def draw_burst(moments: Sequence[Moment], path: Path) -> None:
 
 
 def _thousands(axes: Any) -> None:
+    # No half pods.
+    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=5))
     axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
 
 
