@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,14 +14,20 @@ from pathlib import Path
 import amqp
 
 START_TIMEOUT = 90
+PORTS = (10_240, 32_768)
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A TCP port that nobody uses at the moment.
+
+    Below those that the system gives to connections: one of these could be given away before the server is up, even to
+    the connection that asks whether it is.
+    """
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 class RabbitMQ:

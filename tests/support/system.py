@@ -133,6 +133,8 @@ class System:
         """The orchestrator answers."""
 
         async def healthy() -> bool:
+            ended = self.orchestrator.process.poll()
+            assert ended is None, f"It ended with {ended}: {self.orchestrator.output[-2000:]}"
             try:
                 return (await self.health())[0] == 200
             except httpx.HTTPError:
