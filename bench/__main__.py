@@ -1,4 +1,7 @@
-"""All claims, one after the other on the same servers: one table, and docs/performance.md with it."""
+"""All claims, one after the other on the same servers: one table, and docs/performance.md with it.
+
+The soak takes ten minutes and runs only where it is named: --only soak.
+"""
 
 import click
 
@@ -14,6 +17,7 @@ from bench import (
     processors,
     requests_of_25,
     requests_of_1000,
+    soak,
     start,
 )
 from bench.harness import page
@@ -25,27 +29,28 @@ SCRIPTS = (
     start, requests_of_1000, requests_of_25, processors, duplicates, latency, analysed, batch_size, footprint,
     ingest_file, growth, memory,
 )  # fmt: skip
-NAMES = [one.__name__.rpartition(".")[2] for one in SCRIPTS]
+NAMED_ONLY = (soak,)
+ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
 
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
 @click.option("--check", is_flag=True, help="Exit code 1 where a value falls below its floor; writes no page.")
-@click.option("--only", multiple=True, type=click.Choice(NAMES), help="This script only. May be repeated.")
+@click.option("--only", multiple=True, type=click.Choice(list(ALL)), help="This script only. May be repeated.")
 def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
     """See above."""
     rows: list[Row] = []
     with running() as system:
         where = page.machine(system)
-        for name, script in zip(NAMES, SCRIPTS, strict=True):
-            if not only or name in only:
+        for name, script in ALL.items():
+            if name in only or (not only and script in SCRIPTS):
                 found = perform(script.measure, system, rounds)
                 rows += found
                 if not check:
                     page.keep(name, found, where)
     show(rows)
     if not check:
-        page.write(NAMES)
+        page.write(list(ALL))
     end(rows, check=check)
 
 
