@@ -35,7 +35,7 @@ def measure(tools: Tools) -> list[Row]:
             watch.end()
     return [
         Row(
-            work=f"memory of the {name} in the last two of {MINUTES} minutes at {RATE:,} comments/s",
+            work=f"memory of its own, {name}: the last two of {MINUTES} minutes at {RATE:,} comments/s",
             unit="MiB",
             ours=[watch.between(MINUTES - 2, MINUTES - 1), watch.between(MINUTES - 1, MINUTES)],
             beside=[watch.between(2, 3), watch.between(3, 4)],
@@ -48,7 +48,7 @@ def measure(tools: Tools) -> list[Row]:
 
 
 class _Watch:
-    """Looks at a process's memory every few seconds: of the largest of its processes."""
+    """Looks at a process's memory every few seconds: of the largest of its processes, without what it shares."""
 
     def __init__(self, process: Process):
         self._process = process
