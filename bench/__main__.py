@@ -1,6 +1,7 @@
 """All claims, one after the other on the same servers: one table, and docs/performance.md with it.
 
-The soak takes ten minutes and runs only where it is named: --only soak.
+Some run only where they are named: `--only soak` takes ten minutes, `--only profile` says where the time goes within
+our processes, `--only loops` and `--only staging` hold what was tried beside what is there.
 """
 
 import click
@@ -8,16 +9,20 @@ import click
 from bench import (
     analysed,
     batch_size,
+    cache,
     duplicates,
     footprint,
     growth,
     ingest_file,
     latency,
-    memory,
+    loops,
+    outbox,
     processors,
+    profile,
     requests_of_25,
     requests_of_1000,
     soak,
+    staging,
     start,
 )
 from bench.harness import page
@@ -26,16 +31,20 @@ from bench.harness.run import end, perform, show
 from bench.harness.system import running
 
 SCRIPTS = (
-    start, requests_of_1000, requests_of_25, processors, duplicates, latency, analysed, batch_size, footprint,
-    ingest_file, growth, memory,
+    start, requests_of_1000, requests_of_25, processors, duplicates, cache, latency, analysed, batch_size, footprint,
+    ingest_file, growth, outbox,
 )  # fmt: skip
-NAMED_ONLY = (soak,)
+NAMED_ONLY = (soak, profile, loops, staging)
 ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
 
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
-@click.option("--check", is_flag=True, help="Exit code 1 where a value falls below its floor; writes no page.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit code 1 where a value falls below its floor, also when its script runs once more. Writes no page.",
+)
 @click.option("--only", multiple=True, type=click.Choice(list(ALL)), help="This script only. May be repeated.")
 def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
     """See above."""
@@ -45,6 +54,10 @@ def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
         for name, script in ALL.items():
             if name in only or (not only and script in SCRIPTS):
                 found = perform(script.measure, system, rounds)
+                # A machine that others use too may be slow for a while.
+                if check and not all(row.holds for row in found):
+                    end(found, check=False)
+                    found = perform(script.measure, system, rounds)
                 rows += found
                 if not check:
                     page.keep(name, found, where)

@@ -1,8 +1,9 @@
-"""With 10,000,000 comments in the table: the rate of storing beside that with none, and how soon a page is read."""
+"""With 10,000,000 comments in the table: storing and finding duplicates beside that with none, and reading pages."""
 
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from statistics import quantiles
 from typing import Any, Final
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import aiohttp
 
 from bench.harness.claim import Row, Tools
-from bench.harness.comments import make_bodies, make_columns
+from bench.harness.comments import Columns, make_bodies, make_columns
 from bench.harness.load import send
 from bench.harness.run import alone
 from bench.harness.system import System
@@ -24,6 +25,7 @@ THOUSANDTH: Final = 1000
 READS: Final = 200
 POSTS: Final = 100_000
 AUTHORS: Final = 1_000_000
+BEGIN: Final = datetime.now(UTC)
 
 # As if they had come over a year; one post and one author have far more than the others. Without the indexes, which
 # are made afterwards: it is the full table that is measured, not how it came to be.
@@ -40,17 +42,20 @@ FILL: Final = f"""
 def measure(tools: Tools) -> list[Row]:
     """Empty, then full; each round on top of the one before."""
     system = tools.system
-    empty, full = [], []
+    empty, full, known, known_of_many = [], [], [], []
     with system.serving() as (url, _):
         for number in range(tools.rounds):
             system.forget()
             empty.append(_rate(url, 20 + number))
-            tools.say(f"{empty[-1]:,.0f} comments/s into an empty table")
+            known.append(_duplicates(system, url, "true"))
+            tools.say(f"{empty[-1]:,.0f} comments/s into an empty table, {known[-1]:,.0f} duplicates/s")
         system.forget()
         fill(system, tools)
         for number in range(tools.rounds):
             full.append(_rate(url, 30 + number))
-            tools.say(f"{full[-1]:,.0f} comments/s into a full one")
+            # From all over the table, others each time.
+            known_of_many.append(_duplicates(system, url, f"id % {ROWS // COMMENTS} = {number}"))
+            tools.say(f"{full[-1]:,.0f} comments/s into a full one, {known_of_many[-1]:,.0f} duplicates/s")
         pages = asyncio.run(_read(url, tools))
     system.forget()
     return [
@@ -60,6 +65,14 @@ def measure(tools: Tools) -> list[Row]:
             ours=full,
             beside=empty,
             beside_what="none in it",
+            floor=0.70,
+        ),
+        Row(
+            work=f"duplicates that Redis forgot, 25 a request, {ROWS:,} comments in the table",
+            unit="comments/s",
+            ours=known_of_many,
+            beside=known,
+            beside_what=f"{COMMENTS:,} in it",
             floor=0.70,
         ),
         *(Row(work=f"GET /comments {name}: p95", unit="ms", ours=[p95], floor=10, most=True) for name, p95 in pages),
@@ -87,21 +100,42 @@ def _rate(url: str, run: int) -> float:
     return send(url, make_bodies(make_columns(COMMENTS, run=run), SIZE), connections=CONNECTIONS).rate
 
 
+def _duplicates(system: System, url: str, which: str) -> float:
+    """Comments a second that are stored already, and of which Redis knows nothing."""
+    system.forget_cache()
+    rows = system.execute(
+        f"SELECT comment_id, post_id, author, text, posted_at FROM comments WHERE {which} LIMIT {COMMENTS}"  # noqa: S608
+    )
+    columns = Columns(*(list(column) for column in zip(*rows, strict=True)))
+    outcome = send(url, make_bodies(columns, SIZE), connections=CONNECTIONS)
+    if outcome.stored or not outcome.duplicates:
+        raise RuntimeError(f"{outcome.stored} duplicates were stored.")
+    return outcome.rate
+
+
 async def _read(url: str, tools: Tools) -> list[tuple[str, float]]:
-    """The name of each kind of page, and its p95 in milliseconds."""
+    """The name of each kind of page, and its p95 in milliseconds. Every page that is read is another one."""
     result = []
+    spans = [BEGIN - timedelta(days=one % 300) for one in range(READS)]
+    firsts = {
+        "by post": [f"post_id=old-{one}" for one in range(1, 2 * READS) if one % 100][:READS],
+        "by author": [f"author=author{one}" for one in range(2, 2 * READS) if one % 100 != 1][:READS],
+        "by time range": [f"since={_iso(one - timedelta(days=30))}&until={_iso(one)}" for one in spans],
+    }
+    deep = {"by post": "post_id=busy", "by author": "author=busy", "by time range": f"until={_iso(BEGIN)}"}
     async with aiohttp.ClientSession(url) as session:
-        for name, query in (
-            ("by post", "post_id=busy"),
-            ("by author", "author=busy"),
-            ("by time range", "since=2000-01-01T00:00:00Z&until=2100-01-01T00:00:00Z"),
-        ):
-            first = await _p95(session, [f"/comments?{query}&limit={PAGE}"] * READS)
-            cursors = await _cursors(session, query)
-            far = [f"/comments?{query}&limit={PAGE}&cursor={quote(cursors[-1])}"] * READS
-            result += [(f"{name}, first page", first), (f"{name}, page {len(cursors) + 1:,}", await _p95(session, far))]
-            tools.say(f"{name}: {first:.1f} ms, far down {result[-1][1]:.1f} ms")
+        for name, queries in firsts.items():
+            first = await _p95(session, [f"/comments?{query}&limit={PAGE}" for query in (deep[name], *queries)])
+            cursors = await _cursors(session, deep[name])
+            far = [f"/comments?{deep[name]}&limit={PAGE}&cursor={quote(one)}" for one in cursors[-READS:]]
+            last = await _p95(session, far)
+            result += [(f"{name}, first page", first), (f"{name}, pages up to {len(cursors) + 1:,}", last)]
+            tools.say(f"{name}: {first:.1f} ms, far down {last:.1f} ms")
     return result
+
+
+def _iso(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 async def _cursors(session: aiohttp.ClientSession, query: str) -> list[str]:

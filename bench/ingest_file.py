@@ -7,7 +7,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import psutil
@@ -24,39 +23,40 @@ EVERY: Final = 0.5
 
 
 def measure(tools: Tools) -> list[Row]:
-    """The limit before and after, and the file in between: a million lines are rounds enough."""
+    """Rounds of the limit and the whole file in turn."""
     system = tools.system
     columns = make_columns(LIMIT_COMMENTS, run=9)
-    upserts = []
+    rates, upserts, early, late = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "comments.jsonl"
         tools.say("writing the file")
         _write(file, make_columns(LINES, run=10))
-        for _ in range(2):
+        for _ in range(tools.rounds):
             system.forget()
             upserts.append(upsert_rate(system.dsn, columns))
-        system.forget()
-        tools.say("reading it in")
-        seconds, memory = _ingest(system, file)
-    if (stored := system.count("SELECT count(*) FROM comments")) != LINES:
-        raise RuntimeError(f"{stored} of {LINES} lines are in the database.")
-    # The first samples are of a program that is still starting.
-    early, late = memory[len(memory) // 4], max(memory[len(memory) // 2 :])
-    tools.say(f"{LINES / seconds:,.0f} comments/s, {early:.0f} MiB and later {late:.0f} MiB")
+            system.forget()
+            seconds, memory = _ingest(system, file)
+            if (stored := system.count("SELECT count(*) FROM comments")) != LINES:
+                raise RuntimeError(f"{stored} of {LINES} lines are in the database.")
+            rates.append(LINES / seconds)
+            # The first samples are of a program that is still starting.
+            early.append(memory[len(memory) // 4])
+            late.append(max(memory[len(memory) // 2 :]))
+            tools.say(f"{rates[-1]:,.0f} of {upserts[-1]:,.0f} comments/s, {early[-1]:.0f} MiB, later {late[-1]:.0f}")
     return [
         Row(
             work=f"ingest of a file of {LINES:,} lines",
             unit="comments/s",
-            ours=[LINES / seconds],
-            beside=[median(upserts)],
+            ours=rates,
+            beside=upserts,
             beside_what="upserts of 1,000 rows",
             floor=0.50,
         ),
         Row(
             work="its memory in the second half, of that after a quarter",
             unit="MiB",
-            ours=[late],
-            beside=[early],
+            ours=late,
+            beside=early,
             beside_what="after a quarter",
             floor=1.10,
             most=True,

@@ -54,18 +54,7 @@ class Deployment:
 
     def __init__(self, values: dict[str, Any], rates: Rates):
         scaling = values["autoscaling"]
-        # As the chart's template has it: twice as many or four more in 15 s, a quarter or one less in a minute.
-        behavior = {
-            "scaleUp": {
-                "stabilizationWindowSeconds": scaling["scaleUpStabilization"],
-                "policies": [_policy("Percent", 100, 15), _policy("Pods", 4, 15)],
-            },
-            "scaleDown": {
-                "stabilizationWindowSeconds": scaling["scaleDownStabilization"],
-                "policies": [_policy("Percent", 25, 60), _policy("Pods", 1, 60)],
-            },
-        }
-        bounds = {"minReplicas": scaling["minReplicas"], "maxReplicas": scaling["maxReplicas"], "behavior": behavior}
+        bounds = {key: scaling[key] for key in ("minReplicas", "maxReplicas")} | {"behavior": behaviour(scaling)}
         # One metric for all: of several the controller takes the one that asks for the most.
         self._scaler = Autoscaler(bounds, target=1)
         self.pods = scaling["minReplicas"]
@@ -84,6 +73,20 @@ class Deployment:
                 self.pods, self._coming = wish, []
             elif wish > (self._coming[-1][1] if self._coming else self.pods):
                 self._coming.append((second + self._start, wish))
+
+
+def behaviour(scaling: dict[str, Any]) -> dict[str, Any]:
+    """As the chart's template has it: twice as many or four more in 15 s, a quarter or one less in a minute."""
+    return {
+        "scaleUp": {
+            "stabilizationWindowSeconds": scaling["scaleUpStabilization"],
+            "policies": [_policy("Percent", 100, 15), _policy("Pods", 4, 15)],
+        },
+        "scaleDown": {
+            "stabilizationWindowSeconds": scaling["scaleDownStabilization"],
+            "policies": [_policy("Percent", 25, 60), _policy("Pods", 1, 60)],
+        },
+    }
 
 
 def _policy(kind: str, value: int, seconds: int) -> dict[str, Any]:

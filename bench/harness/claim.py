@@ -10,6 +10,7 @@ from bench.harness.system import System
 
 ROUNDS: Final = 5
 MICROSECONDS: Final = "us a comment"
+SHARE: Final = "% of its time"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 import psutil
 
-from bench.harness.claim import HEADINGS, MICROSECONDS, Row, table
-from bench.harness.plots import draw_floors, draw_processors
+from bench.harness.claim import HEADINGS, MICROSECONDS, SHARE, Row, table
+from bench.harness.plots import draw_floors, draw_parts
 from bench.harness.system import System
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -21,6 +21,8 @@ DATA: Final = PAGE.with_suffix(".json")
 IMAGES: Final = PAGE.parent / "images"
 BEGIN: Final = "<!-- written by `make bench` -->"
 END: Final = "<!-- end of what `make bench` writes -->"
+TIME_BEGIN: Final = "<!-- where the time goes, written by `make bench` -->"
+TIME_END: Final = "<!-- end of where the time goes -->"
 GIB: Final = 1024**3
 
 
@@ -44,12 +46,15 @@ def runs() -> dict[str, Run]:
 
 def write(names: Sequence[str]) -> None:
     """Draws the pictures, and puts them and the tables in their place: of the scripts so named, in that order."""
-    last = dict(sorted(runs().items(), key=lambda one: names.index(one[0])))
+    kept = runs()
+    last = {name: kept[name] for name in names if name in kept}
     rows = [row for run in last.values() for row in run.rows]
     held = [row for row in rows if row.beside or row.floor]
-    others = [row for row in rows if not (row.beside or row.floor)]
+    parts = [row for row in rows if row.unit in (MICROSECONDS, SHARE) and row not in held]
+    others = [row for row in rows if row not in held and row not in parts]
     draw_floors(held, IMAGES / "floors.svg")
-    draw_processors([row for row in rows if row.unit == MICROSECONDS], IMAGES / "processors.svg")
+    for name, unit in (("processors", MICROSECONDS), ("profile", SHARE)):
+        draw_parts([row for row in parts if row.unit == unit], unit, IMAGES / f"{name}.svg")
     part = "\n\n".join(
         (
             BEGIN,
@@ -58,12 +63,23 @@ def write(names: Sequence[str]) -> None:
             _markdown(HEADINGS, table(held)),
             "For scale, without a floor:",
             _markdown(("work", "ours"), [line[:2] for line in table(others)]),
-            "![Microseconds of a processor that a comment costs, by program](images/processors.svg)",
             END,
         )
     )
+    where = "\n\n".join(
+        (
+            TIME_BEGIN,
+            "![Microseconds of a processor that a comment costs, by program](images/processors.svg)",
+            "![Within the processes, by part](images/profile.svg)",
+            _markdown(("time", "of it"), [line[:2] for line in table(parts)]),
+            TIME_END,
+        )
+    )
     page = PAGE.read_text()
-    PAGE.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: part, page, flags=re.DOTALL))
+    for begin, end, text in ((BEGIN, END, part), (TIME_BEGIN, TIME_END, where)):
+        before, _, rest = page.partition(begin)
+        page = before + text + rest.partition(end)[2]
+    PAGE.write_text(page)
 
 
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,10 @@ from bench.harness.claim import Row
 OURS: Final = "#2a6f97"
 BELOW: Final = "#c1121f"
 FLOOR: Final = "#6c757d"
-PALETTE: Final = ("#2a6f97", "#61a5c2", "#e09f3e", "#9e2a2b", "#6c757d", "#7b5ea7")
+PALETTE: Final = (
+    "#2a6f97", "#61a5c2", "#e09f3e", "#9e2a2b", "#6c757d", "#7b5ea7", "#588157", "#bc6c25", "#b5838d", "#adb5bd",
+    "#003049", "#ffb703",
+)  # fmt: skip
 mpl.rcParams.update({"svg.hashsalt": "comment-monitor", "svg.fonttype": "none", "font.size": 9})
 
 
@@ -64,25 +67,25 @@ def draw_floors(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_processors(rows: Sequence[Row], path: Path) -> None:
-    """Where the processors' time goes: a bar a request size, a part a program."""
+def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
+    """Of what something consists: a bar each, a colour a part; `work` is "kind, bar: part"."""
     parts: list[tuple[str, str, float]] = []
     for row in rows:
-        shape, _, program = row.work.removeprefix("processor time, ").partition(": ")
-        parts.append((shape, program, median(row.ours)))
-    figure = Figure(figsize=(8, 1.9), layout="constrained")
+        bar, _, part = row.work.partition(", ")[2].partition(": ")
+        parts.append((bar, part, median(row.ours)))
+    figure = Figure(figsize=(8, 2.2), layout="constrained")
     axes = figure.subplots()
-    shapes = list(dict.fromkeys(shape for shape, _, _ in parts))
-    colours = dict(zip(dict.fromkeys(program for _, program, _ in parts), PALETTE, strict=False))
-    for at, shape in enumerate(reversed(shapes)):
+    bars = list(dict.fromkeys(bar for bar, _, _ in parts))
+    colours = dict(zip(dict.fromkeys(part for _, part, _ in parts), PALETTE, strict=False))
+    for at, bar in enumerate(reversed(bars)):
         left = 0.0
-        for _, program, value in (one for one in parts if one[0] == shape):
-            axes.barh(at, value, left=left, color=colours[program], height=0.6)
+        for _, part, value in (one for one in parts if one[0] == bar):
+            axes.barh(at, value, left=left, color=colours[part], height=0.6)
             left += value
-    axes.set_yticks(range(len(shapes)), list(reversed(shapes)))
-    axes.set_xlabel("microseconds of a processor a comment")
-    handles = [Patch(color=colour, label=program) for program, colour in colours.items()]
-    axes.legend(handles=handles, ncols=len(colours), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    axes.set_yticks(range(len(bars)), list(reversed(bars)))
+    axes.set_xlabel(unit)
+    handles = [Patch(color=colour, label=part) for part, colour in colours.items()]
+    axes.legend(handles=handles, ncols=min(len(colours), 5), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     _save(figure, path)
 
 

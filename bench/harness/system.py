@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -24,16 +24,17 @@ from comment_monitor.embedded.redis import EmbeddedRedis
 from comment_monitor.migrations import upgrade
 
 START_TIMEOUT: Final = 60.0
+PROGRAM: Final = ("-m", "comment_monitor")
 MIB: Final = 1024 * 1024
 
 
 class Process:
     """One `comment-monitor` process."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path, *arguments: str):
+    def __init__(self, environment: Mapping[str, str], log: Path, *arguments: str, program: Sequence[str] = PROGRAM):
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "comment_monitor", *arguments],
+                [sys.executable, *program, *arguments],
                 env={**os.environ, **environment},
                 stdout=output,
                 stderr=output,
@@ -114,11 +115,11 @@ class System:
         return {**os.environ, **self.environment}
 
     @contextmanager
-    def serving(self, **settings: str) -> Iterator[tuple[str, Process]]:
-        """One API process; yields its URL and it."""
+    def serving(self, *, program: Sequence[str] = PROGRAM, **settings: str) -> Iterator[tuple[str, Process]]:
+        """One API process; yields its URL and it. `program`: what Python is to run."""
         port = free_port()
         arguments = ("serve", "--port", str(port), "--metrics-port", str(free_port()))
-        process = Process(self.environment | settings, self._folder / "serve.log", *arguments)
+        process = Process(self.environment | settings, self._folder / "serve.log", *arguments, program=program)
         try:
             url = f"http://127.0.0.1:{port}"
             _until_it_answers(url, process)
@@ -155,14 +156,17 @@ class System:
     def forget(self) -> None:
         """Every round begins alike: no comment, no message, nothing in Redis, nothing left to be flushed."""
         self.execute("TRUNCATE comments, comment_versions, analysis_outbox, comment_analyses")
-        client = redis.Redis.from_url(self.redis.url)
-        client.flushdb()
-        client.close()
+        self.forget_cache()
         with make_celery(load(self.environment)).connection_for_write() as connection:
             queue = Queue(QUEUE_NAME, durable=True)(connection.default_channel)
             queue.declare()
             queue.purge()
         self.execute("CHECKPOINT")
+
+    def forget_cache(self) -> None:
+        """Nothing in Redis."""
+        with redis.Redis.from_url(self.redis.url) as client:
+            client.flushdb()
 
 
 def _until_it_answers(url: str, process: Process) -> None:

@@ -1,0 +1,43 @@
+"""uvloop beside asyncio's own event loop, in the process that serves: what it gives at 25 and 1,000 a request."""
+
+from typing import Final
+
+from bench.harness.claim import Row, Tools
+from bench.harness.comments import make_bodies, make_columns
+from bench.harness.load import send
+from bench.harness.run import alone
+
+COMMENTS: Final = 100_000
+SHAPES: Final = ((25, 64), (1_000, 8))
+OURS: Final = ("-m", "comment_monitor")
+# The same program with asyncio's loop in uvloop's place.
+PLAIN: Final = ("-c", "import asyncio, uvloop; uvloop.run = asyncio.run; from comment_monitor.cli import main; main()")
+
+
+def measure(tools: Tools) -> list[Row]:
+    """A round goes through both, each in a process of its own."""
+    rows = []
+    for size, connections in SHAPES:
+        bodies = make_bodies(make_columns(COMMENTS, run=16), size)
+        ours: list[float] = []
+        plain: list[float] = []
+        for _ in range(tools.rounds):
+            for program, rates in ((OURS, ours), (PLAIN, plain)):
+                tools.system.forget()
+                with tools.system.serving(program=program) as (url, _):
+                    rates.append(send(url, bodies, connections=connections).rate)
+            tools.say(f"{size} a request: {ours[-1]:,.0f} with uvloop, {plain[-1]:,.0f} without")
+        rows.append(
+            Row(
+                work=f"uvloop, {size:,} a request",
+                unit="comments/s",
+                ours=ours,
+                beside=plain,
+                beside_what="asyncio's own loop",
+            )
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    alone(measure)
