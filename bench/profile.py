@@ -1,4 +1,7 @@
-"""Where the time goes within the process that serves and within a worker process: samples of their stacks (py-spy)."""
+"""Where the time goes within the process that serves and within a worker process: samples of their stacks (py-spy).
+
+Of the thread that holds the interpreter's lock: one that waits for work or for a socket takes no time.
+"""
 
 import signal
 import subprocess
@@ -25,11 +28,13 @@ PY_SPY: Final = Path(sys.executable).with_name("py-spy")
 # The innermost frame whose file begins so says what a sample was for; what has no such frame is the event loop's.
 PARTS: Final = {
     "comment_monitor/analysis/language": "language",
+    "comment_monitor/analysis/ngrams": "language",
     "py3langid/": "language",
     "comment_monitor/analysis/sentiment": "sentiment",
     "comment_monitor/analysis/vader": "sentiment",
     "vaderSentiment/": "sentiment",
-    "comment_monitor/analysis/": "rules and repetition",
+    "comment_monitor/analysis/rules": "rules",
+    "comment_monitor/analysis/normal": "repetition",
     "comment_monitor/parse": "parsing and checking",
     "comment_monitor/incoming": "parsing and checking",
     "comment_monitor/api/": "HTTP and framework",
@@ -96,7 +101,7 @@ class _Sampler:
         self._stacks = Path(self._folder.name) / "stacks"
         self._child = subprocess.Popen(
             [str(PY_SPY), "record", "--pid", str(pid), "--rate", str(PER_SECOND), "--format", "raw", "--function",
-             "--duration", "unlimited", "--output", str(self._stacks)],
+             "--gil", "--duration", "unlimited", "--output", str(self._stacks)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
