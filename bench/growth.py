@@ -27,6 +27,8 @@ POSTS: Final = 100_000
 AUTHORS: Final = 1_000_000
 BEGIN: Final = datetime.now(UTC)
 
+NEWEST: Final = f"id > (SELECT max(id) FROM comments) - {COMMENTS}"  # noqa: S608 - a number of this file
+
 # As if they had come over a year; one post and one author have far more than the others. Without the indexes, which
 # are made afterwards: it is the full table that is measured, not how it came to be.
 FILL: Final = f"""
@@ -42,20 +44,23 @@ FILL: Final = f"""
 def measure(tools: Tools) -> list[Row]:
     """Empty, then full; each round on top of the one before."""
     system = tools.system
-    empty, full, known, known_of_many = [], [], [], []
+    empty, full, known, newest, anywhere = [], [], [], [], []
     with system.serving() as (url, _):
         for number in range(tools.rounds):
             system.forget()
             empty.append(_rate(url, 20 + number))
-            known.append(_duplicates(system, url, "true"))
+            known.append(_duplicates(system, url, NEWEST))
             tools.say(f"{empty[-1]:,.0f} comments/s into an empty table, {known[-1]:,.0f} duplicates/s")
         system.forget()
         fill(system, tools)
         for number in range(tools.rounds):
             full.append(_rate(url, 30 + number))
+            newest.append(_duplicates(system, url, NEWEST))
             # From all over the table, others each time.
-            known_of_many.append(_duplicates(system, url, f"id % {ROWS // COMMENTS} = {number}"))
-            tools.say(f"{full[-1]:,.0f} comments/s into a full one, {known_of_many[-1]:,.0f} duplicates/s")
+            anywhere.append(_duplicates(system, url, f"id % {ROWS // COMMENTS} = {number}"))
+            tools.say(
+                f"{full[-1]:,.0f} comments/s into a full one, {newest[-1]:,.0f} and {anywhere[-1]:,.0f} duplicates/s"
+            )
         pages = asyncio.run(_read(url, tools))
     system.forget()
     return [
@@ -67,13 +72,16 @@ def measure(tools: Tools) -> list[Row]:
             beside_what="none in it",
             floor=0.70,
         ),
-        Row(
-            work=f"duplicates that Redis forgot, 25 a request, {ROWS:,} comments in the table",
-            unit="comments/s",
-            ours=known_of_many,
-            beside=known,
-            beside_what=f"{COMMENTS:,} in it",
-            floor=0.70,
+        *(
+            Row(
+                work=f"duplicates that Redis forgot, {which} of {ROWS:,} in the table",
+                unit="comments/s",
+                ours=rates,
+                beside=known,
+                beside_what=f"of {COMMENTS:,}",
+                floor=floor,
+            )
+            for which, rates, floor in (("the newest", newest, 0.80), ("any", anywhere, None))
         ),
         *(Row(work=f"GET /comments {name}: p95", unit="ms", ours=[p95], floor=10, most=True) for name, p95 in pages),
     ]

@@ -31,6 +31,8 @@ class Pipeline:
         self._database = database
         self._cache = cache
         self._publisher = publisher
+        # Whether the last write found mostly what is stored already: then Redis has forgotten it, and more will come.
+        self._known = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Pipeline"]:
@@ -149,6 +151,8 @@ class Pipeline:
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
         await self._cache.remember(marks, plan.apply(written))
+        if plan.waves:
+            self._known = plan.duplicates["database"] * 2 > sum(map(len, plan.waves))
         if sent:
             self._publisher.publish([id_ for one in written for id_ in one.outbox])
         _count(plan)
@@ -166,6 +170,7 @@ class Pipeline:
                     plan.wave(number),
                     batch_size=self.settings.batch_size,
                     resend_after=self.settings.resend_after if sent else None,
+                    known=self._known,
                 )
                 for number in range(len(plan.waves))
             ]
