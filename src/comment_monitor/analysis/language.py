@@ -36,7 +36,7 @@ def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_all(texts: Sequence[str]) -> list[dict[str, Any]]:
     """The same for several texts, in less time than one by one."""
-    words = [NOISE.sub(" ", text[:MAX_LENGTH]) for text in texts]
+    words = [_without_noise(text[:MAX_LENGTH]) for text in texts]
     sayable = [index for index, one in enumerate(words) if any(map(str.isalpha, one))]
     found: list[dict[str, Any]] = [{"language": UNKNOWN, "language_confidence": None} for _ in texts]
     guesses = _classifier().classify([words[index] for index in sayable]) if sayable else []
@@ -44,3 +44,9 @@ def find_all(texts: Sequence[str]) -> list[dict[str, Any]]:
         told = confidence >= MIN_CONFIDENCE and language != "zxx"
         found[index] = {"language": language if told else UNKNOWN, "language_confidence": round(confidence, 4)}
     return found
+
+
+def _without_noise(text: str) -> str:
+    if "@" in text or "://" in text or "www." in text:
+        return NOISE.sub(" ", text)
+    return text

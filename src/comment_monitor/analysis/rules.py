@@ -11,13 +11,15 @@ import msgspec
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Gives its label to texts in which `pattern` occurs, or whose capitals reach `upper_share`.
 
-    `needs`: texts without any of these can't match the pattern, which is found out much sooner.
+    `needs`: texts without any of these can't match the pattern, which is found out much sooner; `needs_pattern` is
+    asked where none of them is there.
     """
 
     label: str
     description: str
     pattern: re.Pattern[str] | None = None
     needs: tuple[str, ...] = ()
+    needs_pattern: re.Pattern[str] | None = None
     min_letters: int = 0
     upper_share: float | None = None
     across_comments: bool = False  # decided where the other comments are: by the statement that stores results
@@ -38,14 +40,17 @@ MENTION: Final = re.compile(r"(?<![\w@./+-])@\w[\w.]{0,63}")
 QUESTION: Final = re.compile(r"[?？؟\u037e⁇⁈⁉](?![\w=&%])|¿")
 
 LOWER: Final = string.ascii_lowercase.encode()
+# A dot that ends no sentence.
+DOTTED: Final = re.compile(r"\.\w")
+ASCII: Final = re.compile(r"[\0-\x7f]+")
 NO_LETTERS: Final = bytes(set(range(128)) - set(string.ascii_letters.encode()))
 
 REPEATED_MIN_LENGTH: Final = 14
 
 RULES: Final = (
-    Rule(label="link", description="Holds a web address.", pattern=LINK, needs=(".", "://")),
+    Rule(label="link", description="Holds a web address.", pattern=LINK, needs=("://",), needs_pattern=DOTTED),
     Rule(label="mention", description="Names someone with @.", pattern=MENTION, needs=("@",)),
-    Rule(label="question", description="Asks something.", pattern=QUESTION),
+    Rule(label="question", description="Asks something.", pattern=QUESTION, needs=tuple("?？؟\u037e⁇⁈⁉¿")),
     Rule(
         label="repeated",
         description=(
@@ -70,22 +75,31 @@ def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
 
 def _holds(rule: Rule, text: str) -> bool:
     if rule.pattern:
-        if rule.needs and not any(one in text for one in rule.needs):
-            return False
-        return rule.pattern.search(text) is not None
+        return _may_hold(rule, text) and rule.pattern.search(text) is not None
     if rule.upper_share is None:
         return False
-    upper, letters = _count_ascii(text) if text.isascii() else _count(text)
+    upper, letters = _count(text)
     return letters >= rule.min_letters and upper / letters >= rule.upper_share
+
+
+def _may_hold(rule: Rule, text: str) -> bool:
+    for one in rule.needs:
+        if one in text:
+            return True
+    return rule.needs_pattern.search(text) is not None if rule.needs_pattern else not rule.needs
 
 
 def _count(text: str) -> tuple[int, int]:
     """How many capitals, and how many letters that have case."""
-    upper = sum(map(str.isupper, text))
-    return upper, upper + sum(map(str.islower, text))
+    upper, letters = _count_ascii(text)
+    if not text.isascii():
+        others = ASCII.sub("", text)
+        capitals = sum(map(str.isupper, others))
+        upper, letters = upper + capitals, letters + capitals + sum(map(str.islower, others))
+    return upper, letters
 
 
 def _count_ascii(text: str) -> tuple[int, int]:
-    """The same of ASCII, which needs no look at each character."""
-    letters = text.encode().translate(None, NO_LETTERS)
+    """The same of what is ASCII in it, which needs no look at each character."""
+    letters = text.encode("ascii", "ignore").translate(None, NO_LETTERS)
     return len(letters.translate(None, LOWER)), len(letters)

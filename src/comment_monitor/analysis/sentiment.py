@@ -20,11 +20,7 @@ def find(text: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """`sentiment` and `sentiment_score`; None where VADER has nothing to say."""
     vader = analyser()
     start = text[:MAX_LENGTH]
-    emoji = (
-        []
-        if vader.emojis.keys().isdisjoint(start)
-        else [index for index, character in enumerate(start) if character in vader.emojis]
-    )
+    emoji = [] if start.isascii() else vader.emoji(start)
     if found["language"] not in LANGUAGES or not (emoji or any(map(str.isalpha, start))):
         return {"sentiment": None, "sentiment_score": None}
     if len(emoji) > MAX_EMOJI:

@@ -6,7 +6,9 @@ The scores are the library's own, to the last digit: a test compares them.
 """
 
 import functools
+import re
 import string
+import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -30,15 +32,16 @@ NEVER_SO: Final = 1.25
 # What punctuation leaves of a word that is so short may be an emoticon, and stays whole.
 EMOTICON: Final = 2
 RAISED: Final[float] = C_INCR
-# Where none of these is near, a word has the weight that the lexicon gives it.
+# Where none of these is near, a word has the weight that the lexicon gives it: of a phrase one word stands for all.
 CONTEXT: Final = frozenset(
-    word
-    for phrase in (*NEGATE, *BOOSTER_DICT, *SPECIAL_CASES, "no or nor least never so this without doubt")
-    for word in phrase.split()
+    max(phrase.split(), key=len)
+    for phrase in (*NEGATE, *BOOSTER_DICT, *SPECIAL_CASES, "no", "least", "never", "so", "this", "without")
 )
 # What the library rounds its score to.
 DIGITS: Final = 4
 BUT: Final = "but"
+# Nearly all emoji come from here on, and few letters of scripts with words that it knows.
+HIGH: Final = "\u2000"
 
 
 class Window(NamedTuple):
@@ -57,6 +60,9 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        # Where an emoji may stand. Few ranges, since each costs time at every character; the dictionary has the answer.
+        low = "".join(re.escape(one) for one in self.emojis if len(one) == 1 and one < HIGH)
+        self._candidates = re.compile(f"[{low}{HIGH}-{chr(sys.maxunicode)}]")
         # Words that only strengthen others have no weight of their own.
         self._weights: dict[str, float] = {
             word: weight for word, weight in self.lexicon.items() if word not in BOOSTER_DICT
@@ -101,19 +107,18 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
 
     def _in_words(self, text: str) -> str:
         """Emoji as the words that describe them."""
-        if self.emojis.keys().isdisjoint(text):
-            return text.strip()
-        parts: list[str] = []
-        after_space = True
-        for character in text:
-            description = self.emojis.get(character)
-            if description is None:
-                parts.append(character)
-                after_space = character == " "
-            else:
-                parts.append(description if after_space else f" {description}")
-                after_space = False
-        return "".join(parts).strip()
+        return (text if text.isascii() else self._candidates.sub(self._described, text)).strip()
+
+    def _described(self, found: re.Match[str]) -> str:
+        at = found.start()
+        description: str | None = self.emojis.get(found[0])
+        if description is None:
+            return found[0]
+        return description if at == 0 or found.string[at - 1] == " " else f" {description}"
+
+    def emoji(self, text: str) -> list[int]:
+        """Where the text holds emoji."""
+        return [one.start() for one in self._candidates.finditer(text) if one[0] in self.emojis]
 
     @staticmethod
     def _negation_check(valence: float, words_and_emoticons: Sequence[str], start_i: int, i: int) -> float:
