@@ -41,7 +41,7 @@ QUESTION: Final = re.compile(r"[?？؟\u037e⁇⁈⁉](?![\w=&%])|¿")
 
 LOWER: Final = string.ascii_lowercase.encode()
 # A dot that ends no sentence.
-DOTTED: Final = re.compile(r"\.\w")
+DOTTED: Final = re.compile(r"\.[\w-]")
 ASCII: Final = re.compile(r"[\0-\x7f]+")
 NO_LETTERS: Final = bytes(set(range(128)) - set(string.ascii_letters.encode()))
 
