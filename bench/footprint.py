@@ -13,6 +13,7 @@ from bench.harness.run import alone
 from bench.harness.system import System
 
 COMMENTS: Final = 100_000
+INDEXED: Final = 50_000
 SIZE: Final = 25
 CONNECTIONS: Final = 16
 BYTES: Final = "bytes a comment"
@@ -54,7 +55,7 @@ def _used(client: "redis.Redis") -> int:
 
 
 def _indexes(tools: Tools) -> list[Row]:
-    system, columns = tools.system, make_columns(COMMENTS, run=13)
+    system, columns = tools.system, make_columns(INDEXED, run=13)
     rows = []
     for name, definition in system.execute(
         "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'comments' "

@@ -1,6 +1,7 @@
 """Servers and our processes for a measurement, in a temporary folder, on loopback; all of it gone at the end."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -184,7 +185,8 @@ def _until_it_answers(url: str, process: Process) -> None:
 
 @contextmanager
 def running() -> Iterator[System]:
-    """The servers, until the end of the block."""
+    """The servers, until the end of the block, or until SIGTERM: nothing that was started is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.chmod(0o755)
