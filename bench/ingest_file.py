@@ -18,7 +18,7 @@ from bench.harness.run import alone
 from bench.harness.system import MIB, System
 
 LINES: Final = 1_000_000
-LIMIT_COMMENTS: Final = 200_000
+LIMIT_COMMENTS: Final = 100_000
 EVERY: Final = 0.5
 
 

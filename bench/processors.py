@@ -13,8 +13,8 @@ from bench.harness.load import send
 from bench.harness.run import alone
 from bench.harness.system import System
 
-COMMENTS: Final = 100_000
-ANALYSED: Final = 60_000
+COMMENTS: Final = 60_000
+ANALYSED: Final = 40_000
 SHAPES: Final = ((1000, 8), (25, 64))
 # What else runs below this process (RabbitMQ's start script, Erlang's port mapper) does next to nothing.
 PROGRAMS: Final = {"postgres": "PostgreSQL", "redis": "Redis", "beam": "RabbitMQ", "python": "the service"}
