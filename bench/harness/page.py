@@ -100,14 +100,20 @@ def machine(system: System) -> str:
     """Day, commit, machine and servers of a run."""
     [[postgres]] = system.execute("SHOW server_version")
     versions = f"PostgreSQL {postgres}, {system.broker}, Python {platform.python_version()}"
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=PAGE.parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    # What the benchmark itself writes is no other program.
+    changed = "-dirty" if _git("status", "--porcelain", "--", ".", ":!docs") else ""
     memory = psutil.virtual_memory().total / GIB
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}: {os.cpu_count()} processors ({_processor()}), "
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}{changed}: {os.cpu_count()} processors ({_processor()}), "
         f"{memory:.0f} GiB, {versions}; medians, the load generator on the same machine"
     )
+
+
+def _git(*arguments: str) -> str:
+    """What git says; nothing where this is no clone."""
+    done = subprocess.run(["git", *arguments], cwd=PAGE.parents[1], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _processor() -> str:

@@ -85,7 +85,7 @@ def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
     axes.set_yticks(range(len(bars)), list(reversed(bars)))
     axes.set_xlabel(unit)
     handles = [Patch(color=colour, label=part) for part, colour in colours.items()]
-    axes.legend(handles=handles, ncols=min(len(colours), 5), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    figure.legend(handles=handles, ncols=min(len(colours), 5), loc="outside upper center", frameon=False)
     _save(figure, path)
 
 
