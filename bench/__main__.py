@@ -49,6 +49,7 @@ ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
 def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
     """See above."""
     rows: list[Row] = []
+    writes = not check and rounds >= ROUNDS
     with running() as system:
         where = page.machine(system)
         for name, script in ALL.items():
@@ -59,11 +60,13 @@ def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
                     end(found, check=False)
                     found = perform(script.measure, system, rounds)
                 rows += found
-                if not check:
+                if writes:
                     page.keep(name, found, where)
     show(rows)
-    if not check:
+    if writes:
         page.write(list(ALL))
+    elif not check:
+        click.echo(f"The page stays as it is: it has the medians of at least {ROUNDS} rounds.", err=True)
     end(rows, check=check)
 
 

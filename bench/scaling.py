@@ -150,7 +150,7 @@ def show(moments: list[Moment]) -> None:
 
 @click.command(help=__doc__)
 @click.option("--base", default=1_000.0, show_default=True, help="Comments a second before and after.")
-@click.option("--burst", default=40_000.0, show_default=True, help="Comments a second during the burst.")
+@click.option("--burst", default=50_000.0, show_default=True, help="Comments a second during the burst.")
 @click.option("--length", default=300, show_default=True, help="Seconds that it lasts.")
 @click.option("--until", default=1_800, show_default=True, help="Seconds to simulate.")
 @click.option("--api-pod", default=20_000.0, show_default=True, help="Comments a second that an API pod stores.")

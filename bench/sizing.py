@@ -55,13 +55,14 @@ def size(millions: float, *, peak: float, days: int, values: dict[str, Any], cor
     )  # fmt: skip
     api, worker = values["orchestrator"], values["worker"]
     api_cores, worker_cores = (cores(one["resources"]["limits"]["cpu"]) for one in (api, worker))
-    pods = max(2, math.ceil(storing / BUSY / api_cores))
-    workers = max(2, math.ceil(analysing / BUSY / worker_cores))
+    # A process of Python has no use for more than one core, whatever its limit.
+    pods = max(2, math.ceil(storing / BUSY / min(api_cores, 1)))
+    workers = max(2, math.ceil(analysing / BUSY / min(worker_cores, worker["concurrency"])))
     own = load({})
     connections = pods * (own.writers + 2 + own.read_connections) + workers * worker["concurrency"] * 2
     disk = millions * 1e6 * days * measured("size: PostgreSQL") / 1e9
     redis = average * api["commentMonitoring"]["dedupCacheTTL"] * measured("size: Redis") / 1e6
-    # Disk for a standby too; a core each for Redis and RabbitMQ.
+    # PostgreSQL, two cores at least, and its disk twice, for a standby too; a core each for Redis and RabbitMQ.
     money = core * (pods * api_cores + workers * worker_cores + max(2, database / BUSY) * 2 + 2) + gigabyte * disk * 2
     log = most * measured("size: write-ahead log") / 1e6
     numbers = (millions * 1e6, average, most, pods, workers, connections, max(1, math.ceil(database / BUSY)), log, disk)

@@ -48,6 +48,8 @@ def write(names: Sequence[str]) -> None:
     """Draws the pictures, and puts them and the tables in their place: of the scripts so named, in that order."""
     kept = runs()
     last = {name: kept[name] for name in names if name in kept}
+    # A script that is no more leaves nothing.
+    DATA.write_bytes(msgspec.json.format(msgspec.json.encode(last), indent=1) + b"\n")
     rows = [row for run in last.values() for row in run.rows]
     held = [row for row in rows if row.beside or row.floor]
     parts = [row for row in rows if row.unit in (MICROSECONDS, SHARE) and row not in held]

@@ -1,5 +1,6 @@
 """The pictures of docs/performance.md and docs/scaling.md, as SVG that is the same for the same numbers."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,7 @@ from matplotlib.patches import Patch
 from bench.harness.claim import Row
 
 OURS: Final = "#2a6f97"
+FAR: Final = 3
 BELOW: Final = "#c1121f"
 FLOOR: Final = "#6c757d"
 PALETTE: Final = (
@@ -32,6 +34,10 @@ class Moment(Protocol):
     @property
     def arriving(self) -> float:
         """Comments."""
+
+    @property
+    def refused(self) -> float:
+        """Comments that wait outside."""
 
     @property
     def queue(self) -> float:
@@ -60,10 +66,12 @@ def draw_floors(rows: Sequence[Row], path: Path) -> None:
         rounds = row.ratios or row.ours
         times = [floor / one if row.most else one / floor for one in rounds]
         axes.barh(at, median(times), color=OURS if row.holds else BELOW, height=0.6)
-        axes.plot(times, [at] * len(times), ".", color="black", markersize=4)
+        axes.plot(times, [at] * len(times), ".", color="black", markersize=3)
     axes.axvline(1, color=FLOOR, linestyle="--")
+    # What is far above its floor is that, and no more has to be seen of it.
+    axes.set_xlim(0, FAR)
     axes.set_yticks(range(len(held)), [row.work for row in reversed(held)])
-    axes.set_xlabel("times better than the floor\n(bar: median; dots: rounds)")
+    axes.set_xlabel(f"times better than the floor\n(dashed; at the edge: {FAR} and more)\nbar: median; dots: rounds")
     _save(figure, path)
 
 
@@ -85,7 +93,7 @@ def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
     axes.set_yticks(range(len(bars)), list(reversed(bars)))
     axes.set_xlabel(unit)
     handles = [Patch(color=colour, label=part) for part, colour in colours.items()]
-    figure.legend(handles=handles, ncols=min(len(colours), 5), loc="outside upper center", frameon=False)
+    figure.legend(handles=handles, ncols=math.ceil(len(colours) / 2), loc="outside upper center", frameon=False)
     _save(figure, path)
 
 
@@ -97,7 +105,7 @@ def draw_burst(moments: Sequence[Moment], path: Path) -> None:
     arriving.plot(minutes, [one.arriving for one in moments], color=OURS)
     arriving.set_ylabel("arriving\n(comments/s)")
     waiting.plot(minutes, [one.backlog for one in moments], color=BELOW, label="not yet analysed")
-    waiting.plot(minutes, [one.queue for one in moments], color=OURS, label="in the API's queues")
+    waiting.plot(minutes, [one.queue + one.refused for one in moments], color=OURS, label="not yet stored")
     waiting.set_ylabel("waiting\n(comments)")
     waiting.legend(frameon=False)
     pods.step(minutes, [one.api_pods for one in moments], color=OURS, label="API", where="post")

@@ -37,7 +37,7 @@ def end(rows: Sequence[Row], *, check: bool) -> None:
     """With `check` the exit code is 1 where a row falls below its floor."""
     below = [row.work for row in rows if not row.holds]
     for work in below:
-        click.echo(f"Below its floor: {work}", err=True)
+        click.echo(f"Does not hold: {work}", err=True)
     if check and below:
         sys.exit(1)
 

@@ -36,7 +36,7 @@ def test_check_ends_with_1_where_a_row_is_below_its_floor(capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         end([SLOW, QUICK], check=True)
     assert ended.value.code == 1
-    assert capsys.readouterr().err == "Below its floor: slow\n" * 2
+    assert capsys.readouterr().err == "Does not hold: slow\n" * 2
 
 
 def test_a_script_that_runs_alone_renews_its_part_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +52,7 @@ def test_a_script_that_runs_alone_renews_its_part_of_the_page(tmp_path: Path, mo
             "two", [Row(work="quick", unit="ms", ours=[float(value[0])], floor=25, most=True)], f"commit {commit}"
         )
         page.write(["one", "two"])
+    assert list(page.runs()) == ["one", "two"]
     text = page.PAGE.read_text()
     assert text.count("| slow | 45 comments/s | 100 comments/s (limit) | 0.45 | at least 0.60 | BELOW | 2 |") == 1
     assert text.count("| quick | 7 ms |") == 1
