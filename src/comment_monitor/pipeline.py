@@ -11,7 +11,7 @@ import asyncpg
 from comment_monitor import errors, log, metrics, store
 from comment_monitor.config import Settings
 from comment_monitor.db import NO_SCHEMA, Connection, Database
-from comment_monitor.dedup import DedupCache, Known
+from comment_monitor.dedup import DedupCache, Known, Marks
 from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.publish import Publisher
 from comment_monitor.queue import Batch, ProcessingQueue
@@ -31,8 +31,8 @@ class Pipeline:
         self._database = database
         self._cache = cache
         self._publisher = publisher
-        # Whether the last write found mostly what is stored already: then Redis has forgotten it, and more will come.
-        self._known = False
+        # Whether what Redis did not know was mostly stored already: then it has forgotten, and more of it will come.
+        self._forgotten = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Pipeline"]:
@@ -138,10 +138,12 @@ class Pipeline:
         """Dedup, store, commit, remember and publish for all parts in one go; retried while PostgreSQL is away."""
         comments = [comment for part in parts for comment in part]
         marks = self._cache.marks(comments)
-        plan = Plan(comments, await self._cache.seen(marks))
+        seen = await self._cache.seen(marks)
         # What would not get through now is left to the sweep from the start.
         sent = self._publisher.room > 0
         try:
+            found = await self._look(comments, marks, seen) if self._forgotten else []
+            plan = Plan(comments, seen, found)
             written = await self._store_with_retries(plan, sent) if plan.waves else []
         except NO_SCHEMA:
             raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
@@ -151,13 +153,31 @@ class Pipeline:
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
         await self._cache.remember(marks, plan.apply(written))
-        if plan.waves:
-            self._known = plan.duplicates["database"] * 2 > sum(map(len, plan.waves))
+        if len(found) + sum(map(len, plan.waves)):
+            self._forgotten = plan.duplicates["database"] * 2 > len(found) + sum(map(len, plan.waves))
         if sent:
             self._publisher.publish([id_ for one in written for id_ in one.outbox])
         _count(plan)
         fates = iter(plan.fates)
         return [[next(fates) for _ in part] for part in parts]
+
+    async def _look(self, comments: Sequence[Comment], marks: Marks, seen: Sequence[bool]) -> list[int]:
+        """Which comments that Redis did not know are stored with this very text; none where one stands twice.
+
+        They are noted at once: the note of a text that is no longer the latest must not come later than it has to.
+        (Of one that stands twice, the first has to lock it: its edit in a later wave would lock out of order.)
+        """
+        unknown = [index for index, known in enumerate(seen) if not known]
+        if not unknown or len({comment.key for comment in comments}) < len(comments):
+            return []
+
+        async def look() -> list[int]:
+            async with self._database.connection() as conn:
+                return await store.look_for(conn, [comments[index] for index in unknown])
+
+        found = [unknown[place] for place in await with_retries(self.settings, look)]
+        await self._cache.remember(marks, [(index, 0) for index in found])
+        return found
 
     async def _store_with_retries(self, plan: Plan, sent: bool) -> list[Written]:
         return await with_retries(self.settings, partial(self._store, plan, sent))
@@ -170,7 +190,6 @@ class Pipeline:
                     plan.wave(number),
                     batch_size=self.settings.batch_size,
                     resend_after=self.settings.resend_after if sent else None,
-                    known=self._known,
                 )
                 for number in range(len(plan.waves))
             ]

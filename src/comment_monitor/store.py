@@ -11,14 +11,15 @@ from comment_monitor.model import STORED, UPDATED, Comment, Fate
 # alone, and queues what is new or edited for analysis in rows of at most $10 comments: all in one statement,
 # whatever the number of comments. $11 is -1 for rows that are left to the sweep, else 0. The comments arrive sorted by
 # identity, so that two writers lock in one order. Where all of them are new, which is nearly always, no row says so.
-_INSERT: Final = """
+WRITE: Final = Query(
+    "write_comments",
+    """
     WITH written AS (
         INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
         SELECT source, comment_id, post_id, author, text, posted_at, parent_id, metadata::json
         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
                     $8::text[])
-"""
-_TAKE: Final = """
+            AS new (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
         ON CONFLICT (source, comment_id) DO UPDATE SET text = excluded.text
             WHERE c.text IS DISTINCT FROM excluded.text
         RETURNING c.id, c.source, c.comment_id, c.revision
@@ -33,30 +34,17 @@ _TAKE: Final = """
     WHERE (SELECT count(*) FROM written WHERE revision = 1) < cardinality($2)
     UNION ALL
     SELECT id, NULL, NULL, NULL FROM queued
-"""
-WRITE: Final = Query(
-    "write_comments",
-    _INSERT
-    + """
-            AS new (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
-    """
-    + _TAKE,
+    """,
 )
 
-# The same, where most are expected to be there already: a conflict locks its row, which makes a page dirty and is
-# logged; a look does neither. New comments are dearer by the look.
-WRITE_KNOWN: Final = Query(
-    "write_known_comments",
-    _INSERT
-    + """
-            WITH ORDINALITY AS new (source, comment_id, post_id, author, text, posted_at, parent_id, metadata, place)
-        WHERE NOT EXISTS (
-            SELECT FROM comments known WHERE known.source = new.source AND known.comment_id = new.comment_id
-                AND known.text = new.text
-        )
-        ORDER BY place
+# Which of some comments are stored with this very text. A conflict in the statement above locks its row, which makes
+# a page dirty and is logged; this does neither.
+LOOK: Final = Query(
+    "look_for_comments",
     """
-    + _TAKE,
+    SELECT place - 1 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS new (source, id, text, place)
+    JOIN comments c ON c.source = new.source AND c.comment_id = new.id AND c.text = new.text
+    """,
 )
 
 # Disowns all that Redis remembers: something is about to be committed that it can't be told of.
@@ -197,7 +185,7 @@ class Written(NamedTuple):
 
 
 async def write(
-    conn: Connection, comments: Sequence[Comment], *, batch_size: int, resend_after: float | None, known: bool = False
+    conn: Connection, comments: Sequence[Comment], *, batch_size: int, resend_after: float | None
 ) -> Written:
     """Stores comments of distinct identity, sorted by it. What is not in `fates` afterwards is a duplicate.
 
@@ -207,10 +195,9 @@ async def write(
         batch_size: comments at most in an outbox row.
         resend_after: seconds after which the sweep sends the rows again; None: they are not going to be sent by the
             caller, so the sweep sends them as soon as it can.
-        known: whether most of them are expected to be stored already; what becomes of them is the same.
     """
     rows = await conn.fetch(
-        WRITE_KNOWN if known else WRITE,
+        WRITE,
         [c.source for c in comments],
         [c.id for c in comments],
         [c.post_id for c in comments],
@@ -231,6 +218,12 @@ async def write(
         else:
             fates[source, comment_id] = (STORED if revision == 1 else UPDATED, revision)
     return Written(fates, outbox, all_new=bool(outbox) and not fates)
+
+
+async def look_for(conn: Connection, comments: Sequence[Comment]) -> list[int]:
+    """Which of these, by their place, are stored with this very text."""
+    rows = await conn.fetch(LOOK, *([getattr(one, name) for one in comments] for name in ("source", "id", "text")))
+    return [place for (place,) in rows]
 
 
 class Loaded(NamedTuple):

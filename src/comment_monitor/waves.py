@@ -14,28 +14,33 @@ from comment_monitor.store import Written
 
 
 class Plan:
-    """The waves of one write, as indexes into `comments`; after `apply`, the fate of every comment."""
+    """The waves of one write, as indexes into `comments`; after `apply`, the fate of every comment.
 
-    def __init__(self, comments: Sequence[Comment], seen: Sequence[bool]):
+    `seen`: which of them Redis knows. `found`: indexes of those that PostgreSQL was asked about and has, where no
+    identity stands in the write twice.
+    """
+
+    def __init__(self, comments: Sequence[Comment], seen: Sequence[bool], found: Sequence[int] = ()):
         self.comments = comments
         self._keys = keys = [(one.source, one.id) for one in comments]
         self.waves: list[list[int]] = []
         self.duplicates: Counter[str] = Counter()
         self.fates: list[Fate] = [DUPLICATE] * len(comments)
         if len(set(keys)) == len(keys):
-            self._take_distinct(seen)
+            self._take_distinct(seen, frozenset(found))
         else:
             self._take_repeated(seen)
         for wave in self.waves:
             # Two writers that lock the same rows do so in the same order, and so never wait for each other in a ring.
             wave.sort(key=keys.__getitem__)
 
-    def _take_distinct(self, seen: Sequence[bool]) -> None:
+    def _take_distinct(self, seen: Sequence[bool], found: frozenset[int]) -> None:
         """Nearly always: no identity stands in the write twice."""
-        wave = [index for index, known in enumerate(seen) if not known]
+        wave = [index for index, known in enumerate(seen) if not known and index not in found]
         self.waves = [wave] if wave else []
         if len(wave) < len(seen):
-            self.duplicates["cache"] = len(seen) - len(wave)
+            self.duplicates["cache"] = len(seen) - len(wave) - len(found)
+            self.duplicates["database"] = len(found)
 
     def _take_repeated(self, seen: Sequence[bool]) -> None:
         latest: dict[tuple[str, str], tuple[str, int]] = {}

@@ -18,11 +18,14 @@ MAX_LENGTH: Final = 2000
 
 def find(text: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """`sentiment` and `sentiment_score`; None where VADER has nothing to say."""
+    nothing = {"sentiment": None, "sentiment_score": None}
+    if found["language"] not in LANGUAGES:
+        return nothing
     vader = analyser()
     start = text[:MAX_LENGTH]
     emoji = [] if start.isascii() else vader.emoji(start)
-    if found["language"] not in LANGUAGES or not (emoji or any(map(str.isalpha, start))):
-        return {"sentiment": None, "sentiment_score": None}
+    if not (emoji or any(map(str.isalpha, start))):
+        return nothing
     if len(emoji) > MAX_EMOJI:
         surplus = set(itertools.islice(emoji, MAX_EMOJI, None))
         start = "".join(character for index, character in enumerate(start) if index not in surplus)

@@ -8,8 +8,7 @@ The scores are the library's own, to the last digit: a test compares them.
 import functools
 import re
 import string
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from vaderSentiment.vaderSentiment import (
@@ -40,8 +39,8 @@ CONTEXT: Final = frozenset(
 # What the library rounds its score to.
 DIGITS: Final = 4
 BUT: Final = "but"
-# Nearly all emoji come from here on, and few letters of scripts with words that it knows.
-HIGH: Final = "\u2000"
+# Ranges of a pattern cost time at each character, a character in them that is none costs a look into the dictionary.
+GAP: Final = 512
 
 
 class Window(NamedTuple):
@@ -49,6 +48,17 @@ class Window(NamedTuple):
 
     words_and_emoticons: Sequence[str]
     is_cap_diff: bool
+
+
+def _near(characters: Iterable[str]) -> re.Pattern[str]:
+    """What these lie in, by few ranges."""
+    ranges: list[list[str]] = []
+    for one in sorted(characters):
+        if ranges and ord(one) - ord(ranges[-1][1]) <= GAP:
+            ranges[-1][1] = one
+        else:
+            ranges.append([one, one])
+    return re.compile("[" + "".join(f"{re.escape(first)}-{re.escape(last)}" for first, last in ranges) + "]")
 
 
 def _is_kind_of(lower: Sequence[str], index: int) -> bool:
@@ -60,9 +70,7 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        # Where an emoji may stand. Few ranges, since each costs time at every character; the dictionary has the answer.
-        low = "".join(re.escape(one) for one in self.emojis if len(one) == 1 and one < HIGH)
-        self._candidates = re.compile(f"[{low}{HIGH}-{chr(sys.maxunicode)}]")
+        self._candidates = _near(one for one in self.emojis if len(one) == 1)
         # Words that only strengthen others have no weight of their own.
         self._weights: dict[str, float] = {
             word: weight for word, weight in self.lexicon.items() if word not in BOOSTER_DICT
