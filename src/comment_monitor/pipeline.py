@@ -153,8 +153,8 @@ class Pipeline:
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
         await self._cache.remember(marks, plan.apply(written))
-        if len(found) + sum(map(len, plan.waves)):
-            self._forgotten = plan.duplicates["database"] * 2 > len(found) + sum(map(len, plan.waves))
+        if unknown := len(found) + sum(map(len, plan.waves)):
+            self._forgotten = plan.duplicates["database"] * 2 > unknown
         if sent:
             self._publisher.publish([id_ for one in written for id_ in one.outbox])
         _count(plan)
