@@ -21,6 +21,7 @@ class Commands(click.Group):
         ("serve", "serve", "Run the HTTP API."),
         ("worker", "worker", "Run a Celery worker, which analyses comments."),
         ("migrate", "migrate", "Bring the database to this version's schema."),
+        ("status", "status", "Show what a running system does, once or live."),
         ("check", "check", "Prove the data's invariants on the live database."),
         ("ingest", "ingest", "Read comments from a file: JSON Lines or CSV, also .gz."),
         ("cleanup", "cleanup", "Remove old comments, and keep the index of recent ones recent."),

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -35,6 +36,16 @@ def service_address(url: str | None, data_dir: Path = DEFAULT_DATA_DIR) -> str:
     if url is None:
         return (read_endpoints(data_dir) or {}).get("API_URL", DEFAULT_URL)
     return url if "://" in url else f"http://{url}"
+
+
+def metrics_address(service: str, data_dir: Path = DEFAULT_DATA_DIR) -> str:
+    """Where the processes of the running `up` tell their metrics, else port 9090 of the service's machine."""
+    endpoints = read_endpoints(data_dir) or {}
+    if endpoints.get("API_URL") == service and (found := endpoints.get("METRICS_URL")):
+        return found
+    parts = urlsplit(service)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:9090/metrics"
 
 
 def load_settings(data_dir: Path, *, share_metrics: bool = True) -> Settings:

@@ -62,7 +62,7 @@ def published(data_dir: Path, endpoints: Mapping[str, str]) -> Iterator[None]:
 
 
 def read_endpoints(data_dir: Path) -> dict[str, str] | None:
-    """The addresses of the `up` that runs on a data folder, by variable, and API_URL; None where none runs."""
+    """The addresses of the `up` that runs on a data folder, by variable, API_URL, METRICS_URL; None where none runs."""
     try:
         values: dict[str, str] = json.loads(_file(data_dir).read_text())
         with (data_dir / "up.lock").open() as lock:

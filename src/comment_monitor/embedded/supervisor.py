@@ -121,8 +121,11 @@ class Supervisor:
             stack.callback(self._stop_children)
             self._start_children()
             self._wait_until_healthy()
-            address = {"API_URL": self._where.url(self._where.port, "")}
-            stack.enter_context(published(self._where.data_dir, {**endpoints, **address}))
+            addresses = {
+                "API_URL": self._where.url(self._where.port, ""),
+                "METRICS_URL": self._where.url(self._where.metrics_port, "/metrics"),
+            }
+            stack.enter_context(published(self._where.data_dir, {**endpoints, **addresses}))
             yield endpoints
 
     def watch(self) -> None:
