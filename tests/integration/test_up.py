@@ -3,148 +3,22 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 import psutil
 import psycopg2
 import pytest
-from tests.support.rabbitmq import free_port
+from tests.integration.conftest import MakeUp
 from tests.support.requests import body, comment
+from tests.support.up import Up, until
 
 from comment_monitor.embedded.postgres import EmbeddedPostgres, postgres_server
 from comment_monitor.embedded.redis import EmbeddedRedis
 from comment_monitor.embedded.state import read_endpoints
-
-SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-class Up:
-    """One start of the program on a data folder, with what it prints in a file."""
-
-    def __init__(self, data_dir: Path, **environment: str):
-        self.data_dir = data_dir
-        self.port, self.metrics_port = free_port(), free_port()
-        self._environment = {name: value for name, value in os.environ.items() if name not in SERVERS} | environment
-        self._log = data_dir.parent / f"up-{self.port}.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def process(self) -> "subprocess.Popen[bytes]":
-        assert self._process
-        return self._process
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> "Up":
-        with self._log.open("wb") as log:
-            # A session of its own, so that a signal to its process group is what a terminal's Ctrl-C is.
-            command = [*self._program("up"), "--port", str(self.port), "--metrics-port", str(self.metrics_port)]
-            self._process = subprocess.Popen(
-                command, env=self._environment, stdout=log, stderr=log, start_new_session=True
-            )
-        return self
-
-    def command(self, name: str) -> "subprocess.CompletedProcess[str]":
-        """Another command beside it, which gets no settings."""
-        return subprocess.run(self._program(name), env=self._environment, capture_output=True, text=True, check=False)
-
-    def _program(self, name: str) -> list[str]:
-        return [sys.executable, "-m", "comment_monitor", name, "--data-dir", str(self.data_dir)]
-
-    def wait_until_up(self) -> "Up":
-        until(lambda: "is up" in self.output() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.output()
-        return self
-
-    def ctrl_c(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def output(self) -> str:
-        return self._log.read_text()
-
-    def errors(self) -> list[str]:
-        """What it says before it ends with exit code 1, without the log lines of what it started."""
-        assert self.process.wait() == 1, self.output()
-        lines = self.output().splitlines()
-        assert not [line for line in lines if line.startswith("Traceback")]
-        return [line for line in lines if line.startswith("Error:")]
-
-    def family(self) -> list[psutil.Process]:
-        """Every process that works on its data folder."""
-        return [one for one in psutil.process_iter() if _works_in(one, str(self.data_dir))]
-
-    def child(self, words: str) -> psutil.Process:
-        children = psutil.Process(self.process.pid).children()
-        return next(one for one in children if words in " ".join(one.cmdline()))
-
-    def end(self) -> None:
-        """Whatever the test did: nothing of it stays."""
-        if self._process and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        for one in self.family():
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-
-
-def _works_in(process: psutil.Process, data_dir: str) -> bool:
-    try:
-        seen = [process.cwd(), *process.cmdline(), *process.environ().values()]
-    except psutil.Error:
-        return False
-    return any(data_dir in one for one in seen)
-
-
-@pytest.fixture(scope="module")
-def migrated() -> Iterator[Path]:
-    """A data folder that was up once."""
-    with tempfile.TemporaryDirectory(prefix="up-") as name:
-        # Open to the user that PostgreSQL runs as where we are root.
-        Path(name).chmod(0o755)
-        up = Up(Path(name) / "data").start()
-        try:
-            up.wait_until_up().ctrl_c()
-            assert up.process.wait() == 0, up.output()
-        finally:
-            up.end()
-        yield up.data_dir
-
-
-MakeUp = Callable[..., Up]
-
-
-@pytest.fixture
-def make_up(migrated: Path) -> Iterator[MakeUp]:
-    """Makes starts on a copy of that folder, and ends them."""
-    made: list[Up] = []
-    with tempfile.TemporaryDirectory(prefix="up-") as name:
-        Path(name).chmod(0o755)
-        subprocess.run(["cp", "-a", migrated, f"{name}/data"], check=True)
-
-        def make(**environment: str) -> Up:
-            made.append(Up(Path(name) / "data", **environment))
-            return made[-1]
-
-        yield make
-        for up in made:
-            up.end()
 
 
 def analysed(up: Up, count: int) -> list[Any]:

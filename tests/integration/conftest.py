@@ -1,0 +1,44 @@
+"""A running `up` for the tests that need one."""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.up import Up
+
+
+@pytest.fixture(scope="session")
+def migrated() -> Iterator[Path]:
+    """A data folder that was up once."""
+    with tempfile.TemporaryDirectory(prefix="up-") as name:
+        # Open to the user that PostgreSQL runs as where we are root.
+        Path(name).chmod(0o755)
+        up = Up(Path(name) / "data").start()
+        try:
+            up.wait_until_up().ctrl_c()
+            assert up.process.wait() == 0, up.output()
+        finally:
+            up.end()
+        yield up.data_dir
+
+
+MakeUp = Callable[..., Up]
+
+
+@pytest.fixture
+def make_up(migrated: Path) -> Iterator[MakeUp]:
+    """Makes starts on a copy of that folder, and ends them."""
+    made: list[Up] = []
+    with tempfile.TemporaryDirectory(prefix="up-") as name:
+        Path(name).chmod(0o755)
+        subprocess.run(["cp", "-a", migrated, f"{name}/data"], check=True)
+
+        def make(**environment: str) -> Up:
+            made.append(Up(Path(name) / "data", **environment))
+            return made[-1]
+
+        yield make
+        for up in made:
+            up.end()

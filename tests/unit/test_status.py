@@ -1,0 +1,72 @@
+"""What happened between two looks at the metrics: the arithmetic is PromQL's."""
+
+import pytest
+
+from comment_monitor.status import Between, Labels, Look
+
+ERRORS = "comment_processing_errors_total"
+DURATION = "comment_processing_duration_seconds"
+
+
+def look(moment: float, *processes: dict[tuple[str, Labels], float]) -> Look:
+    return Look(moment, processes)
+
+
+def one(name: str, value: float, **labels: str) -> dict[tuple[str, Labels], float]:
+    return {(name, frozenset(labels.items())): value}
+
+
+def histogram(counts: dict[str, float], **labels: str) -> dict[tuple[str, Labels], float]:
+    found = {}
+    for edge, count in counts.items():
+        found |= one(f"{DURATION}_bucket", count, le=edge, **labels)
+    return found
+
+
+def test_a_rate_is_the_rise_a_second_over_all_processes() -> None:
+    before = look(10, one("x_total", 100), one("x_total", 50))
+    after = look(14, one("x_total", 108), one("x_total", 70))
+    assert Between(before, after).rate("x_total") == pytest.approx((8 + 20) / 4)
+
+
+def test_a_process_that_began_anew_has_not_counted_backwards() -> None:
+    between = Between(look(0, one("x_total", 100)), look(2, one("x_total", 6)))
+    assert between.rate("x_total") == pytest.approx(3)
+
+
+def test_a_rate_can_be_of_some_labels_and_a_counter_told_by_them() -> None:
+    before = look(0, one(ERRORS, 1, reason="cache") | one(ERRORS, 5, reason="broker"))
+    after = look(2, one(ERRORS, 3, reason="cache") | one(ERRORS, 5, reason="broker"))
+    between = Between(before, after)
+    assert between.rate(ERRORS, reason="cache") == pytest.approx(1)
+    assert between.by(ERRORS, "reason") == {"cache": (1.0, 3.0), "broker": (0.0, 5.0)}
+
+
+def test_gauges_of_processes_are_summed_and_what_all_of_them_tell_is_taken_once() -> None:
+    now = look(1, one("queue", 3) | one("backlog", 70), one("queue", 4) | one("backlog", 80))
+    between = Between(now, now)
+    assert between.now("queue") == 7
+    assert between.most("backlog") == 80
+    assert between.most("nothing") == 0
+
+
+# 10 observations up to 0.1 and 10 up to 0.5, in two processes; before that one that does not count.
+BEFORE = (histogram({"0.1": 1, "0.5": 1, "+Inf": 1}), {})
+AFTER = (histogram({"0.1": 11, "0.5": 11, "+Inf": 11}), histogram({"0.1": 0, "0.5": 10, "+Inf": 10}))
+
+
+def test_percentiles_are_those_of_the_time_between() -> None:
+    between = Between(Look(0, BEFORE), Look(1, AFTER))
+    # As histogram_quantile has it: linear within the bucket.
+    assert between.quantiles(DURATION) == pytest.approx([0.1, 0.1 + 0.4 * 9 / 10, 0.1 + 0.4 * 9.8 / 10])
+
+
+def test_what_is_beyond_the_last_edge_is_told_as_that_edge() -> None:
+    between = Between(look(0, {}), look(1, histogram({"0.1": 0, "60": 0, "+Inf": 4})))
+    assert between.quantiles(DURATION) == [60, 60, 60]
+
+
+def test_where_nothing_was_seen_there_is_no_percentile() -> None:
+    still = look(0, AFTER[0], AFTER[1])
+    assert Between(still, still).quantiles(DURATION) is None
+    assert Between(still, still).slowest() is None
