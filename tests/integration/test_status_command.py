@@ -72,11 +72,11 @@ def test_it_watches_through_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
          "--url", up.url, "--metrics-url", f"http://127.0.0.1:{up.metrics_port}/metrics"],
         stdout=subprocess.PIPE, text=True, env={**os.environ},
     )  # fmt: skip
-    assert watching.stdout
+    output = watching.stdout
+    assert output
 
     def until_it_says(word: str) -> None:
-        assert watching.stdout
-        until(lambda: word in json.loads(watching.stdout.readline()))
+        until(lambda: word in json.loads(output.readline()))
 
     try:
         until_it_says("health")
@@ -86,11 +86,12 @@ def test_it_watches_through_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
         again = up.start().wait_until_up()
         until_it_says("health")
         watching.send_signal(signal.SIGINT)
-        watching.stdout.read()
+        output.read()
         assert watching.wait(10) == 0
         again.ctrl_c()
     finally:
         watching.kill()
+        watching.communicate()
 
 
 def status(*arguments: str) -> tuple[int, str, str]:

@@ -17,7 +17,7 @@ def one(name: str, value: float, **labels: str) -> dict[tuple[str, Labels], floa
 
 
 def histogram(counts: dict[str, float], **labels: str) -> dict[tuple[str, Labels], float]:
-    found = {}
+    found: dict[tuple[str, Labels], float] = {}
     for edge, count in counts.items():
         found |= one(f"{DURATION}_bucket", count, le=edge, **labels)
     return found
@@ -51,8 +51,12 @@ def test_gauges_of_processes_are_summed_and_what_all_of_them_tell_is_taken_once(
 
 
 # 10 observations up to 0.1 and 10 up to 0.5, in two processes; before that one that does not count.
-BEFORE = (histogram({"0.1": 1, "0.5": 1, "+Inf": 1}), {})
-AFTER = (histogram({"0.1": 11, "0.5": 11, "+Inf": 11}), histogram({"0.1": 0, "0.5": 10, "+Inf": 10}))
+Process = dict[tuple[str, Labels], float]
+BEFORE: tuple[Process, ...] = (histogram({"0.1": 1, "0.5": 1, "+Inf": 1}), {})
+AFTER: tuple[Process, ...] = (
+    histogram({"0.1": 11, "0.5": 11, "+Inf": 11}),
+    histogram({"0.1": 0, "0.5": 10, "+Inf": 10}),
+)
 
 
 def test_percentiles_are_those_of_the_time_between() -> None:

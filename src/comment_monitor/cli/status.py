@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -18,6 +18,7 @@ from comment_monitor.status import ANALYSIS, DURATION, QUANTILES, Between, Look,
 
 GOOD: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow"}
 MIB: Final = 1024 * 1024
+COLUMNS: Final = 3
 Figures = dict[str, Any]
 
 
@@ -130,23 +131,27 @@ def _head(figures: Figures) -> Panel:
     return Panel(Text.assemble(line, "\n", checks), title="comment-monitor", title_align="left")
 
 
-def _flow(figures: Figures) -> Table:
-    table = Table(title=f"comments a second, over {figures['seconds']:.1f} s", title_justify="left", expand=True)
-    rates = figures["a_second"]
-    for name in ("stored", "edited", "duplicates", "analysed"):
-        table.add_column(name, justify="right")
-    for name in ("in the queue", "not yet analysed", "Redis knew", "limited", "sent again"):
-        table.add_column(name, justify="right")
-    hit = figures["cache_hit_rate"]
-    table.add_row(
-        *(f"{rates[name]:,.0f}" for name in ("stored", "edited", "duplicates", "analysed")),
-        f"{figures['queue']:,.0f}",
-        f"{figures['backlog']:,.0f}",
-        "-" if hit is None else f"{hit:.0%}",
-        f"{rates['refused_by_rate_limit']:,.1f}",
-        f"{rates['sent_again']:,.1f}",
+def _flow(figures: Figures) -> Panel:
+    rates, hit = figures["a_second"], figures["cache_hit_rate"]
+    cells = (
+        ("stored", f"{rates['stored']:,.0f}/s"),
+        ("in the queue", f"{figures['queue']:,.0f}"),
+        ("Redis knew", "-" if hit is None else f"{hit:.0%}"),
+        ("edited", f"{rates['edited']:,.0f}/s"),
+        ("not yet analysed", f"{figures['backlog']:,.0f}"),
+        ("rate limited", f"{rates['refused_by_rate_limit']:,.1f}/s"),
+        ("duplicates", f"{rates['duplicates']:,.0f}/s"),
+        ("analysed", f"{rates['analysed']:,.0f}/s"),
+        ("sent again", f"{rates['sent_again']:,.1f}/s"),
     )
-    return table
+    grid = Table.grid(padding=(0, 1), expand=True)
+    for _ in range(COLUMNS):
+        grid.add_column(style="dim")
+        grid.add_column(justify="right", style="bold")
+        grid.add_column(width=2)
+    for at in range(0, len(cells), COLUMNS):
+        grid.add_row(*(part for name, value in cells[at : at + COLUMNS] for part in (name, value, "")))
+    return Panel(grid, title=f"comments, over {figures['seconds']:.1f} s", title_align="left")
 
 
 def _latency(figures: Figures) -> Table:
@@ -170,7 +175,7 @@ def _latency(figures: Figures) -> Table:
     return table
 
 
-def _errors(figures: Figures) -> Table | Text:
+def _errors(figures: Figures) -> RenderableType:
     if not figures["errors"]:
         return Text("No errors since the start.", style="green")
     table = Table(title="errors", title_justify="left", expand=True)
