@@ -122,6 +122,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=60,
         ),
     ] = 0
+    check_interval: Annotated[
+        int,
+        setting(
+            "COMMENT_CHECK_INTERVAL",
+            "Seconds between two looks at the data's promises, for `comment_invariant_violations`; they read whole "
+            "tables. 0: none.",
+            ge=0,
+            le=604_800,
+        ),
+    ] = 3600
     sweep_interval: Annotated[
         float,
         setting("COMMENT_SWEEP_INTERVAL", "Seconds between two looks for analysis work to send again.", gt=0, le=60),

@@ -57,6 +57,27 @@ BACKLOG: Final = Gauge(
     "Comments stored and not yet analysed, in the whole system.",
     multiprocess_mode="mostrecent",
 )
+OLDEST: Final = Gauge(
+    "comment_analysis_oldest_seconds",
+    "Seconds that the oldest batch has waited for its analysis, in the whole system; 0: none waits.",
+    multiprocess_mode="mostrecent",
+)
+SCHEMA_USABLE: Final = Gauge(
+    "comment_schema_usable",
+    "1: the database is there, and migrated far enough for this process; else 0.",
+    multiprocess_mode="livemin",
+)
+RECENT_INDEX: Final = Gauge(
+    "comment_recent_index_age_seconds",
+    "How far back the index of recent comments begins; `comment-monitor cleanup` sets it back to seven days.",
+    multiprocess_mode="mostrecent",
+)
+BROKEN: Final = Gauge(
+    "comment_invariant_violations",
+    "Violations of each of the data's promises (`comment-monitor check`), as last looked at.",
+    ["invariant"],
+    multiprocess_mode="mostrecent",
+)
 OUTBOX_RESENT: Final = Counter(
     "comment_outbox_resent_total", "Analysis batches sent again because no result came in time."
 )
@@ -82,6 +103,10 @@ ALL: Final = (
     RATE_LIMITED,
     STORED,
     BACKLOG,
+    OLDEST,
+    SCHEMA_USABLE,
+    RECENT_INDEX,
+    BROKEN,
     OUTBOX_RESENT,
     ANALYSIS_DURATION,
     ANALYSIS,

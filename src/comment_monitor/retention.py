@@ -120,6 +120,12 @@ def recent_index_name(since: date) -> str:
     return f"{INDEX_PREFIX}{since:%Y%m%d}"
 
 
+async def recent_index_begins(conn: Connection) -> date | None:
+    """The first day that the index of recent comments holds; None where there is no such index."""
+    names = [row["name"] for row in await conn.fetch(RECENT_INDEXES) if row["valid"]]
+    return datetime.strptime(max(names), f"{INDEX_PREFIX}%Y%m%d").replace(tzinfo=UTC).date() if names else None
+
+
 async def roll_recent_index(database: Database, today: date | None = None) -> tuple[str, list[str]]:
     """Makes the index of recent comments start seven days ago; returns its name and those it replaced.
 

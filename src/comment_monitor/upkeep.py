@@ -1,26 +1,27 @@
 """What runs on a clock: sending what waits or got lost, looking at schema, cache and backlog, removing what is old."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from comment_monitor import log, metrics, store
+from comment_monitor import log, metrics, store, watch
 from comment_monitor.config import Settings
-from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, Database, Query
+from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, Database
 from comment_monitor.dedup import DedupCache
 from comment_monitor.publish import Publisher
 from comment_monitor.schema import SCHEMA_INTERVAL, Schema
 
 logger = log.get(__name__)
 
+Step = Callable[[], Awaitable[None]]
+
 SWEEP_BATCH: Final = 500
 BACKLOG_INTERVAL: Final = 5.0
 CACHE_INTERVAL: Final = 2.0
 BURST_PAUSE: Final = 0.05
-
-# Comments whose analysis is outstanding. An edit that waits beside its first text counts twice: two analyses wait.
-BACKLOG: Final = Query("analysis_backlog", "SELECT coalesce(sum(cardinality(comment_ids)), 0) FROM analysis_outbox")
+INDEX_INTERVAL: Final = 600.0
 
 
 class Upkeep:
@@ -36,14 +37,17 @@ class Upkeep:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Runs the clocks until the end of the block."""
-        clocks = (
+        clocks: list[tuple[float, Step]] = [
             (self._settings.sweep_interval, self.sweep),
             (BACKLOG_INTERVAL, self.measure_backlog),
             (SCHEMA_INTERVAL, self.look_at_schema),
             (CACHE_INTERVAL, self.look_at_cache),
-        )
+            (INDEX_INTERVAL, self.measure_recent_index),
+        ]
         stop = asyncio.Event()
         tasks = [asyncio.create_task(_every(interval, step, stop), name=step.__name__) for interval, step in clocks]
+        if self._settings.check_interval:
+            tasks.append(asyncio.create_task(self._check_at_times(stop), name="check_promises"))
         try:
             yield
         finally:
@@ -57,15 +61,29 @@ class Upkeep:
         """Whether this process can work on the database, and under which prefix Redis remembers it."""
         await self._schema.look(self._database)
         self._cache.namespace = self._schema.namespace
+        metrics.SCHEMA_USABLE.set(not self._schema.problem)
 
     async def look_at_cache(self) -> None:
         """Whether Redis is there."""
         await self._cache.look()
 
     async def measure_backlog(self) -> None:
-        """Sets the gauge of comments not yet analysed."""
-        async with self._database.connection() as conn:
-            metrics.BACKLOG.set(await conn.value(BACKLOG))
+        """Sets the gauges of what is not yet analysed."""
+        await watch.measure_waiting(self._database)
+
+    async def measure_recent_index(self) -> None:
+        """Sets the gauge of when `cleanup` was last done."""
+        await watch.measure_recent_index(self._database)
+
+    async def check_promises(self) -> None:
+        """Sets the gauge of what is broken."""
+        await watch.check_promises(self._settings)
+
+    async def _check_at_times(self, stop: asyncio.Event) -> None:
+        # Not at the start: pods that come together would all read whole tables, just when there is much to do.
+        interval = self._settings.check_interval
+        await _wait(stop, interval * random.random())  # noqa: S311 - no secret
+        await _every(interval, self.check_promises, stop)
 
     async def sweep(self) -> None:
         """Sends due outbox rows, the longest due first, while there is room for them at the broker."""
@@ -81,7 +99,7 @@ class Upkeep:
                 return
 
 
-async def _every(interval: float, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+async def _every(interval: float, step: Step, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
             await step()
@@ -90,6 +108,10 @@ async def _every(interval: float, step: Callable[[], Awaitable[None]], stop: asy
         except Exception:
             metrics.count_error("upkeep")
             logger.exception("upkeep_failed", step=step.__name__)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(interval):
-                await stop.wait()
+        await _wait(stop, interval)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -23,6 +23,17 @@ DURATION: Final = "comment_processing_duration_seconds"
 QUERIES: Final = "comment_db_query_duration_seconds"
 
 
+CLOCKS: Final = {
+    (one,) for one in ("schema_revision", "cache_namespace", "sweep_outbox", "analysis_backlog", "recent_indexes")
+}
+GAUGES_OF_ALL: Final = {
+    "comment_analysis_backlog",
+    "comment_analysis_oldest_seconds",
+    "comment_recent_index_age_seconds",
+    "comment_schema_usable",
+}
+
+
 def values() -> dict[tuple[str, ...], float]:
     """Every sample of ours, without the buckets."""
     return {
@@ -41,8 +52,8 @@ def changes(before: dict[tuple[str, ...], float]) -> dict[str, float]:
         for name, value in values().items()
         if value != before.get(name, 0)
         and not name[0].endswith("_sum")
-        and name[1:] not in {("schema_revision",), ("cache_namespace",), ("sweep_outbox",), ("analysis_backlog",)}
-        and name[0] != "comment_analysis_backlog"
+        and name[1:] not in CLOCKS
+        and name[0] not in GAUGES_OF_ALL
     }
 
 

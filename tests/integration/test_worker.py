@@ -25,7 +25,7 @@ from tests.support.requests import comment
 from comment_monitor import analysis
 from comment_monitor.analysis import VERSION, Finding
 from comment_monitor.config import Settings
-from comment_monitor.upkeep import BACKLOG
+from comment_monitor.watch import WAITING
 from comment_monitor.worker import open_worker
 
 LOVE: Final = "I really love this wonderful phone, thank you so much"
@@ -268,7 +268,7 @@ async def test_it_is_tried_again_later_and_later_and_at_last_marked_failed_with_
     assert outbox(settings.postgres_dsn) == []
     assert taste.tries == 1 + settings.max_retries
     async with opened(settings) as database, database.connection() as conn:
-        assert await conn.value(BACKLOG) == 0
+        assert await conn.value(WAITING) == 0
     async with open_client(settings) as client:
         found = (await client.get("/comments/threads/2")).json()["analysis"]
     assert (found["status"], found["error"]) == ("failed", "taste: ValueError: too bad")

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from typing import Final
 
-from comment_monitor import schema, store, upkeep
+from comment_monitor import retention, schema, store, watch
 from comment_monitor.embedded.postgres import EmbeddedPostgres
 from tests.conftest import execute
 
@@ -17,7 +17,10 @@ ENTRY: Final = re.compile(
 GIVEN_BACK: Final = "pg_advisory_unlock_all"
 # And what it asks once about the types at hand, on each new connection.
 ASKED_ONCE: Final = ("typeinfo_tree", "set_config('jit'")
-CLOCKS: Final = [" ".join(one.sql.split()) for one in (schema.REVISION, schema.NAMESPACE, store.SWEEP, upkeep.BACKLOG)]
+CLOCKS: Final = [
+    " ".join(one.sql.split())
+    for one in (schema.REVISION, schema.NAMESPACE, store.SWEEP, watch.WAITING, retention.RECENT_INDEXES)
+]
 
 
 class Statements:

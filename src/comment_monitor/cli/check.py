@@ -11,10 +11,10 @@ from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import AWAY, NO_SCHEMA, in_words, open_database
 from comment_monitor.invariants import Finding
 from comment_monitor.invariants import check as look
+from comment_monitor.watch import TIMEOUTS_TO_WAIT
 
 # A full look at a large database takes its time.
 TIMEOUT = 3600.0
-TIMEOUTS_TO_WAIT = 10
 
 
 @click.command

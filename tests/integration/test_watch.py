@@ -1,0 +1,88 @@
+"""The gauges of the whole system, which alerts go by."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.conftest import MakeSettings, execute, metric, open_client, until
+from tests.support.database import analyse_all, opened, take_in
+from tests.support.requests import comment
+
+from comment_monitor import watch
+from comment_monitor.invariants import INVARIANTS
+from comment_monitor.retention import RECENT_DAYS, roll_recent_index
+
+DAY = 86_400.0
+
+
+async def test_how_long_the_oldest_has_waited(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    await take_in(settings, comment(1))
+    await take_in(settings, comment(2))
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET created_at = now() - interval '90 s' WHERE id = 1")
+    async with opened(settings) as database:
+        await watch.measure_waiting(database)
+        assert metric("comment_analysis_oldest_seconds") == pytest.approx(90, abs=5)
+        assert metric("comment_analysis_backlog") == 2
+        await analyse_all(settings)
+        await watch.measure_waiting(database)
+        assert metric("comment_analysis_oldest_seconds") == 0
+        assert metric("comment_analysis_backlog") == 0
+
+
+async def test_how_far_back_the_recent_index_begins_tells_of_the_cleanup(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    today = datetime.now(UTC).date()
+    midnight = (datetime.now(UTC) - datetime.combine(today, datetime.min.time(), UTC)).total_seconds()
+    async with opened(settings) as database:
+        for days in (20, 0):
+            await roll_recent_index(database, today - timedelta(days=days))
+            await watch.measure_recent_index(database)
+            expected = (RECENT_DAYS + days) * DAY + midnight
+            assert metric("comment_recent_index_age_seconds") == pytest.approx(expected, abs=5)
+
+
+async def test_what_is_broken_is_told_by_promise(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    await take_in(settings, comment(1), comment(2))
+    names = [one.query.name.removeprefix("check_") for one in INVARIANTS]
+
+    def told() -> dict[str, float]:
+        return {name: metric("comment_invariant_violations", invariant=name) for name in names}
+
+    await watch.check_promises(settings)
+    assert told() == dict.fromkeys(names, 0)
+    execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
+    await watch.check_promises(settings)
+    assert told() == {**dict.fromkeys(names, 0), "analysed": 2}
+
+
+async def test_one_process_at_a_time_looks_at_the_promises(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    await take_in(settings, comment(1))
+    await watch.check_promises(settings)
+    execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
+    async with opened(settings) as database, database.transaction() as conn:
+        assert await conn.value(watch.LOCK_CHECK, watch.CHECK_LOCK)
+        await watch.check_promises(settings)
+        assert metric("comment_invariant_violations", invariant="analysed") == 0
+    await watch.check_promises(settings)
+    assert metric("comment_invariant_violations", invariant="analysed") == 1
+
+
+async def test_a_service_looks_by_itself(make_settings: MakeSettings) -> None:
+    settings = make_settings(COMMENT_CHECK_INTERVAL="1")
+    await take_in(settings, comment(1))
+    execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
+    await watch.check_promises(make_settings())
+    execute(settings.postgres_dsn, "DELETE FROM comments")
+    async with open_client(settings):
+        await until(lambda: metric("comment_invariant_violations", invariant="analysed") == 0)
+
+
+async def test_whether_the_database_can_be_used(make_settings: MakeSettings, dsn: str) -> None:
+    async with open_client(make_settings()):
+        await until(lambda: metric("comment_schema_usable") == 1)
+        execute(dsn, "DELETE FROM alembic_version")
+        await until(lambda: metric("comment_schema_usable") == 0)
+        execute(dsn, "INSERT INTO alembic_version VALUES ('008')")
+        await until(lambda: metric("comment_schema_usable") == 1)
