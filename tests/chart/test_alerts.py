@@ -10,6 +10,7 @@ from tests.chart.conftest import NAMESPACE, the, tool
 
 BUCKETS: Final = ("1", "5", "10", "15", "+Inf")
 POD: Final = f'namespace="{NAMESPACE}",pod="orchestrator-1"'
+DAY: Final = 86_400
 OTHER: Final = f'namespace="{NAMESPACE}",pod="orchestrator-2"'
 
 
@@ -50,7 +51,39 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
         {f"comment_container_cpu_usage_seconds_total{{{POD}}}": "0+30x30",
          f"comment_container_cpu_limit_cores{{{POD}}}": "1x30"},
     ),
+    # The largest of what the pods tell, not their sum.
+    "CommentAnalysisStalled": (
+        {f"comment_analysis_oldest_seconds{{{pod}}}": value for pod, value in ((POD, "0x30"), (OTHER, "1000x30"))},
+        {f"comment_analysis_oldest_seconds{{{pod}}}": "600x30" for pod in (POD, OTHER)},
+    ),
+    "CommentAnalysisSentAgain": (
+        {f"comment_outbox_resent_total{{{pod}}}": "0+40x60" for pod in (POD, OTHER)},
+        {f"comment_outbox_resent_total{{{POD}}}": "0+40x60"},
+    ),
+    "CommentSchemaNotUsable": (
+        {f"comment_schema_usable{{{pod}}}": value for pod, value in ((POD, "1x30"), (OTHER, "0x30"))},
+        {f"comment_schema_usable{{{pod}}}": "1x30" for pod in (POD, OTHER)},
+    ),
+    "CommentCleanupNotDone": (
+        {f"comment_recent_index_age_seconds{{{POD}}}": f"{17 * DAY}+60x120"},
+        {f"comment_recent_index_age_seconds{{{POD}}}": f"{14 * DAY}+60x120"},
+    ),
+    "CommentInvariantBroken": (
+        {f'comment_invariant_violations{{{POD},invariant="analysed"}}': "2x30",
+         f'comment_invariant_violations{{{OTHER},invariant="analysed"}}': "0x30"},
+        {f'comment_invariant_violations{{{POD},invariant="{one}"}}': "0x30" for one in ("analysed", "versions")},
+    ),
+    "CommentWorkerDown": (
+        {f'up{{{POD},job="comment-worker"}}': "0x30", f'up{{{OTHER},job="orchestrator"}}': "1x30"},
+        {f'up{{{POD},job="comment-worker"}}': "0x30", f'up{{{OTHER},job="comment-worker"}}': "1x30"},
+    ),
+    "CommentMonitoringAbsent": (
+        {f'up{{{POD},job="orchestrator"}}': "0x30"},
+        {f"comment_processing_queue_length{{{POD}}}": "0x30"},
+    ),
 }  # fmt: skip
+# Minutes after which an alert has fired for as long as it has to.
+PATIENCE: Final = {"CommentAnalysisSentAgain": 45, "CommentCleanupNotDone": 90}
 
 
 def rules() -> dict[str, Any]:
@@ -98,7 +131,7 @@ def test_an_alert_fires_on_its_trouble_and_only_then(rule_file: Path, alert: str
             "input_series": [{"series": one, "values": values} for one, values in {**series, **elsewhere}.items()],
             "promql_expr_test": [{
                 "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
-                "eval_time": "25m",
+                "eval_time": f"{PATIENCE.get(alert, 25)}m",
                 "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
             }],
         }],
