@@ -202,7 +202,7 @@ def test_rules_look_at_this_namespace_only() -> None:
     (one,) = objects("prod-monitored", "PrometheusRule")
     for group in one["spec"]["groups"]:
         for rule in group["rules"]:
-            used = re.findall(r"\bcomment_\w+\{[^}]*\}", rule["expr"])
+            used = re.findall(r"\b(?:comment_\w+|up)\{[^}]*\}", rule["expr"])
             assert used
             assert all(f'namespace="{NAMESPACE}"' in selector for selector in used), rule["alert"]
 
