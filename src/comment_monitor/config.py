@@ -173,6 +173,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$"
         ),
     ] = "INFO"
+    log_level_file: Annotated[
+        str,
+        setting(
+            "LOG_LEVEL_FILE",
+            "A file whose word, such as DEBUG, counts instead of `LOG_LEVEL` as soon as it changes; missing or empty, "
+            "`LOG_LEVEL` does.",
+        ),
+    ] = ""
+    otlp_endpoint: Annotated[
+        str,
+        setting(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "Where traces go: OTLP over HTTP, such as `http://collector:4318`. Empty: none are made. OpenTelemetry's "
+            "other variables hold too.",
+            secret=True,
+            pattern="^https?://",
+        ),
+    ] = ""
 
     @property
     def broker_url(self) -> str:
@@ -198,6 +216,8 @@ def bounds_of(variable: str, meta: msgspec.Meta, kind: type) -> str:
         return f"0 or {RATE_LIMIT_MIN} to {meta.le}"
     if variable == "LOG_LEVEL":
         return "DEBUG, INFO, WARNING, ERROR or CRITICAL"
+    if variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
+        return "an http:// or https:// address"
     if kind is bool:
         return "true or false"
     low = str(meta.ge) if meta.ge is not None else f"above {meta.gt}" if meta.gt is not None else None

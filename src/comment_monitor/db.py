@@ -10,7 +10,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 
 import asyncpg
 
-from comment_monitor import metrics
+from comment_monitor import metrics, tracing
 from comment_monitor.dsn import connect_arguments
 
 # What PostgreSQL or the way to it may answer when it is not there, restarting or full.
@@ -72,7 +72,8 @@ class Connection:
         """All rows."""
         started = time.perf_counter()
         try:
-            return await self.raw.fetch(query.sql, *args)
+            with tracing.query(query.name):
+                return await self.raw.fetch(query.sql, *args)
         finally:
             metrics.DB_QUERY_DURATION.labels(query=query.name).observe(time.perf_counter() - started)
 

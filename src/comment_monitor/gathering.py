@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from celery.worker.strategy import default
 
+from comment_monitor import origins
 from comment_monitor.broker import batches_together
 from comment_monitor.config import load
 
@@ -70,6 +71,8 @@ class Gatherer:
             first = group[0]
             if len(group) > 1:
                 first.message.body = _joined(group)
+                if found := origins.joined(one.message.headers.get(origins.HEADER) for one in group):
+                    first.message.headers[origins.HEADER] = found
             ack, reject = ([getattr(one, name) for one in group] for name in ("ack", "reject"))
             self._handle(
                 first.message, first.body, partial(self._ended, ack), partial(self._ended, reject), first.callbacks

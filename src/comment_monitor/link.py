@@ -7,12 +7,16 @@ process pay for. The messages here are Celery's, made by it once and filled in.
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import kombu
 from celery import Celery
 
+from comment_monitor import log, origins
 from comment_monitor.broker import ANALYSE, QUEUE_NAME, SILENCE
+from comment_monitor.origins import Origins
+
+logger = log.get(__name__)
 
 CONNECT_TIMEOUT: Final = 4
 PERSISTENT: Final = 2
@@ -20,6 +24,13 @@ PERSISTENT: Final = 2
 
 class NotTakenError(Exception):
     """The broker refused a message, or did not confirm it."""
+
+
+class Message(NamedTuple):
+    """Outbox rows for one task, and the requests behind them as far as they are known."""
+
+    outbox_ids: Sequence[int]
+    origins: Origins
 
 
 class Link:
@@ -39,16 +50,16 @@ class Link:
         self._refused = False
         self._confirms = False
 
-    def send(self, messages: Sequence[Sequence[int]]) -> None:
-        """Sends a task for each group of outbox ids; returns once the broker has all of them.
+    def send(self, messages: Sequence[Message]) -> None:
+        """Sends a task for each message; returns once the broker has all of them.
 
         Raises:
             NotTakenError: it refused one.
             Exception: whatever the broker's client raises when the broker is away.
         """
         self._connect()
-        for ids in messages:
-            self._publish(ids)
+        for message in messages:
+            self._publish(message)
         while self._unconfirmed:
             assert self._connection  # noqa: S101 - connected above
             self._connection.drain_events(timeout=SILENCE)
@@ -91,14 +102,19 @@ class Link:
         self._app.amqp.queues[QUEUE_NAME](channel).declare()
         self._connection = connection
 
-    def _publish(self, ids: Sequence[int]) -> None:
+    def _publish(self, message: Message) -> None:
         name = str(uuid.uuid4())
+        ids = message.outbox_ids
+        headers = {**self._headers, "id": name, "root_id": name, "argsrepr": str(tuple(ids))}
+        if message.origins:
+            headers[origins.HEADER] = origins.encode(message.origins)
         _, arguments, embedded = self._body
+        logger.debug("sent", task_id=name, batch_ids=ids, request_ids=origins.request_ids(message.origins, ids))
         self._producer.publish(
             [ids, arguments, embedded],
             serializer="json",
             routing_key=QUEUE_NAME,
-            headers={**self._headers, "id": name, "root_id": name, "argsrepr": str(tuple(ids))},
+            headers=headers,
             correlation_id=name,
             delivery_mode=PERSISTENT,
         )

@@ -2,22 +2,26 @@
 
 import logging
 import sys
+import threading
 from types import TracebackType
 from typing import Any, Final
 
 import structlog
 
+from comment_monitor.redact import plain_words, redact
+
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # One line a request, a connection or a task would drown what matters.
 NOISY: Final = (
     "uvicorn", "httpx", "asyncio", "amqp", "celery.worker.consumer", "celery.worker.strategy", "celery.app.trace",
-    "alembic",
+    "alembic", "urllib3",
 )  # fmt: skip
 # Frames of an exception that a log line shows, the innermost last.
 FRAMES: Final = 6
 
 
 def configure(level: str) -> None:
-    """Sets up structlog, and sends the standard library's loggers the same way."""
+    """Sets up structlog, and sends the same way what others log, warn of, or end by."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -38,10 +42,11 @@ def configure(level: str) -> None:
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
+        foreign_pre_chain=[*shared, _plain_words],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             _exception_by_name,
+            redact,
             renderer,
         ],
     )
@@ -49,9 +54,42 @@ def configure(level: str) -> None:
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    set_level(level)
+    _take_over()
+
+
+def set_level(level: str) -> None:
+    """From now on lines of this level and above: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    root = logging.getLogger()
     root.setLevel(level)
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def _take_over() -> None:
+    """What Python itself would print, words and all: warnings, ends by an exception, lines that can't be written."""
+    logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False
+    crashed = get(__name__).critical
+
+    def ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            crashed("crashed", exc_info=(kind, error, trace))
+
+    def thread_ended(args: threading.ExceptHookArgs) -> None:
+        crashed("thread_crashed", thread=args.thread.name if args.thread else None, exc_info=args.exc_value)
+
+    def ignored(args: "sys.UnraisableHookArgs") -> None:
+        crashed("error_ignored", exc_info=args.exc_value)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = ended, thread_ended, ignored
+
+
+def _plain_words(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event["event"] = plain_words(event.get("logger", ""), str(event["event"]))
+    return event
 
 
 def where(trace: TracebackType | None) -> list[str]:

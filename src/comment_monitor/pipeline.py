@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import asyncpg
+import structlog
 
-from comment_monitor import errors, log, metrics, store
+from comment_monitor import errors, log, metrics, store, tracing
 from comment_monitor.config import Settings
 from comment_monitor.db import NO_SCHEMA, Connection, Database
 from comment_monitor.dedup import DedupCache, Known, Marks
 from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
+from comment_monitor.origins import MOST, Origin, Origins
 from comment_monitor.publish import Publisher
 from comment_monitor.queue import Batch, ProcessingQueue
 from comment_monitor.retry import RETRIED, with_retries
@@ -74,12 +76,16 @@ class Pipeline:
 
     async def settle(self, comments: Sequence[Comment]) -> list[Fate]:
         """The fate of each comment, in order, once all are committed."""
+        with tracing.span("store comments", comments=len(comments)):
+            return await self._settle(comments)
+
+    async def _settle(self, comments: Sequence[Comment]) -> list[Fate]:
         size = self.settings.batch_size
         parts = [comments[at : at + size] for at in range(0, len(comments), size)]
         # Texts of one comment are taken in their order, so its batches may not overtake each other: one write has all.
         joined = len(parts) > 1 and len({(one.source, one.id) for one in comments}) < len(comments)
         try:
-            accepted = await self.queue.put(parts, joined=joined)
+            accepted = await self.queue.put(parts, joined=joined, origin=tracing.origin())
         except errors.Unavailable as problem:
             metrics.count_error(problem.slug)
             raise
@@ -97,6 +103,11 @@ class Pipeline:
 
     async def _write(self, group: list[Batch]) -> None:
         """Settles every batch of the group, one way or the other; never raises, or the writer would be gone."""
+        origins = dict.fromkeys(batch.request.origin for batch in group if batch.request.origin)
+        with structlog.contextvars.bound_contextvars(request_ids=[one.request_id for one in origins][:MOST]):
+            await self._settle_group(group)
+
+    async def _settle_group(self, group: list[Batch]) -> None:
         try:
             await self._commit_group(group)
         except errors.Problem as problem:
@@ -110,17 +121,19 @@ class Pipeline:
     async def _commit_group(self, group: list[Batch]) -> None:
         """Commits batches together; if PostgreSQL refuses them as data, each by itself, to find the one at fault."""
         try:
-            fates = await self._commit([batch.comments for batch in group])
+            fates = await self._commit([batch.comments for batch in group], [batch.request.origin for batch in group])
         except errors.NotStorableError as error:
             if len(group) > 1:
                 for batch in group:
                     await self._write([batch])
                 return
-            fates = [await self._one_by_one(group[0].comments, error)]
+            fates = [await self._one_by_one(group[0].comments, group[0].request.origin, error)]
         for batch, result in zip(group, fates, strict=True):
             _settle(batch, result)
 
-    async def _one_by_one(self, comments: Sequence[Comment], error: errors.NotStorableError) -> list[Fate]:
+    async def _one_by_one(
+        self, comments: Sequence[Comment], origin: Origin | None, error: errors.NotStorableError
+    ) -> list[Fate]:
         """Stores what can be stored of a batch in which some comment can't."""
         if len(comments) == 1:
             metrics.count_error("not-storable")
@@ -128,13 +141,13 @@ class Pipeline:
         result: list[Fate] = []
         for comment in comments:
             try:
-                [[fate]] = await self._commit([[comment]])
+                [[fate]] = await self._commit([[comment]], [origin])
             except errors.NotStorableError as why:
-                [fate] = await self._one_by_one([comment], why)
+                [fate] = await self._one_by_one([comment], origin, why)
             result.append(fate)
         return result
 
-    async def _commit(self, parts: list[Sequence[Comment]]) -> list[list[Fate]]:
+    async def _commit(self, parts: Sequence[Sequence[Comment]], origins: Sequence[Origin | None]) -> list[list[Fate]]:
         """Dedup, store, commit, remember and publish for all parts in one go; retried while PostgreSQL is away."""
         comments = [comment for part in parts for comment in part]
         marks = self._cache.marks(comments)
@@ -155,8 +168,10 @@ class Pipeline:
         await self._cache.remember(marks, plan.apply(written))
         if unknown := len(found) + sum(map(len, plan.waves)):
             self._forgotten = plan.duplicates["database"] * 2 > unknown
+        outbox = [id_ for one in written for id_ in one.outbox]
         if sent:
-            self._publisher.publish([id_ for one in written for id_ in one.outbox])
+            self._publisher.publish(outbox, self._origins(plan, written, parts, origins))
+        logger.debug("stored", comments=len(comments), batch_ids=outbox, sent=sent)
         _count(plan)
         fates = iter(plan.fates)
         return [[next(fates) for _ in part] for part in parts]
@@ -178,6 +193,23 @@ class Pipeline:
         found = [unknown[place] for place in await with_retries(self.settings, look)]
         await self._cache.remember(marks, [(index, 0) for index in found])
         return found
+
+    def _origins(
+        self,
+        plan: Plan,
+        written: Sequence[Written],
+        parts: Sequence[Sequence[Comment]],
+        origins: Sequence[Origin | None],
+    ) -> Origins:
+        """The requests whose comments are in each outbox row."""
+        known = {one for one in origins if one}
+        if len(known) < 2:  # noqa: PLR2004 - one request, or none that is known
+            return {id_: list(known) for one in written for id_ in one.outbox} if known else {}
+        owners = [origin for part, origin in zip(parts, origins, strict=True) for _ in part]
+        return {
+            outbox_id: list(dict.fromkeys(owner for index in indexes if (owner := owners[index])))
+            for outbox_id, indexes in plan.queued(written, self.settings.batch_size).items()
+        }
 
     async def _store_with_retries(self, plan: Plan, sent: bool) -> list[Written]:
         return await with_retries(self.settings, partial(self._store, plan, sent))

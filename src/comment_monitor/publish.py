@@ -6,21 +6,28 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from celery import Celery
 
-from comment_monitor import log, metrics
+from comment_monitor import log, metrics, tracing
 from comment_monitor.breaker import Breaker
-from comment_monitor.link import Link
+from comment_monitor.link import Link, Message
+from comment_monitor.origins import Origin, Origins, distinct
 
 logger = log.get(__name__)
 
 # Batches that may wait for the workers. What more there is to do waits in the outbox, which costs the broker nothing.
 QUEUE_LIMIT: Final = 10_000
 LOOK_EVERY: Final = 1.0
+SPAN: Final = "send comment-analysis"
 # Messages that are sent before their confirmations are waited for.
 MESSAGES_AT_ONCE: Final = 4
+
+
+class _Waiting(NamedTuple):
+    outbox_id: int
+    origins: Sequence[Origin]
 
 
 class Publisher:
@@ -34,7 +41,7 @@ class Publisher:
     def __init__(self, app: Celery | None, *, together: int = 1):
         self._link = Link(app) if app else None
         self._together = together
-        self._ids: queue.Queue[int | None] = queue.Queue(maxsize=QUEUE_LIMIT)
+        self._ids: queue.Queue[_Waiting | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
         # Ids that waited at the last look, as far as messages tell, with those that were sent since.
@@ -62,13 +69,13 @@ class Publisher:
             return 0
         return max(0, QUEUE_LIMIT - int(self._depth) - self._ids.qsize())
 
-    def publish(self, outbox_ids: Sequence[int]) -> None:
-        """Hands ids to the thread; never blocks."""
+    def publish(self, outbox_ids: Sequence[int], origins: Origins | None = None) -> None:
+        """Hands ids to the thread, with the requests behind them where they are known; never blocks."""
         if not self._link or not self._breaker.closed:
             return
         for id_ in outbox_ids:
             try:
-                self._ids.put_nowait(id_)
+                self._ids.put_nowait(_Waiting(id_, origins.get(id_, ()) if origins else ()))
             except queue.Full:
                 metrics.count_error("broker")
                 return
@@ -94,13 +101,13 @@ class Publisher:
             except queue.Empty:
                 continue
             ending = ids[-1] is None
-            if (wanted := [id_ for id_ in ids if id_ is not None]) and self._breaker.closed:
+            if (wanted := [one for one in ids if one is not None]) and self._breaker.closed:
                 self._try(partial(self._send, wanted))
             if ending:
                 self._try(self._leave)
                 return
 
-    def _take(self) -> list[int | None]:
+    def _take(self) -> list[_Waiting | None]:
         """The ids at hand, at least one; None comes last, and for the end.
 
         Raises:
@@ -139,9 +146,18 @@ class Publisher:
         assert self._link  # noqa: S101 - the thread runs only with one
         self._link.close()
 
-    def _send(self, outbox_ids: Sequence[int]) -> None:
+    def _send(self, waiting: Sequence[_Waiting]) -> None:
         assert self._link  # noqa: S101 - the thread runs only with one
-        messages = [outbox_ids[at : at + self._together] for at in range(0, len(outbox_ids), self._together)]
-        self._link.send(messages)
-        self._depth += len(outbox_ids)
-        self._sent = (self._sent[0] + len(outbox_ids), self._sent[1] + len(messages))
+        origins = {one.outbox_id: one.origins for one in waiting if one.origins}
+        with tracing.Several(SPAN, "PRODUCER", distinct(origins) if tracing.on() else ()) as spans:
+            # The trace goes on from the sending.
+            origins = {id_: [spans.inside.get(one, one) for one in members] for id_, members in origins.items()}
+            groups = [waiting[at : at + self._together] for at in range(0, len(waiting), self._together)]
+            messages = [
+                Message(ids, {id_: origins[id_] for id_ in ids if id_ in origins})
+                for group in groups
+                if (ids := [one.outbox_id for one in group])
+            ]
+            self._link.send(messages)
+        self._depth += len(waiting)
+        self._sent = (self._sent[0] + len(waiting), self._sent[1] + len(messages))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from comment_monitor import metrics
 from comment_monitor.errors import Draining, QueueFull
 from comment_monitor.model import Comment, Fate
+from comment_monitor.origins import Origin
 
 
 class Batch:
@@ -38,9 +39,17 @@ class Batch:
 class Accepted:
     """The batches of one request; `done` ends with the last of them, or with the first that fails."""
 
-    __slots__ = ("_comments_open", "_open", "_release", "batches", "done")
+    __slots__ = ("_comments_open", "_open", "_release", "batches", "done", "origin")
 
-    def __init__(self, parts: Sequence[Sequence[Comment]], release: Callable[[int], None], *, joined: bool):
+    def __init__(
+        self,
+        parts: Sequence[Sequence[Comment]],
+        release: Callable[[int], None],
+        *,
+        joined: bool,
+        origin: Origin | None = None,
+    ):
+        self.origin = origin
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.batches = [Batch(self, part, joined=joined and number > 0) for number, part in enumerate(parts)]
         self._open = len(parts)
@@ -88,7 +97,9 @@ class ProcessingQueue:
     def __len__(self) -> int:
         return self._length
 
-    async def put(self, parts: Sequence[Sequence[Comment]], *, joined: bool = False) -> Accepted:
+    async def put(
+        self, parts: Sequence[Sequence[Comment]], *, joined: bool = False, origin: Origin | None = None
+    ) -> Accepted:
         """Accepts all parts or none.
 
         Raises:
@@ -101,7 +112,7 @@ class ProcessingQueue:
         count = sum(map(len, parts))
         if self._length and self._length + count > self._capacity:
             raise QueueFull(f"{self._length} comments are waiting in this process; repeat the request later.")
-        accepted = Accepted(parts, self._release, joined=joined)
+        accepted = Accepted(parts, self._release, joined=joined, origin=origin)
         self._length += count
         metrics.QUEUE_LENGTH.inc(count)
         metrics.ATTEMPTS.inc(len(parts))

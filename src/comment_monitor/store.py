@@ -1,6 +1,7 @@
 """The statements that write comments, their place in the analysis queue and their results. None of them commits."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from comment_monitor.analysis import VERSION, Analysis, Failure
@@ -10,7 +11,8 @@ from comment_monitor.model import STORED, UPDATED, Comment, Fate
 # Stores new comments, takes the text of edited ones (a trigger keeps the old text as a version), leaves duplicates
 # alone, and queues what is new or edited for analysis in rows of at most $10 comments: all in one statement,
 # whatever the number of comments. $11 is -1 for rows that are left to the sweep, else 0. The comments arrive sorted by
-# identity, so that two writers lock in one order. Where all of them are new, which is nearly always, no row says so.
+# identity, so that two writers lock in one order. Where all of them are new, which is nearly always, no row says so:
+# their ids rise as they came.
 WRITE: Final = Query(
     "write_comments",
     """
@@ -28,6 +30,7 @@ WRITE: Final = Query(
     ), queued AS (
         INSERT INTO analysis_outbox (comment_ids, due_at, resends)
         SELECT array_agg(id ORDER BY id), now() + make_interval(secs => $9), $11 FROM numbered GROUP BY part
+        ORDER BY part
         RETURNING id
     )
     SELECT id, source, comment_id, revision FROM written
@@ -176,7 +179,8 @@ SWEEP: Final = Query(
 class Written(NamedTuple):
     """What a write did: the fate and revision of each comment that is new or edited, and the outbox rows made.
 
-    `all_new`: every comment was stored, and `fates` does not name them.
+    The comments of `fates` fill the rows in this order, each row up to its size. `all_new`: every comment was stored,
+    and `fates` does not name them; they fill the rows in the order in which they were given.
     """
 
     fates: dict[tuple[str, str], tuple[Fate, int]]
@@ -210,13 +214,11 @@ async def write(
         batch_size,
         -1 if resend_after is None else 0,
     )
-    fates: dict[tuple[str, str], tuple[Fate, int]] = {}
-    outbox = []
-    for id_, source, comment_id, revision in rows:
-        if source is None:
-            outbox.append(id_)
-        else:
-            fates[source, comment_id] = (STORED if revision == 1 else UPDATED, revision)
+    outbox = sorted(id_ for id_, source, _, _ in rows if source is None)
+    fates = {
+        (source, comment_id): (STORED if revision == 1 else UPDATED, revision)
+        for _, source, comment_id, revision in sorted((row for row in rows if row[1] is not None), key=itemgetter(0))
+    }
     return Written(fates, outbox, all_new=bool(outbox) and not fates)
 
 

@@ -4,17 +4,23 @@ A worker process holds one event loop and enters the core through it.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
+import structlog
 import uvloop
 from celery import Celery, Task, signals
 
-from comment_monitor import log
+from comment_monitor import log, loglevel, origins, tracing
 from comment_monitor.analysis import warm_up
 from comment_monitor.broker import ANALYSE, make_celery
 from comment_monitor.config import load
+from comment_monitor.origins import Origins, distinct
 from comment_monitor.worker import Worker, open_worker
+
+SERVICE: Final = "comment-worker"
+SPAN: Final = "analyse comment-analysis"
 
 settings = load()
 app: Celery = make_celery(settings)
@@ -27,11 +33,25 @@ class Process:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.stack = AsyncExitStack()
         self.worker: Worker = self.runner.run(self.stack.enter_async_context(open_worker(settings)))
+        tracing.start(settings.otlp_endpoint, SERVICE)
+
+    def analyse(self, outbox_ids: Sequence[int], task_id: str, known: Origins, *, redelivered: bool) -> None:
+        """Analyses a task's batches; its lines bear its id, its spans are in the traces of the requests behind it."""
+        self.runner.run(self._analyse(outbox_ids, task_id, known, redelivered))
+
+    async def _analyse(self, outbox_ids: Sequence[int], task_id: str, known: Origins, redelivered: bool) -> None:
+        requests = distinct(known) if tracing.on() else ()
+        with (
+            structlog.contextvars.bound_contextvars(task_id=task_id),
+            tracing.Several(SPAN, "CONSUMER", requests, messaging__message__id=task_id, batches=len(outbox_ids)),
+        ):
+            await self.worker.analyse_batches(outbox_ids, redelivered=redelivered, known=known)
 
     def close(self) -> None:
         """Gives back the connections."""
         self.runner.run(self.stack.aclose())
         self.runner.close()
+        tracing.stop()
 
 
 _process: Process | None = None
@@ -49,14 +69,21 @@ def process() -> Process:
 def analyse_batch(self: "Task[Any, Any]", *outbox_ids: int) -> None:
     """Analyses the comments of outbox rows: those of a message, or of several, as a busy worker takes them."""
     info = self.request.delivery_info or {}
-    here = process()
-    here.runner.run(here.worker.analyse_batches(outbox_ids, redelivered=bool(info.get("redelivered"))))
+    known = origins.decode((self.request.headers or {}).get(origins.HEADER))
+    process().analyse(outbox_ids, str(self.request.id), known, redelivered=bool(info.get("redelivered")))
 
 
 @signals.setup_logging.connect
 def configure_logging(**_: object) -> None:
     """Our log format instead of Celery's."""
     log.configure(settings.log_level)
+    loglevel.follow(settings.log_level_file, settings.log_level)
+
+
+@signals.worker_process_init.connect
+def follow_log_level(**_: object) -> None:
+    """Threads survive no fork: each process of the pool follows the level by itself."""
+    loglevel.follow(settings.log_level_file, settings.log_level)
 
 
 @signals.worker_init.connect

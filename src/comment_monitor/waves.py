@@ -78,6 +78,18 @@ class Plan:
                     self.duplicates["database"] += 1
         return list(known.values())
 
+    def queued(self, written: Sequence[Written], size: int) -> dict[int, list[int]]:
+        """The indexes of the comments in each outbox row, of `size` at the most."""
+        rows: dict[int, list[int]] = {}
+        for wave, result in zip(self.waves, written, strict=True):
+            order = wave
+            if not result.all_new:
+                places = {self._keys[index]: index for index in wave}
+                order = [places[key] for key in result.fates]
+            for number, outbox_id in enumerate(result.outbox):
+                rows[outbox_id] = order[number * size : (number + 1) * size]
+        return rows
+
     def edited(self, written: Sequence[Written]) -> list[Known]:
         """The comments whose text a write replaced, each with its latest revision."""
         known: dict[tuple[str, str], Known] = {}

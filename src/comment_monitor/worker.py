@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from comment_monitor import log, metrics, store
+import structlog
+
+from comment_monitor import log, metrics, origins, store
 from comment_monitor.analysis import Analysis, Failure, analyse_all
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import Database, open_database
+from comment_monitor.origins import Origins
 from comment_monitor.retry import RETRIED, with_retries
 from comment_monitor.store import Loaded, Results
 
@@ -19,6 +22,7 @@ logger = log.get(__name__)
 # Comments whose results share a transaction, and comments that are analysed before the event loop has its turn.
 COMMENTS_STORED_TOGETHER: Final = 125
 COMMENTS_A_TURN: Final = 8
+NOT_KNOWN: Final[Origins] = {}
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
 
 
@@ -37,22 +41,28 @@ class Worker:
         self._settings = settings
         self._database = database
 
-    async def analyse_batch(self, outbox_id: int, *, redelivered: bool) -> None:
+    async def analyse_batch(self, outbox_id: int, *, redelivered: bool, known: Origins = NOT_KNOWN) -> None:
         """Analyses one outbox row's comments; a row that is gone was done by someone else.
 
         Never raises: where PostgreSQL stays away, or the unforeseen happens, the row is as it was, and the sweep
-        sends it again.
+        sends it again. Lines bear the batch's id, and those of the requests behind it as far as they are known.
         """
+        with structlog.contextvars.bound_contextvars(batch_id=outbox_id, **_named(known, [outbox_id])):
+            await self._analyse_whatever_happens(outbox_id, redelivered)
+
+    async def _analyse_whatever_happens(self, outbox_id: int, redelivered: bool) -> None:
         try:
             await with_retries(self._settings, partial(self._analyse, outbox_id, Delivery(redelivered)))
         except RETRIED as error:
             metrics.count_error("database-unavailable")
-            logger.warning("batch_postponed", outbox_id=outbox_id, error=type(error).__name__)
+            logger.warning("batch_postponed", error=type(error).__name__)
         except Exception:
             metrics.count_error("internal")
-            logger.exception("batch_failed", outbox_id=outbox_id)
+            logger.exception("batch_failed")
 
-    async def analyse_batches(self, outbox_ids: Sequence[int], *, redelivered: bool) -> None:
+    async def analyse_batches(
+        self, outbox_ids: Sequence[int], *, redelivered: bool, known: Origins = NOT_KNOWN
+    ) -> None:
         """Analyses outbox rows: several that come for the first time together, others one by one.
 
         Never raises, as `analyse_batch`.
@@ -61,13 +71,13 @@ class Worker:
         # Rows that come again may have ended their process: one of them must not take the others with it.
         if len(rest) > 1 and not redelivered:
             try:
-                rest = await self._analyse_together(rest)
+                rest = await self._analyse_together(rest, known)
             except Exception as error:  # noqa: BLE001 - whichever row it was, by itself it gets its own treatment
                 logger.warning("batches_taken_apart", batches=len(outbox_ids), error=type(error).__name__)
         for outbox_id in rest:
-            await self.analyse_batch(outbox_id, redelivered=redelivered)
+            await self.analyse_batch(outbox_id, redelivered=redelivered, known=known)
 
-    async def _analyse_together(self, outbox_ids: Sequence[int]) -> list[int]:
+    async def _analyse_together(self, outbox_ids: Sequence[int], known: Origins) -> list[int]:
         """Returns the rows that have to be dealt with by themselves: sent before, or with a comment that failed.
 
         While PostgreSQL stores some, the next ones are analysed.
@@ -82,13 +92,13 @@ class Worker:
                 results = await _analyse_part(part)
                 if saving:
                     rest += await saving
-                saving = asyncio.create_task(self._save_part(part, results, started))
+                saving = asyncio.create_task(self._save_part(part, results, started, known))
         finally:
             if saving:
                 rest += await saving
         return rest
 
-    async def _save_part(self, part: Sequence[Loaded], results: Results, started: float) -> list[int]:
+    async def _save_part(self, part: Sequence[Loaded], results: Results, started: float, known: Origins) -> list[int]:
         """Stores the rows whose comments all succeeded; returns the others."""
         failed = {id_ for id_, _, result in results if isinstance(result, Failure)}
         clean = [one for one in part if failed.isdisjoint(id_ for id_, _, _ in one.comments)]
@@ -100,6 +110,8 @@ class Worker:
             metrics.ANALYSIS.labels(outcome="done").inc(len(stored))
             for _ in clean:
                 metrics.ANALYSIS_DURATION.observe(time.perf_counter() - started)
+            ids = [one.outbox_id for one in clean]
+            logger.debug("analysed", batch_ids=ids, comments=len(stored), **_named(known, ids))
         done = {one.outbox_id for one in clean}
         return [one.outbox_id for one in part if one.outbox_id not in done]
 
@@ -138,7 +150,7 @@ class Worker:
                 failed = [(id_, revision, Failure(reason=CUT_SHORT)) for id_, revision, _ in batch.comments]
                 await store.save_results(conn, [batch.outbox_id], failed)
                 metrics.ANALYSIS.labels(outcome="failed").inc(len(failed))
-        logger.error("batch_isolated", outbox_id=batch.outbox_id, comments=len(batch.comments), starts=starts)
+        logger.error("batch_isolated", comments=len(batch.comments), starts=starts)
         return True
 
     async def _store(self, batch: Loaded, results: list[tuple[int, int, Analysis | Failure]]) -> None:
@@ -156,9 +168,14 @@ class Worker:
         metrics.ANALYSIS.labels(outcome="retried" if keep else "failed").inc(len(failing))
         if failing:
             metrics.count_error("analysis", len(failing))
-            logger.warning(
-                "analysis_failed", outbox_id=batch.outbox_id, comments=len(failing), tries=batch.failures + 1
-            )
+            logger.warning("analysis_failed", comments=len(failing), tries=batch.failures + 1)
+        logger.debug("analysed", comments=len(results) - len(failing))
+
+
+def _named(known: Origins, batches: Sequence[int]) -> dict[str, list[str]]:
+    """The requests behind batches, for a line; what was sent again does not tell."""
+    found = origins.request_ids(known, batches)[: origins.MOST] if known else []
+    return {"request_ids": found} if found else {}
 
 
 def _parts(batches: Sequence[Loaded]) -> Iterator[list[Loaded]]:

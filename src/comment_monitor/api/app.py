@@ -13,9 +13,9 @@ from litestar.exceptions import HTTPException
 from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
 
-from comment_monitor import errors
+from comment_monitor import errors, tracing
 from comment_monitor.api import health, problems, process, read
-from comment_monitor.api.middleware import EncodedSlash, Farewell, RequestId
+from comment_monitor.api.middleware import EncodedSlash, Farewell, RequestId, Traced
 from comment_monitor.api.openapi import openapi_config
 from comment_monitor.api.state import Service
 from comment_monitor.config import Settings
@@ -84,4 +84,5 @@ def create_asgi(app: Litestar) -> RequestId:
         service: Service | None = app.state.get("service")
         return service is not None and service.leaving
 
-    return RequestId(Farewell(EncodedSlash(app), is_leaving))
+    within = Farewell(EncodedSlash(app), is_leaving)
+    return RequestId(Traced(within) if tracing.on() else within)

@@ -9,10 +9,13 @@ from urllib.parse import unquote
 import structlog
 from litestar.enums import ScopeType
 
+from comment_monitor import tracing
+
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
 # Stands for a slash that belongs to an id while the router splits the path. No id holds a lone surrogate, and
 # decoding a path never gives one.
 SLASH: Final = "\ud82f"
@@ -42,6 +45,35 @@ class RequestId:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self.app(scope, receive, send_with_id)
+
+
+class Traced:
+    """A server's span around each request, in the caller's trace where it has one; not for probes, which never end."""
+
+    def __init__(self, app: "ASGIApp"):
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Passes the request on; its span is named by its route, for a path holds ids that are not for a trace."""
+        if scope["type"] != ScopeType.HTTP or scope["path"] == "/health":
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+        method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+        with tracing.span(method, "SERVER", parent=given.decode("latin-1"), http__request__method=method) as span:
+
+            async def send_and_note(message: "Message") -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            span.set_attribute("request.id", scope.get("state", {}).get("request_id", ""))
+            try:
+                await self.app(scope, receive, send_and_note)
+            finally:
+                if route := scope.get("path_template"):
+                    span.update_name(f"{method} {route}")
+                    span.set_attribute("http.route", route)
 
 
 class Farewell:

@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 import uvloop
 
+from comment_monitor import tracing
 from comment_monitor.api import server
 from comment_monitor.cli.settings import PORT, data_dir_option, load_settings
 from comment_monitor.config import require_dsn
 from comment_monitor.exposition import serve_metrics
+
+SERVICE = "orchestrator"
 
 
 @click.command
@@ -24,13 +27,17 @@ def serve(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     Answers /health at once, even before the database is there or migrated. SIGTERM: /health turns 503, accepted
     work is finished, then the process ends.
     """
-    settings = load_settings(data_dir, share_metrics=False)
+    settings = load_settings(data_dir, share_metrics=False, follow=True)
     require_dsn(settings, data_dir)
     _spare_the_collector()
     listening = server.listen(host, port)
     serve_metrics(host, metrics_port)
-    if not uvloop.run(server.serve(settings, listening)):
-        sys.exit(1)
+    tracing.start(settings.otlp_endpoint, SERVICE)
+    try:
+        if not uvloop.run(server.serve(settings, listening)):
+            sys.exit(1)
+    finally:
+        tracing.stop()
 
 
 def _spare_the_collector() -> None:

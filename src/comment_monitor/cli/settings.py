@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from comment_monitor import config, log
+from comment_monitor import config, log, loglevel
 from comment_monitor.config import Settings
 from comment_monitor.embedded.state import read_endpoints
 
@@ -48,12 +48,13 @@ def metrics_address(service: str, data_dir: Path = DEFAULT_DATA_DIR) -> str:
     return f"{parts.scheme}://{host}:9090/metrics"
 
 
-def load_settings(data_dir: Path, *, share_metrics: bool = True) -> Settings:
+def load_settings(data_dir: Path, *, share_metrics: bool = True, follow: bool = False) -> Settings:
     """The settings; logging is set up by them.
 
     Args:
         data_dir: where to look for a running `up`.
         share_metrics: whether counts made here are to show on the port of that `up`.
+        follow: whether LOG_LEVEL_FILE is to be followed: by a command that goes on for long.
     """
     environment = {name: value for name, value in os.environ.items() if value}
     if "POSTGRES_DSN" not in environment:
@@ -62,4 +63,6 @@ def load_settings(data_dir: Path, *, share_metrics: bool = True) -> Settings:
             os.environ.setdefault(FOLDER_VARIABLE, folder)
     settings = config.load(environment)
     log.configure(settings.log_level)
+    if follow:
+        loglevel.follow(settings.log_level_file, settings.log_level)
     return settings

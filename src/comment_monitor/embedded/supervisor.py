@@ -117,6 +117,7 @@ class Supervisor:
             endpoints = self._start_servers(stack)
             endpoints["PROMETHEUS_MULTIPROC_DIR"] = str(self._empty_metrics_folder())
             self._environment.update(endpoints)
+            self._environment.setdefault("LOG_LEVEL_FILE", str(self._where.data_dir / "log-level"))
             self._migrate()
             stack.callback(self._stop_children)
             self._start_children()

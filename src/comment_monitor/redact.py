@@ -1,0 +1,66 @@
+"""What no log line may hold, taken out of those that others wrote: the last line of defence.
+
+The first is that nothing of ours puts a comment's words, its author or a secret into a line; see docs/adr/0005.
+"""
+
+import re
+from typing import Any, Final
+
+from structlog.typing import EventDict
+
+# The password of an address such as amqp://user:password@host.
+_PASSWORD_IN_ADDRESS: Final = re.compile(r"(://[^\s:/@]*:)[^\s/]*@")
+_NAMED_SECRET: Final = re.compile(
+    r"""\b(password|passwd|pwd|secret|token|access_token|api[-_]?key|authorization)\b(["']?\s*[=:]\s*["']?)"""
+    r"""(?:(?:bearer|basic)\s+)?[^\s"'&,;}]+""",
+    re.IGNORECASE,
+)
+_BEARER: Final = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+# Not the user of an address, whose host an operator needs.
+_EMAIL: Final = re.compile(r"(?<![/\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# With a country's code, or as three, three and four digits, or with a leading zero: no times, addresses or counts.
+_PHONE: Final = re.compile(
+    r"(?<![\w+])\+\d{1,3}(?:[ .()/-]{0,2}\d{1,4}){2,6}\b"
+    r"|(?<![\w.-])\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?![\w-])"
+    r"|(?<![\w.:-])0\d{2,4}[ /-]\d{4,}\b"
+)
+
+# Loggers that never see a comment, so that their words can be taken whole: queue, servers, migrations, traces.
+TRUSTED: Final = ("comment_monitor", "celery", "kombu", "amqp", "uvicorn", "alembic", "opentelemetry")
+# Where the plain words of a message end and what it shows begins: a repr, a quotation, a second line.
+_SHOWS: Final = re.compile(r"[\n(<'\"`{\[]|: ")
+
+
+def plain_words(logger: str, message: str) -> str:
+    """A third party's message; of one that may quote a comment, only its own words up to what it quotes.
+
+    asyncio, for one, shows a failed task with its exception's text and a callback with its arguments.
+    """
+    if logger.partition(".")[0] in TRUSTED:
+        return message
+    return _SHOWS.split(message, maxsplit=1)[0].rstrip() or "(left out)"
+
+
+def redacted(text: str) -> str:
+    """The text without passwords, tokens, e-mail addresses and phone numbers."""
+    text = _PASSWORD_IN_ADDRESS.sub(r"\1***@", text)
+    text = _NAMED_SECRET.sub(r"\1\2***", text)
+    text = _BEARER.sub(r"\1 ***", text)
+    text = _EMAIL.sub("<e-mail>", text)
+    return _PHONE.sub("<phone>", text)
+
+
+def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """A structlog processor: every text of a line is redacted, at any depth."""
+    return {key: value if key == "timestamp" else _anywhere(value) for key, value in event.items()}
+
+
+def _anywhere(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {key: _anywhere(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_anywhere(one) for one in value]
+    # Whatever else a line holds is written by its repr.
+    return value if value is None or isinstance(value, bool | int | float) else redacted(repr(value))
