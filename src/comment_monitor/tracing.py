@@ -5,6 +5,7 @@ No span holds what a user sent: names, counts and ids only, of errors their type
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import structlog
 
+from comment_monitor import BARRED
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.origins import Origin
 
@@ -49,6 +51,9 @@ def start(endpoint: str, service: str) -> None:
         raise ConfigurationError(
             f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: must be {PROTOCOL} (a collector has it on port 4318)"
         )
+    for name in BARRED:
+        if sys.modules.get(name, ...) is None:
+            del sys.modules[name]
     # Here, because only those who want traces are to pay for the import.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
@@ -143,7 +148,7 @@ class Several:
         self._current.__exit__(kind, error, trace)
         for one in self._spans:
             if kind:
-                _failed(one, kind.__name__)
+                failed(one, kind.__name__)
             one.end()
 
 
@@ -167,7 +172,7 @@ class _Block:
     ) -> None:
         self._current.__exit__(kind, error, trace)
         if kind:
-            _failed(self._span, kind.__name__)
+            failed(self._span, kind.__name__)
         self._span.end()
 
 
@@ -179,7 +184,8 @@ def _made(tracer: "Tracer", name: str, kind: Kind, parent: str, attributes: dict
     return tracer.start_span(name, context, kind=SpanKind[kind], attributes=attributes)
 
 
-def _failed(one: "Span", kind: str) -> None:
+def failed(one: "Span", kind: str) -> None:
+    """Marks a span as failed, with the type of its error and none of its words."""
     from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415
 
     one.set_attribute("error.type", kind)

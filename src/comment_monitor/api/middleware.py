@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -65,6 +66,8 @@ class Traced:
             async def send_and_note(message: "Message") -> None:
                 if message["type"] == "http.response.start":
                     span.set_attribute("http.response.status_code", message["status"])
+                    if message["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                        tracing.failed(span, str(message["status"]))
                 await send(message)
 
             span.set_attribute("request.id", scope.get("state", {}).get("request_id", ""))

@@ -1,0 +1,175 @@
+"""Traces: one from the request through the queue to the analysis, to a collector; none where nobody asked for them."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import httpx
+import pytest
+from tests.integration.conftest import MakeUp
+from tests.support.collector import Collector, Seen, collecting
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.requests import body, comment
+from tests.support.up import Up, until
+
+from comment_monitor import tracing
+from comment_monitor.origins import Origin
+
+SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
+REQUEST = "POST /comments/process"
+ANALYSIS = "analyse comment-analysis"
+CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as found:
+        yield found
+
+
+def start(make_up: MakeUp, collector: Collector, **environment: str) -> Up:
+    quickly = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    return make_up(COMMENT_RATE_LIMIT_PER_MINUTE="0", **quickly, **environment).start().wait_until_up()
+
+
+def ancestors(one: Seen, spans: list[Seen]) -> list[str]:
+    """The names of a span's parents, from its own up to the root."""
+    by_id = {span.id: span for span in spans}
+    names = []
+    while parent := by_id.get(one.parent):
+        names.append(parent.name)
+        one = parent
+    return names
+
+
+def test_a_request_its_way_through_the_queue_and_its_analysis_are_one_trace(
+    make_up: MakeUp, collector: Collector, rabbitmq: RabbitMQ
+) -> None:
+    up = start(make_up, collector, CELERY_BROKER_URL=rabbitmq.url)
+    headers = {"traceparent": f"00-{CALLER}-00f067aa0ba902b7-01", "x-request-id": "mine"}
+    answer = httpx.post(f"{up.url}/comments/process", json=body(*map(comment, range(12))), headers=headers)
+    assert answer.status_code == 200
+    until(lambda: collector.named(ANALYSIS))
+    up.ctrl_c()
+    assert up.process.wait() == 0, up.output()
+    spans = [one for one in collector.spans if one.trace == CALLER]
+    [request] = [one for one in spans if one.kind == SERVER]
+    assert (request.service, request.name, request.parent) == ("orchestrator", REQUEST, "00f067aa0ba902b7")
+    assert request.attributes["http.response.status_code"] == 200
+    assert request.attributes["request.id"] == "mine"
+    analyses = [one for one in spans if one.kind == CONSUMER]
+    assert analyses
+    for one in analyses:
+        assert (one.service, one.name) == ("comment-worker", ANALYSIS)
+        assert ancestors(one, spans) == ["send comment-analysis", "store comments", REQUEST]
+        assert one.attributes["request.id"] == "mine"
+    # What PostgreSQL did for it is in there, too.
+    loads = [one for one in spans if one.name == "load_batches"]
+    assert loads
+    assert {one.kind for one in loads} == {CLIENT}
+    assert not any(one.failed for one in spans)
+
+
+def test_requests_that_share_a_batch_have_their_own_traces(make_up: MakeUp, collector: Collector) -> None:
+    """Comments of many small requests are analysed in one task: each of the requests sees it in its own trace."""
+    up = start(make_up, collector, COMMENT_BATCH_SIZE="25")
+    with httpx.Client() as client:
+        for number in range(30):
+            client.post(
+                f"{up.url}/comments/process", json=body(comment(number)), headers={"x-request-id": f"r{number}"}
+            )
+    until(lambda: len({one.attributes["request.id"] for one in collector.named(ANALYSIS)}) == 30)
+    traces = {one.attributes["request.id"]: one.trace for one in collector.named(REQUEST)}
+    assert len(set(traces.values())) == 30
+    for one in collector.named(ANALYSIS):
+        assert one.trace == traces[one.attributes["request.id"]]
+
+
+def test_no_span_holds_what_a_user_sent(make_up: MakeUp, collector: Collector) -> None:
+    up = start(make_up, collector)
+    httpx.post(f"{up.url}/comments/process", json=body(comment("secret-id", "secret words", author="secret author")))
+    httpx.get(f"{up.url}/comments/threads/secret-id")
+    httpx.get(f"{up.url}/health")
+    refused = httpx.post(f"{up.url}/comments/process", content=b"secret", headers={"x-api-key": "secret key"})
+    assert refused.status_code == 400
+    httpx.get(f"{up.url}/comments", params={"q": "secret", "author": "secret author"})
+    httpx.get(f"{up.url}/secret")
+    until(lambda: collector.named("GET") and collector.named(ANALYSIS))
+    assert b"secret" not in collector.raw
+    assert {one.name for one in collector.spans if one.kind == SERVER} == {
+        REQUEST, "GET /comments", "GET /comments/{source}/{comment_id}", "GET"
+    }  # fmt: skip
+    answered = [one.attributes["http.response.status_code"] for one in collector.named(REQUEST)]
+    assert answered == [200, 400]
+
+
+def test_what_failed_is_marked_by_the_type_of_its_error(make_up: MakeUp, collector: Collector) -> None:
+    up = start(make_up, collector, COMMENT_MONITORING_ENABLED="false")
+    assert httpx.post(f"{up.url}/comments/process", json=body(comment(1))).status_code == 503
+    until(lambda: collector.named(REQUEST))
+    [refused] = collector.named(REQUEST)
+    assert refused.failed
+    assert refused.attributes["error.type"] == "503"
+
+
+def test_an_error_within_a_span_is_in_it_without_its_words(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "named otherwise")
+    tracing.start(collector.url, "test")
+    parents = [Origin(str(number), f"00-{CALLER}-{number + 1:016x}-01") for number in range(2)]
+    try:
+        with suppress(ValueError), tracing.span("alone"):
+            raise ValueError("secret")
+        with suppress(ValueError), tracing.Several("together", "CONSUMER", parents):
+            raise ValueError("secret")
+    finally:
+        tracing.stop()
+    assert {(one.service, one.name) for one in collector.spans} == {
+        ("named otherwise", "alone"), ("named otherwise", "together")
+    }  # fmt: skip
+    assert len(collector.spans) == 3
+    assert all(one.failed and one.attributes["error.type"] == "ValueError" for one in collector.spans)
+    assert b"secret" not in collector.raw
+    assert not tracing.on()
+
+
+def test_a_collector_that_is_away_is_in_nobodys_way(make_up: MakeUp) -> None:
+    up = make_up(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_BSP_SCHEDULE_DELAY="100")
+    up.start().wait_until_up()
+    for number in range(20):
+        assert httpx.post(f"{up.url}/comments/process", json=body(comment(number))).status_code == 200
+    up.ctrl_c()
+    assert up.process.wait() == 0, up.output()
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be an http://"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: must be http/protobuf",
+        ),
+    ],
+)
+def test_what_can_not_be_is_said_at_the_start(make_up: MakeUp, variables: dict[str, str], says: str) -> None:
+    up = make_up(**variables).start()
+    assert up.process.wait() == 1
+    assert says in up.output()
+
+
+def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded(empty_dsn: str) -> None:
+    code = (
+        "import sys, comment_monitor.cli.serve, comment_monitor.tasks as t; t.process().close();"
+        "from comment_monitor.api.app import create_app, create_asgi; from comment_monitor.config import load;"
+        "create_asgi(create_app(load())); loaded = [name for name, one in sys.modules.items() if one];"
+        # The names of attributes are Litestar's doing.
+        "ours = [name for name in loaded if name.startswith('opentelemetry.') and 'semconv' not in name];"
+        "sys.exit(', '.join(ours) or 0)"
+    )
+    environment = {"POSTGRES_DSN": empty_dsn, "CELERY_BROKER_URL": "memory://"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
