@@ -14,7 +14,7 @@ LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # One line a request, a connection or a task would drown what matters.
 NOISY: Final = (
     "uvicorn", "httpx", "asyncio", "amqp", "celery.worker.consumer", "celery.worker.strategy", "celery.app.trace",
-    "alembic", "urllib3",
+    "celery.utils.functional", "celery.bootsteps", "alembic", "urllib3", "py3langid",
 )  # fmt: skip
 # Frames of an exception that a log line shows, the innermost last.
 FRAMES: Final = 6

@@ -36,12 +36,12 @@ class LevelFile:
         self._word = word
         level = word or self._otherwise
         if level not in log.LEVELS:
-            logger.warning("log_level_unknown", file=str(self._path), level=self._level, known=log.LEVELS)
+            logger.warning("log_level_unknown", file=str(self._path), stays=self._level, known=log.LEVELS)
         elif level != self._level:
             was, self._level = self._level, level
             log.set_level(level)
             # Whatever the level, whoever changed it wants to see that it took.
-            logger.critical("log_level_changed", was=was, level=level, process=os.getpid())
+            logger.critical("log_level_changed", was=was, now=level, process=os.getpid())
 
     def follow(self) -> None:
         """Looks now, and then every second, in a thread that ends with its process."""

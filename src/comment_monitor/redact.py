@@ -27,6 +27,8 @@ _PHONE: Final = re.compile(
 
 # Loggers that never see a comment, so that their words can be taken whole: queue, servers, migrations, traces.
 TRUSTED: Final = ("comment_monitor", "celery", "kombu", "amqp", "uvicorn", "alembic", "opentelemetry")
+# But for this one, which shows what a task raised.
+QUOTING: Final = ("celery.app.trace",)
 # Where the plain words of a message end and what it shows begins: a repr, a quotation, a second line.
 _SHOWS: Final = re.compile(r"[\n(<'\"`{\[]|: ")
 
@@ -36,7 +38,7 @@ def plain_words(logger: str, message: str) -> str:
 
     asyncio, for one, shows a failed task with its exception's text and a callback with its arguments.
     """
-    if logger.partition(".")[0] in TRUSTED:
+    if logger.partition(".")[0] in TRUSTED and logger not in QUOTING:
         return message
     return _SHOWS.split(message, maxsplit=1)[0].rstrip() or "(left out)"
 

@@ -12,6 +12,7 @@ from comment_monitor import config
 from comment_monitor.cli.settings import PORT
 from comment_monitor.dsn import connect_arguments
 from comment_monitor.embedded.supervisor import Where, run
+from comment_monitor.redact import redacted
 
 
 @click.command
@@ -64,4 +65,4 @@ def _without_password(url: str) -> str:
     """A server's address as it may be shown."""
     head, at, tail = url.rpartition("@")
     scheme, colon, user = head.partition("://")
-    return f"{scheme}{colon}{user.split(':')[0]}{at}{tail}" if at else url
+    return redacted(f"{scheme}{colon}{user.split(':')[0]}{at}{tail}" if at else url)

@@ -38,7 +38,8 @@ SETTINGS: Final = {
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "log_line_prefix": "%m [%p] %a ",
-    # A statement in the log would carry what users wrote.
+    # A statement in the log would carry what users wrote, and so may an error's words: the program logs it by its type.
+    "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }

@@ -1,0 +1,212 @@
+"""No log line holds what people wrote or who they are, nor a secret: the whole system at DEBUG, over the worst."""
+
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from tests.conftest import execute
+from tests.integration.conftest import make_up, migrated
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.requests import body, comment
+from tests.support.up import Up, until
+
+from comment_monitor.embedded.state import read_endpoints
+
+__all__ = ["make_up", "migrated"]
+
+PRIVATE = {
+    "text": "quokkatext",
+    "author": "quokkaauthor",
+    "id": "quokkaid",
+    "post": "quokkapost",
+    "metadata": "quokkameta",
+    "query": "quokkaquery",
+    "path": "quokkapath",
+    "key": "quokkakey",
+    "password": "quokkapassword",
+    "e-mail": "ann.quokka@example.org",
+    "phone": "+49 170 5550123",
+    "phone, too": "(030) 555-0199",
+}
+WORDS = " ".join(PRIVATE[one] for one in ("text", "e-mail", "phone", "phone, too"))
+
+CUT_OFF = f"POST /comments/process HTTP/1.1\r\ncontent-length: 999\r\n\r\n{WORDS}"
+
+
+def personal(number: int, text: str = WORDS, **more: Any) -> dict[str, Any]:
+    """A comment full of what no line may hold."""
+    author = f"{PRIVATE['author']} {PRIVATE['e-mail']}"
+    more = {"metadata": {PRIVATE["metadata"]: [PRIVATE["phone"]]}, **more}
+    return {**comment(f"{PRIVATE['id']}-{number}", text), "author": author, **more}
+
+
+def lines(up: Up) -> list[str]:
+    """Every line that any of it has written anywhere."""
+    files = [*(up.data_dir / "log").glob("*.log")]
+    assert len(files) == 2, files
+    return [*up.output().splitlines(), *(line for file in files for line in file.read_text().splitlines())]
+
+
+def entries(up: Up) -> list[dict[str, Any]]:
+    """The lines that are JSON, which is all of the program's own but the addresses that `up` shows."""
+    return [json.loads(line) for line in up.output().splitlines() if line.startswith("{")]
+
+
+def events(up: Up) -> set[str]:
+    return {entry["event"] for entry in entries(up)}
+
+
+def plain(text: str) -> str:
+    """A number is the same number, however it is set."""
+    return re.sub(r"\W", "", text).lower()
+
+
+def holds_nothing_private(up: Up) -> None:
+    words = {kind: plain(word) for kind, word in PRIVATE.items()}
+    for line in lines(up):
+        found = [kind for kind, word in words.items() if word in plain(line)]
+        assert not found, f"{found} in: {line}"
+
+
+def quoting(dsn: str, table: str, *, of: str) -> None:
+    """PostgreSQL refuses rows, and quotes them in what it says."""
+    execute(
+        dsn,
+        f"""
+        CREATE FUNCTION quote_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'refused: %', {of} USING DETAIL = {of}, HINT = {of}; END $$;
+        CREATE TRIGGER quote BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION quote_{table}();
+        """,
+    )
+
+
+def no_more(dsn: str, table: str) -> None:
+    execute(dsn, f"DROP FUNCTION quote_{table} CASCADE")
+
+
+def send_all_kinds(up: Up) -> None:
+    """Good, known, edited and impossible comments; documents that are none; questions that can't be answered."""
+    process = f"{up.url}/comments/process"
+    secrets = {"x-api-key": PRIVATE["key"], "authorization": f"Bearer {PRIVATE['key']}", "cookie": PRIVATE["key"]}
+    with httpx.Client(headers=secrets) as client:
+        for text in (WORDS, WORDS, f"{WORDS} edited"):
+            answer = client.post(
+                process, json=body(*(personal(one, text) for one in range(20)), post_id=PRIVATE["post"])
+            )
+            assert answer.status_code == 200
+        bad = [
+            personal(100, WORDS * 1000),
+            personal(101, "\ud800" + WORDS),
+            personal(102, "\x00" + WORDS),
+            personal(103, " "),
+            personal(104, timestamp=PRIVATE["text"]),
+            personal(105, parent_id=PRIVATE["text"] * 50),
+            personal(106, metadata=PRIVATE["text"]),
+            {PRIVATE["text"]: PRIVATE["text"]},
+        ]
+        assert client.post(process, content=json.dumps(body(*bad, personal(107))).encode()).status_code == 200
+        for content in (WORDS, "[" * 50_000 + WORDS, json.dumps({WORDS: WORDS}), json.dumps(body()) + WORDS):
+            assert client.post(process, content=content.encode()).status_code in {400, 422}
+        for path in (
+            "/comments?q={query}&author={author}&cursor={query}", "/comments?limit={query}", "/comments?since={query}",
+            "/comments?q={query}&author={author}", "/comments/{path}/{id}", "/{path}?{query}",
+            "/posts/{path}/{post}/summary",
+            "/comments?q=%00{query}", "/comments?source={query}&label={query}&language={query}&sentiment={query}",
+        ):  # fmt: skip
+            client.get(up.url + path.format(**PRIVATE))
+        client.request(PRIVATE["query"].upper(), process)
+    # What is no HTTP at all, and a request cut off in the middle of its words.
+    for raw in (
+        f"{PRIVATE['query']} {WORDS}\r\n\r\n",
+        f"POST /comments/process HTTP/1.1\r\ncontent-length: 999\r\n\r\n{WORDS}",
+    ):
+        with socket.create_connection(("127.0.0.1", up.port)) as connection:
+            connection.sendall(raw.encode())
+
+
+def pool(up: Up) -> list[psutil.Process]:
+    """The processes that analyse."""
+    return up.child("worker").children()
+
+
+@pytest.fixture
+def up(make_up: Any, rabbitmq: RabbitMQ) -> Up:
+    one: Up = make_up(
+        LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url, COMMENT_RATE_LIMIT_PER_MINUTE="0",
+        COMMENT_RESEND_AFTER="1", COMMENT_MAX_RETRIES="1",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_HEADERS=f"authorization=Bearer%20{PRIVATE['key']}",
+    )  # fmt: skip
+    return one.start().wait_until_up()
+
+
+def test_no_line_of_the_whole_system_at_debug_holds_what_people_sent(up: Up, rabbitmq: RabbitMQ) -> None:
+    dsn = (read_endpoints(up.data_dir) or {})["POSTGRES_DSN"]
+    send_all_kinds(up)
+    until(lambda: "analysed" in events(up))
+    # PostgreSQL refuses, and its words quote the comment: in the orchestrator, then in the worker.
+    quoting(dsn, "comments", of="NEW.text || NEW.author")
+    assert httpx.post(f"{up.url}/comments/process", json=body(personal(200))).status_code == 503
+    no_more(dsn, "comments")
+    quoting(dsn, "comment_analyses", of="(SELECT text || author FROM comments WHERE id = NEW.comment_id)")
+    assert httpx.post(f"{up.url}/comments/process", json=body(*map(personal, range(300, 330)))).status_code == 200
+    until(lambda: {"batch_failed", "write_failed"} <= events(up))
+    # Its processes die while they are at it.
+    [victim, *_] = pool(up)
+    victim.send_signal(signal.SIGKILL)
+    no_more(dsn, "comment_analyses")
+    # The broker goes away, and comes back.
+    rabbitmq.stop()
+    assert httpx.post(f"{up.url}/comments/process", json=body(personal(400))).status_code == 200
+    until(lambda: "broker_away" in events(up))
+    rabbitmq.start()
+    until(lambda: execute(dsn, "SELECT count(*) FROM analysis_outbox") == [(0,)])
+    # A request with words in it is under way when all of it ends.
+    with socket.create_connection(("127.0.0.1", up.port)) as connection:
+        connection.sendall(CUT_OFF.encode())
+        up.ctrl_c()
+        assert up.process.wait() == 0
+    found = entries(up)
+    assert {"stored", "sent", "analysed", "refused"} <= events(up)
+    assert {"debug", "info", "warning", "error"} <= {entry["level"] for entry in found}
+    assert {"celery", "kombu"} & {entry["logger"].partition(".")[0] for entry in found}
+    assert any(entry.get("at") for entry in found)
+    holds_nothing_private(up)
+
+
+def test_no_line_holds_a_password_of_a_server_that_refuses_it_or_goes_away(
+    make_up: Any, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    """Wrong passwords, and one that a server never asked for: what the clients say of them, and repeat, shows none."""
+    secret = PRIVATE["password"]
+    first: Up = make_up().start().wait_until_up()
+    servers = read_endpoints(first.data_dir) or {}
+    redis = servers["REDIS_URL"].replace("unix://", f"unix://nobody:{secret}@")
+    dsn = f"{servers['POSTGRES_DSN']}&password={secret}"
+    second: Up = make_up(LOG_LEVEL="DEBUG", REDIS_URL=redis, POSTGRES_DSN=dsn, CELERY_BROKER_URL=rabbitmq.url)
+    second.data_dir = tmp_path / "second"
+    second.start().wait_until_up()
+    until(lambda: httpx.get(f"{second.url}/health").json()["checks"]["cache"] != "ok")
+    assert httpx.post(f"{second.url}/comments/process", json=body(personal(1))).status_code == 200
+    wrong = rabbitmq.url.replace("guest:guest", f"guest:{secret}")
+    third: Up = make_up(LOG_LEVEL="DEBUG", REDIS_URL=redis, POSTGRES_DSN=dsn, CELERY_BROKER_URL=wrong)
+    third.data_dir = tmp_path / "third"
+    third.start()
+    # Celery gives up where its password is refused.
+    until(lambda: third.process.poll() is not None)
+    # PostgreSQL itself goes.
+    first.ctrl_c()
+    assert first.process.wait() == 0
+    assert httpx.post(f"{second.url}/comments/process", json=body(personal(2)), timeout=60).status_code == 503
+    until(lambda: "refused" in events(second))
+    second.ctrl_c()
+    second.process.wait()
+    assert "Unrecoverable error" in third.output()
+    for line in [*second.output().splitlines(), *third.output().splitlines()]:
+        assert secret not in line

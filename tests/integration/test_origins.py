@@ -1,0 +1,144 @@
+"""Whose comments are in a batch: the request's id in every line it causes, through Celery to the result."""
+
+import asyncio
+import json
+import random
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+from tests.conftest import MakeSettings, execute, until
+from tests.integration.conftest import MakeUp
+from tests.support import up as ups
+from tests.support.messages import messages
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.requests import body, comment, parsed
+from tests.support.up import Up
+
+from comment_monitor import origins
+from comment_monitor.runtime import open_runtime
+
+
+def entries(up: Up, event: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in up.output().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+def behind(url: str) -> dict[int, set[str]]:
+    """Takes all messages: the requests that they name for each outbox row."""
+    found: dict[int, set[str]] = {}
+    for message in messages(url):
+        headers = message.headers or {}
+        known = origins.decode(headers.get(origins.HEADER))
+        assert known.keys() <= set(json.loads(message.body)[0])
+        for batch, members in known.items():
+            found.setdefault(batch, set()).update(one.request_id for one in members)
+    return found
+
+
+async def test_a_message_names_just_the_requests_whose_comments_are_in_each_batch(
+    make_settings: MakeSettings, rabbitmq: RabbitMQ
+) -> None:
+    """Also where many requests share a write, with comments that are known, edited, sent twice, or in another's."""
+    messages(rabbitmq.url)
+    settings = make_settings(CELERY_BROKER_URL=rabbitmq.url, COMMENT_BATCH_SIZE="5")
+    chance = random.Random(5)
+    async with open_runtime(settings, application="test") as runtime:
+        await until(lambda: runtime.publisher.room)
+
+        async def request(name: str, ids: list[str], text: str) -> None:
+            with structlog.contextvars.bound_contextvars(request_id=name):
+                await runtime.pipeline.process(parsed(*(comment(id_, text) for id_ in ids)))
+
+        for turn in range(6):
+            # Each comment of a turn belongs to one request; a part of them are edits of an earlier turn's.
+            edited = [f"{turn - 1}-{chance.randrange(40)}" for _ in range(8)] if turn else []
+            ids = [f"{turn}-{number}" for number in range(40)] + sorted(set(edited))
+            chance.shuffle(ids)
+            owners: dict[str, str] = {}
+            jobs: list[Coroutine[Any, Any, None]] = []
+            while ids:
+                mine, ids = ids[: (size := chance.randrange(1, 12))], ids[size:]
+                name = f"r{turn}-{len(jobs)}"
+                owners |= dict.fromkeys(mine, name)
+                twice = mine[:1] if chance.random() < 0.2 else []
+                jobs.append(request(name, mine + twice, f"text of turn {turn}"))
+            await asyncio.gather(*jobs)
+            rows = execute(
+                settings.postgres_dsn,
+                "SELECT o.id, c.comment_id FROM analysis_outbox o JOIN comments c ON c.id = ANY (o.comment_ids)",
+            )
+            expected: dict[int, set[str]] = {}
+            for row, id_ in rows:
+                expected.setdefault(row, set()).add(owners[id_])
+            found: dict[int, set[str]] = {}
+
+            def arrived(found: dict[int, set[str]] = found, expected: dict[int, set[str]] = expected) -> bool:
+                found.update(behind(rabbitmq.url))
+                return found.keys() >= expected.keys()
+
+            await until(arrived)
+            assert found == expected
+            execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
+
+
+def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: MakeUp, rabbitmq: RabbitMQ) -> None:
+    up = make_up(LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url).start().wait_until_up()
+    process = f"{up.url}/comments/process"
+    for name in ("first", "second"):
+        answer = httpx.post(
+            process, json=body(*(comment(f"{name}-{one}") for one in range(12))), headers={"x-request-id": name}
+        )
+        assert answer.headers["x-request-id"] == name
+    ups.until(lambda: {id_ for one in entries(up, "analysed") for id_ in one["request_ids"]} == {"first", "second"})
+    for name in ("first", "second"):
+        [stored] = [one for one in entries(up, "stored") if one["request_ids"] == [name]]
+        sent = [one for one in entries(up, "sent") if name in one["request_ids"]]
+        done = [one for one in entries(up, "analysed") if name in one["request_ids"]]
+        batches = set(stored["batch_ids"])
+        assert len(batches) == 2
+        assert batches <= {id_ for one in sent for id_ in one["batch_ids"]}
+        assert batches <= {id_ for one in done for id_ in one.get("batch_ids", [one.get("batch_id")])}
+        # Celery's own name for the work is in there as well: whoever has one of the three finds the others.
+        assert {one["task_id"] for one in done} <= {one["task_id"] for one in entries(up, "sent")}
+
+
+def test_what_fails_in_a_worker_names_the_requests_that_it_fails_for(
+    make_up: MakeUp, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    up = make_up(LOG_LEVEL="WARNING", CELERY_BROKER_URL=rabbitmq.url).start().wait_until_up()
+    execute(
+        f"dbname=comments user=postgres host={up.data_dir}/postgres.socket",
+        "ALTER TABLE comment_analyses ADD CHECK (comment_id < 0)",
+    )
+    httpx.post(f"{up.url}/comments/process", json=body(comment(1)), headers={"x-request-id": "unlucky"})
+    ups.until(lambda: entries(up, "batch_failed"))
+    failed = entries(up, "batch_failed")[0]
+    assert failed["request_ids"] == ["unlucky"]
+    assert failed["batch_id"] == 1
+    assert failed["task_id"]
+
+
+def test_the_level_of_a_running_system_is_changed_by_a_file(make_up: MakeUp) -> None:
+    up = make_up().start().wait_until_up()
+
+    def post(name: int) -> None:
+        httpx.post(f"{up.url}/comments/process", json=body(comment(name)))
+
+    post(1)
+    file = up.data_dir / "log-level"
+    file.write_text("debug\n")
+    # The API, the worker, and each process of its pool.
+    ups.until(lambda: len({one["process"] for one in entries(up, "log_level_changed")}) >= 3)
+    assert not entries(up, "stored")
+    post(2)
+    ups.until(lambda: entries(up, "stored") and entries(up, "analysed"))
+    file.unlink()
+    ups.until(lambda: len([one for one in entries(up, "log_level_changed") if one["now"] == "INFO"]) >= 3)
+    before = len(entries(up, "stored"))
+    post(3)
+    up.ctrl_c()
+    assert up.process.wait() == 0
+    assert len(entries(up, "stored")) == before
