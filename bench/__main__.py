@@ -1,7 +1,8 @@
 """All claims, one after the other on the same servers: one table, and docs/performance.md with it.
 
 Some run only where they are named: `--only soak` takes ten minutes, `--only profile` says where the time goes within
-our processes, `--only loops` and `--only staging` hold what was tried beside what is there.
+our processes, `--only loops` and `--only staging` hold what was tried beside what is there, `--only tracing` says what
+traces cost.
 """
 
 import click
@@ -24,6 +25,7 @@ from bench import (
     soak,
     staging,
     start,
+    tracing,
 )
 from bench.harness import page
 from bench.harness.claim import ROUNDS, Row
@@ -34,7 +36,7 @@ SCRIPTS = (
     start, requests_of_1000, requests_of_25, processors, duplicates, cache, latency, analysed, batch_size, footprint,
     ingest_file, growth, outbox,
 )  # fmt: skip
-NAMED_ONLY = (soak, profile, loops, staging)
+NAMED_ONLY = (soak, profile, loops, staging, tracing)
 ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
 
 

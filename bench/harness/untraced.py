@@ -1,0 +1,52 @@
+"""The program without the places that could make a span: what tracing costs where it is off is the difference.
+
+python -m bench.harness.untraced <arguments of comment-monitor>
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from comment_monitor import metrics, pipeline, publish, tracing
+from comment_monitor.cli import main
+from comment_monitor.db import Connection, Query
+from comment_monitor.link import Message
+from comment_monitor.origins import Origin
+
+
+async def fetch(self: Connection, query: Query, *args: Any) -> Sequence[Any]:
+    """All rows."""
+    started = time.perf_counter()
+    try:
+        return await self.raw.fetch(query.sql, *args)
+    finally:
+        metrics.DB_QUERY_DURATION.labels(query=query.name).observe(time.perf_counter() - started)
+
+
+def send(self: publish.Publisher, waiting: Sequence[Any]) -> None:
+    """Sends a task for each group of outbox ids."""
+    assert self._link  # noqa: S101 - as the original
+    groups = [waiting[at : at + self._together] for at in range(0, len(waiting), self._together)]
+    messages = [
+        Message([one.outbox_id for one in group], {one.outbox_id: one.origins for one in group if one.origins})
+        for group in groups
+    ]
+    self._link.send(messages)
+    self._depth += len(waiting)
+    self._sent = (self._sent[0] + len(waiting), self._sent[1] + len(messages))
+
+
+def origin() -> Origin | None:
+    """The request that is being worked on."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    return Origin(request_id) if request_id is not None else None
+
+
+if __name__ == "__main__":
+    Connection.fetch = fetch  # type: ignore[method-assign]
+    publish.Publisher._send = send  # type: ignore[method-assign]  # noqa: SLF001
+    pipeline.Pipeline.settle = pipeline.Pipeline._settle  # type: ignore[method-assign]  # noqa: SLF001
+    tracing.origin = origin
+    main()
