@@ -15,7 +15,7 @@ from tests.conftest import project_root, until
 from tests.support.rabbitmq import free_port
 from tests.support.system import Program
 
-PAGES: Final = ("README.md", "docs/user-guide.md", "docs/operations.md")
+PAGES: Final = ("README.md", "docs/user-guide.md", "docs/operations.md", "docs/logs-and-traces.md")
 BLOCK: Final = re.compile(r"^```bash\n(.*?)^```\n(?:```json\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 PROGRAM: Final = ".venv/bin/comment-monitor"
 # What needs a fresh checkout, or runs until Ctrl-C: .ci/first-start and tests/integration/test_up.py.

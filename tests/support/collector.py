@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Seen(NamedTuple):
-    """A span as it arrived; ids in hex, `parent` empty for a root."""
+    """A span as it arrived; ids in hex, `parent` empty for a root, `start` in seconds since 1970."""
 
     service: str
     name: str
@@ -19,6 +19,7 @@ class Seen(NamedTuple):
     trace: str
     id: str
     parent: str
+    start: float
     seconds: float
     failed: bool
     attributes: dict[str, Any]
@@ -51,6 +52,7 @@ def _seen(service: str, span: Any) -> Seen:
         span.trace_id.hex(),
         span.span_id.hex(),
         span.parent_span_id.hex(),
+        span.start_time_unix_nano / 1e9,
         (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
         span.status.code == span.status.STATUS_CODE_ERROR,
         {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes},
