@@ -38,6 +38,7 @@ docs: ## write the generated pages under docs/ again
 	@scripts/install-venv dev
 	@$(BIN)/python scripts/generate-docs
 	@$(BIN)/python scripts/generate-chart-readme
+	@$(BIN)/python scripts/generate-dashboard
 
 tools: ## Helm 3 and 4, kubectl, promtool and checkov into .tools (for the chart's tests)
 	@scripts/install-tools

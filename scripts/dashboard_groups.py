@@ -99,8 +99,8 @@ OVERVIEW = (
         "s", "stat", (300, 900), "CommentAnalysisStalled", 4,
     ),
     Panel(
-        "Database usable", "Whether every pod finds the database there and migrated far enough for it.",
-        ((f"min(comment_schema_usable{{{OURS}}})", "usable"),),
+        "Database usable", "Whether every orchestrator finds the database there and migrated far enough for it.",
+        ((f'min(comment_schema_usable{{{OURS},job!="comment-worker"}})', "usable"),),
         "short", "stat", runbook="CommentSchemaNotUsable", width=6, least=1, words=("no", "yes"),
     ),
     Panel(

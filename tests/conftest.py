@@ -72,14 +72,19 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
         server.stop()
 
 
-@pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A RabbitMQ for the whole run, where rabbitmq-server is installed."""
+def need_rabbitmq() -> None:
+    """Where it is not installed the test is skipped by name, or fails in CI."""
     if not server_script():
         reason = "rabbitmq-server is not on PATH"
         if os.environ.get("REQUIRE_SERVICES") == "1":
             pytest.fail(f"{reason}, and REQUIRE_SERVICES=1 wants it")
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ for the whole run, where rabbitmq-server is installed."""
+    need_rabbitmq()
     server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
     server.start()
     try:

@@ -95,15 +95,17 @@ def _is_complaint(line: str) -> bool:
 
 
 class System:
-    """An orchestrator and a worker on given servers."""
+    """An orchestrator and a worker on given servers; the worker tells its metrics where it is told to."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]):
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, worker_metrics: bool = False):
         self.port, self.metrics_port = free_port(), free_port()
+        self.worker_metrics_port = free_port() if worker_metrics else 0
         self.environment = environment
         self.dsn = environment["POSTGRES_DSN"]
         ports = ("--port", str(self.port), "--metrics-port", str(self.metrics_port))
         self.orchestrator = Program(folder, environment, "serve", *ports)
-        self.worker = Program(folder, environment, "worker", "--concurrency", "1", "--metrics-port", "0")
+        worker_port = str(self.worker_metrics_port)
+        self.worker = Program(folder, environment, "worker", "--concurrency", "1", "--metrics-port", worker_port)
 
     @property
     def url(self) -> str:

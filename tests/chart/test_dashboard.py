@@ -1,0 +1,262 @@
+"""The Grafana dashboard by the rules of grafana/dashboard-linter, and against what it shows: metrics, alerts, runbooks.
+
+Left out of the linter's rules: variables `job` and `instance`. Here a pod is what one chooses, and a namespace.
+"""
+
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from tests.chart.conftest import CHART, tool
+from tests.conftest import project_root
+from tests.support import dashboard
+from tests.support.dashboard import Expression
+
+from comment_monitor import container, metrics
+
+SHOWN: Final = dashboard.load()
+PANELS: Final = [panel for panels in dashboard.groups(SHOWN).values() for panel in panels]
+EXPRESSIONS: Final = list(dashboard.expressions(SHOWN))
+[FIRING] = SHOWN["annotations"]["list"]
+# The deployment guide's.
+GROUPS: Final = (
+    "Processing Overview", "Latency Metrics", "Throughput Analysis", "Database Performance", "Resource Utilization",
+    "Celery Queue Metrics", "Cache Performance", "Error Breakdown",
+)  # fmt: skip
+# Of what is shown here: seconds, bytes, shares of one, counts, operations and requests a second, plain numbers.
+UNITS: Final = {"s", "bytes", "percentunit", "cps", "ops", "reqps", "short"}
+# What Prometheus adds to each series, and a cluster's service discovery.
+EVERYWHERE: Final = {"job", "instance", "namespace", "pod", "le"}
+CELERY: Final = {"name", "hostname", "queue_name"}
+RABBITMQ: Final = {"vhost", "queue"}
+# Metrics of others, with their labels: Prometheus itself, its client for Python, the celery-exporter
+# (danihodovic/celery-exporter, src/exporter.py), RabbitMQ (rabbitmq_prometheus, metrics-detailed.md).
+STANDARD: Final[dict[str, set[str]]] = {
+    "up": set(),
+    "ALERTS": {"alertname", "alertstate", "severity"},
+    "process_resident_memory_bytes": set(),
+    "process_start_time_seconds": set(),
+    "celery_queue_length": {"queue_name"},
+    "celery_task_received_total": CELERY,
+    "celery_task_succeeded_total": CELERY,
+    "celery_task_failed_total": CELERY | {"exception"},
+    "celery_task_runtime_bucket": CELERY,
+    "rabbitmq_detailed_queue_messages_ready": RABBITMQ,
+    "rabbitmq_detailed_queue_messages_unacked": RABBITMQ,
+}
+# Where a panel shows what an alert goes by, red begins where the alert does.
+ALERTS: Final = {
+    "Batch, from arrival to commit": "latencyThreshold",
+    "Queue length, by pod": "queueBacklogThreshold",
+    "Query time, 95th percentile": "databaseLatencyThreshold",
+    "CPU, share of the limit": "resourceThreshold",
+    "Memory, share of the limit": "resourceThreshold",
+    "Oldest waiting": "analysisAgeThreshold",
+    "Batches sent again": "resendRateThreshold",
+    "Age of the recent index": "cleanupAgeThreshold",
+    "Errors, by reason": "errorRateThreshold",
+}
+
+
+def names_of(panel: dict[str, Any]) -> str:
+    return f"{panel['id']} {panel['title']}"
+
+
+def ours() -> Iterator[tuple[str, set[str]]]:
+    """The name of each series that this project tells, and its labels."""
+    for one in metrics.ALL:
+        [family] = one.describe()
+        labels = set(one._labelnames)
+        endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+        for ending in endings.get(family.type, ("",)):
+            yield family.name.removesuffix("_total") + ending, labels
+    for name, _, _ in container.DECLARED:
+        yield name, set()
+
+
+def without_texts(expression: str) -> str:
+    """Without what stands in quotation marks."""
+    return re.sub(r'"[^"]*"', '""', expression)
+
+
+def metrics_in(expression: str) -> set[str]:
+    """Every metric has its braces, so that no panel shows what was not chosen."""
+    return set(re.findall(r"\b([A-Za-z_]\w*)\{", expression))
+
+
+def labels_in(expression: str) -> set[str]:
+    """Those that are chosen by, and those that are grouped by."""
+    grouped = re.findall(r"\bby \(([^)]*)\)", expression)
+    chosen = re.findall(r"[{,](\w+)(?==|!)", without_texts(expression))
+    return {label.strip() for group in grouped for label in group.split(",")} | set(chosen)
+
+
+def test_it_is_what_make_docs_writes() -> None:
+    script = project_root() / "scripts" / "generate-dashboard"
+    run = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_make_docs_writes_it_and_its_check_sees_a_change(tmp_path: Path) -> None:
+    assert "scripts/generate-dashboard\n" in (project_root() / "Makefile").read_text()
+    shutil.copytree(project_root() / "scripts", tmp_path / "scripts")
+    file = tmp_path / "chart" / "files" / "dashboards" / "comment-monitoring.json"
+    script = [sys.executable, str(tmp_path / "scripts" / "generate-dashboard")]
+    subprocess.run(script, check=True)
+    assert file.read_text() == dashboard.FILE.read_text()
+    file.write_text(file.read_text().replace("Hit rate", "Hits"))
+    run = subprocess.run([*script, "--check"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (1, "comment-monitoring.json is out of date: run `make docs`.\n")
+
+
+def test_it_has_the_guides_groups_and_a_fixed_address() -> None:
+    assert tuple(dashboard.groups(SHOWN)) == GROUPS
+    assert all(dashboard.groups(SHOWN).values())
+    assert SHOWN["uid"] == "comment-monitoring"
+    assert SHOWN["editable"] is False
+    # Grafana 12's; `id` and `version` are the database's.
+    assert SHOWN["schemaVersion"] == 42
+    assert not {"id", "version", "rows", "dashboard", "__inputs"} & SHOWN.keys()
+
+
+def test_its_variables_are_those_that_are_used() -> None:
+    variables = {one["name"]: one for one in SHOWN["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", dashboard.FILE.read_text())) - {"__rate_interval", "__range", "__all"}
+    assert used == set(variables) == {"datasource", "namespace", "pod", "broker", "runbooks"}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    for name in ("namespace", "pod", "broker"):
+        assert variables[name]["datasource"]["uid"] == "${datasource}"
+        # Also what has no such label, as on a machine without Kubernetes.
+        assert variables[name]["allValue"] == ".*"
+        assert metrics_in(variables[name]["definition"]) <= {*STANDARD, *dict(ours())}
+
+
+def test_the_chart_can_put_its_address_of_the_runbooks_in() -> None:
+    (constant,) = [one for one in SHOWN["templating"]["list"] if one["name"] == "runbooks"]
+    assert (constant["type"], constant["query"]) == ("constant", "docs/runbooks")
+    assert dashboard.FILE.read_text().count("docs/runbooks") == 1
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["orchestrator"]["commentMonitoring"]["alerts"]["runbooks"] == "docs/runbooks"
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=names_of)
+def test_a_panel_says_what_it_is(panel: dict[str, Any]) -> None:
+    assert panel["type"] in {"timeseries", "stat", "bargauge"}
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert panel["targets"]
+    references = [one["refId"] for one in panel["targets"]]
+    assert len(set(references)) == len(references)
+    for target in panel["targets"]:
+        assert target["datasource"] == panel["datasource"]
+        assert target["range"] is not target["instant"]
+        assert target["legendFormat"]
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    values = [one["value"] for one in steps]
+    assert values[0] is None
+    assert values[1:] == sorted(values[1:])
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=names_of)
+def test_a_panel_that_may_turn_red_leads_to_what_to_do(panel: dict[str, Any]) -> None:
+    links = panel.get("links", [])
+    for link in links:
+        (page,) = re.findall(r"^\$\{runbooks\}/(\w+)\.md$", link["url"])
+        assert (project_root() / "docs" / "runbooks" / f"{page}.md").exists(), page
+        assert link["title"] == f"Runbook: {page}"
+        assert link["targetBlank"]
+    if len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) > 1:
+        assert links
+
+
+def test_every_runbook_has_a_panel() -> None:
+    pages = {file.stem for file in (project_root() / "docs" / "runbooks").glob("*.md")} - {"README"}
+    linked = set(re.findall(r"\$\{runbooks\}/(\w+)\.md", dashboard.FILE.read_text()))
+    assert linked - {"README"} == pages
+
+
+def test_red_begins_where_the_alert_does() -> None:
+    limits = yaml.safe_load((CHART / "values.yaml").read_text())["orchestrator"]["commentMonitoring"]["alerts"]
+    for title, limit in ALERTS.items():
+        panels = [one for one in PANELS if one["title"] == title]
+        assert panels, title
+        for panel in panels:
+            last = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
+            assert last == {"color": "red", "value": limits[limit]}, title
+
+
+def test_numbers_are_unique_and_panels_do_not_overlap() -> None:
+    numbers = [one["id"] for one in SHOWN["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    taken: set[tuple[int, int]] = set()
+    for panel in SHOWN["panels"]:
+        place = panel["gridPos"]
+        columns = range(place["x"], place["x"] + place["w"])
+        cells = set(itertools.product(columns, range(place["y"], place["y"] + place["h"])))
+        assert columns.stop <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    # Each line is filled to its end.
+    rows = max(row for _, row in taken) + 1
+    assert len(taken) == 24 * rows
+
+
+@pytest.mark.parametrize("one", EXPRESSIONS, ids=str)
+def test_an_expression_asks_for_what_there_is(one: Expression) -> None:
+    known = {**dict(ours()), **STANDARD}
+    found = metrics_in(one.text)
+    assert found
+    assert found <= known.keys()
+    assert labels_in(one.text) <= EVERYWHERE.union(*(known[name] for name in found))
+    # A metric without braces would show what was not chosen.
+    bare = re.findall(r"\b(?:comment|celery|rabbitmq|process)_\w+(?![\w{])", without_texts(one.text))
+    assert not bare
+    assert "namespace" in labels_in(one.text)
+
+
+@pytest.mark.parametrize("one", EXPRESSIONS, ids=str)
+def test_counters_are_shown_as_rates_over_grafanas_interval(one: Expression) -> None:
+    counters = [name for name in metrics_in(one.text) if name.endswith(("_total", "_bucket", "_count", "_sum"))]
+    for name in counters:
+        inside = re.findall(rf"(\w+)\({name}\{{[^}}]*\}}(\[[^\]]*\])?", one.text)
+        assert len(inside) == len(re.findall(rf"\b{name}\{{", one.text)), "a counter by itself"
+        assert set(inside) <= {("rate", "[$__rate_interval]"), ("increase", "[$__range]")}
+    assert one.text.count("rate(") + one.text.count("increase(") == len(re.findall(r"\[\$__", one.text))
+
+
+@pytest.mark.parametrize("one", EXPRESSIONS, ids=str)
+def test_a_legend_names_labels_that_are_left(one: Expression) -> None:
+    named = set(re.findall(r"\{\{(\w+)\}\}", one.legend))
+    grouped = re.findall(r"\bby \(([^)]*)\)", one.text)
+    left = {label.strip() for group in grouped for label in group.split(",")} - {"le"}
+    assert named <= left if re.match(r"(sum|max|min|sort|histogram)", one.text) else named <= EVERYWHERE
+    assert named or len([other for other in EXPRESSIONS if other[:2] == one[:2] and other.legend == one.legend]) == 1
+
+
+def test_prometheus_can_read_every_expression(tmp_path: Path) -> None:
+    texts = [*(one.text for one in EXPRESSIONS), FIRING["expr"]]
+    asked = [dashboard.filled(text, step=15, scrape=15, seconds=3600) for text in texts]
+    rules = [{"record": f"dashboard:expression:{number}", "expr": text} for number, text in enumerate(asked)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run([tool("promtool"), "check", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"SUCCESS: {len(texts)} rules found" in done.stdout
+
+
+def test_what_is_said_of_alerts_is_asked_of_ours() -> None:
+    assert FIRING["datasource"]["uid"] == "${datasource}"
+    assert metrics_in(FIRING["expr"]) == {"ALERTS"}
+    assert labels_in(FIRING["expr"]) <= EVERYWHERE | STANDARD["ALERTS"]
+    template = (CHART / "templates" / "prometheusrule.yaml").read_text()
+    assert all(name.startswith("Comment") for name in re.findall(r"alert: (\w+)", template))

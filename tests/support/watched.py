@@ -1,0 +1,68 @@
+"""The whole system with a Prometheus that scrapes it, as a cluster's does."""
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from comment_monitor.embedded.redis import EmbeddedRedis
+from tests.conftest import until
+from tests.support.prometheus import Prometheus, Target
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.system import System
+
+NAMESPACE: Final = "comments"
+# What of RabbitMQ's own metrics the dashboard needs.
+FAMILIES: Final = ("queue_coarse_metrics",)
+
+
+class Watched(NamedTuple):
+    """Its parts, running."""
+
+    system: System
+    redis: EmbeddedRedis
+    rabbitmq: RabbitMQ
+    prometheus: Prometheus
+
+    def hold_worker(self) -> None:
+        """It is there and does nothing, as one that has no processor time."""
+        os.killpg(self.system.worker.process.pid, signal.SIGSTOP)
+
+    def release_worker(self) -> None:
+        """It goes on."""
+        os.killpg(self.system.worker.process.pid, signal.SIGCONT)
+
+
+def _pod(name: str) -> dict[str, str]:
+    """The labels that a ServiceMonitor gives."""
+    return {"namespace": NAMESPACE, "pod": f"{name}-0"}
+
+
+@asynccontextmanager
+async def watched(program: str, folder: Path, dsn: str, *, scrape: float, **settings: str) -> AsyncIterator[Watched]:
+    """Orchestrator and worker on a Redis and a RabbitMQ of their own, and a Prometheus (`program`) beside them."""
+    with ExitStack() as stack:
+        redis = EmbeddedRedis(folder)
+        redis.start()
+        stack.callback(redis.stop)
+        rabbitmq = RabbitMQ(folder / "rabbitmq", metrics=True)
+        rabbitmq.start()
+        stack.callback(rabbitmq.stop)
+        servers = {"POSTGRES_DSN": dsn, "REDIS_URL": redis.url, "CELERY_BROKER_URL": rabbitmq.url}
+        system = System(folder, {**servers, **settings}, worker_metrics=True)
+        stack.callback(system.end)
+        jobs = {
+            "orchestrator": Target(system.metrics_port, _pod("orchestrator")),
+            "comment-worker": Target(system.worker_metrics_port, _pod("comment-worker")),
+            "rabbitmq-detailed": Target(rabbitmq.metrics_port, _pod("rabbitmq"), "/metrics/detailed", FAMILIES),
+        }
+        prometheus = Prometheus(program, folder / "prometheus", jobs, scrape=scrape)
+        prometheus.start()
+        stack.callback(prometheus.stop)
+        await system.start()
+        # It takes its time until it begins.
+        await until(lambda: len(prometheus.query("up == 1", time.time())) == len(jobs))
+        yield Watched(system, redis, rabbitmq, prometheus)
