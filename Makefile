@@ -40,7 +40,7 @@ docs: ## write the generated pages under docs/ again
 	@$(BIN)/python scripts/generate-chart-readme
 	@$(BIN)/python scripts/generate-dashboard
 
-tools: ## Helm 3 and 4, kubectl, promtool and checkov into .tools (for the chart's tests)
+tools: ## Helm 3 and 4, kubectl, Prometheus and checkov into .tools (for the chart's tests)
 	@scripts/install-tools
 
 image: ## build the container image (BASE=... another base image)

@@ -72,7 +72,7 @@ def draw_floors(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlim(0, FAR)
     axes.set_yticks(range(len(held)), [row.work for row in reversed(held)])
     axes.set_xlabel(f"times better than the floor\n(dashed; at the edge: {FAR} and more)\nbar: median; dots: rounds")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
@@ -94,7 +94,7 @@ def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
     axes.set_xlabel(unit)
     handles = [Patch(color=colour, label=part) for part, colour in colours.items()]
     figure.legend(handles=handles, ncols=math.ceil(len(colours) / 2), loc="outside upper center", frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_burst(moments: Sequence[Moment], path: Path) -> None:
@@ -116,7 +116,7 @@ def draw_burst(moments: Sequence[Moment], path: Path) -> None:
     for axes in (arriving, waiting, pods):
         axes.set_ylim(bottom=0)
         _thousands(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _thousands(axes: Any) -> None:
@@ -125,7 +125,8 @@ def _thousands(axes: Any) -> None:
     axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """As SVG that is the same for the same picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     # matplotlib leaves blanks at the ends of lines.
