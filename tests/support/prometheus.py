@@ -48,7 +48,7 @@ class Prometheus:
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         # One alert that always fires, to look at the shape in which alerts are told.
-        alert = {"alert": "CommentTest", "expr": "vector(1)", "labels": {"severity": "none", "namespace": "comments"}}
+        alert = {"alert": "CommentTest", "expr": "vector(1)", "labels": {"severity": "none", "namespace": "production"}}
         (folder / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "test", "rules": [alert]}]}))
         (folder / "prometheus.yml").write_text(yaml.safe_dump(_configuration(jobs, scrape)))
 

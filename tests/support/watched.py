@@ -14,7 +14,7 @@ from tests.support.prometheus import Prometheus, Target
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import System
 
-NAMESPACE: Final = "comments"
+NAMESPACE: Final = "production"
 # What of RabbitMQ's own metrics the dashboard needs.
 FAMILIES: Final = ("queue_coarse_metrics",)
 
