@@ -85,7 +85,7 @@ def _draw_bars(panel: Mapping[str, Any], answers: Answers, axes: Axes) -> None:
     found.sort(key=lambda line: line[2][-1])
     values = [line[2][-1] for line in found]
     bars = axes.barh(range(len(found)), values, color=PALETTE[0], height=0.6)
-    axes.bar_label(bars, [_shown(value, "short") for value in values], padding=3, fontsize=SMALL)
+    axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=SMALL)
     axes.set_yticks(range(len(found)), [line[0] for line in found], fontsize=SMALL)
     axes.set_xticks([])
     axes.margins(x=0.2)
@@ -223,5 +223,8 @@ def _shown(value: float, unit: str) -> str:
 
 def _number(value: float) -> str:
     """Three digits, or all before the point."""
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{max(digits, 0)}f}" if value != int(value) else f"{value:,.0f}"
+    if value == int(value):
+        return f"{value:,.0f}"
+    digits = max(2 - math.floor(math.log10(abs(value))), 0)
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".") if digits else text
