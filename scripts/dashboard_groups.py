@@ -10,7 +10,8 @@ BROKER = 'namespace=~"$broker"'
 QUEUE = f'{BROKER},queue="comment-analysis"'
 # The celery-exporter knows a task's queue only where it was told of the sending, its name always.
 TASK = f'{BROKER},name="comment_monitor.analyse"'
-JOBS = "orchestrator|comment-worker"
+# Named after their Services; an orchestrator that the outside reaches has one of its own for metrics.
+JOBS = "orchestrator(-metrics)?|comment-worker"
 BATCH = "comment_processing_duration_seconds_bucket"
 STATEMENT = "comment_db_query_duration_seconds"
 DATABASE_ERRORS = "database-unavailable|schema-behind|timeout|not-storable"

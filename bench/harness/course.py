@@ -5,7 +5,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -37,9 +37,10 @@ COURSE: Final = (
     Event("burst", 40, 70),
     Event("Redis away", 95, 125),
     Event("worker held", 150, 185),
-    Event("table locked", 210, 216),
+    Event("table locked again and again", 205, 225),
 )
 SECONDS: Final = 240.0
+LOCKED, FREE = 1.0, 0.3
 
 
 class Load:
@@ -135,7 +136,7 @@ def _parts() -> Iterator[tuple[float, float, str]]:
     yield at, SECONDS, ""
 
 
-def _begin(event: str, here: Watched) -> Any:
+def _begin(event: str, here: Watched) -> Callable[[], object]:
     """Lets it happen; returns what ends it."""
     if event == "Redis away":
         here.redis.stop()
@@ -143,8 +144,19 @@ def _begin(event: str, here: Watched) -> Any:
     if event == "worker held":
         here.hold_worker()
         return here.release_worker
-    if event == "table locked":
-        holder = psycopg2.connect(here.system.dsn)
-        holder.cursor().execute("LOCK TABLE comments IN ACCESS EXCLUSIVE MODE")
-        return holder.close
+    if event.startswith("table locked"):
+        return asyncio.create_task(_lock_again_and_again(here.system.dsn)).cancel
     return lambda: None
+
+
+async def _lock_again_and_again(dsn: str) -> None:
+    """Nobody else can write, and then for a moment they can; until it is cancelled."""
+    while True:
+        holder = psycopg2.connect(dsn)
+        try:
+            # Where it has to wait for others it is only for a moment.
+            holder.cursor().execute("LOCK TABLE comments IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(LOCKED)
+        finally:
+            holder.close()
+        await asyncio.sleep(FREE)

@@ -96,12 +96,15 @@ def _draw_time(panel: Mapping[str, Any], answers: Answers, axes: Axes) -> None:
     """Lines or a stack over the course, with what happened shaded."""
     defaults = panel["fieldConfig"]["defaults"]
     lines = [line for target in panel["targets"] for line in _lines_of(target, answers)]
+    seen = lines
+    # Of what is chosen one by one, each is to be seen.
     if len(panel["targets"]) == 1:
         lines.sort(key=lambda line: -max(line[2]))
+        seen = _visible(lines)
     if not lines:
         axes.text(0.5, 0.5, "No data: no celery-exporter here", ha="center", color=QUIET, transform=axes.transAxes)
     stacked = defaults["custom"]["stacking"]["mode"] == "normal"
-    (_draw_stack if stacked and lines else _draw_lines)(_visible(lines), axes)
+    (_draw_stack if stacked and lines else _draw_lines)(seen, axes)
     _scale(defaults, axes, max((max(values) for _, _, values in lines), default=0.0))
     for letter, event in zip(LETTER, COURSE, strict=False):
         axes.axvspan(event.start, event.end, color=SHADE, linewidth=0, zorder=-1)
@@ -110,7 +113,7 @@ def _draw_time(panel: Mapping[str, Any], answers: Answers, axes: Axes) -> None:
         axes.text(middle, 0.98, letter, fontsize=SMALL, color=QUIET, ha="center", va="top", transform=place)
     _limits(defaults, axes)
     if lines:
-        _legend(lines, defaults["unit"], axes, int(LETTERS * panel["gridPos"]["w"]))
+        _legend(lines, seen, axes, panel)
 
 
 def _visible(lines: Sequence[Line]) -> list[Line]:
@@ -178,14 +181,15 @@ def _limits(defaults: Mapping[str, Any], axes: Axes) -> None:
         axes.set_title(", ".join(above), fontsize=SMALL - 1, color=QUIET, loc="right")
 
 
-def _legend(lines: Sequence[Line], unit: str, axes: Axes, letters: int) -> None:
+def _legend(lines: Sequence[Line], seen: Sequence[Line], axes: Axes, panel: Mapping[str, Any]) -> None:
     """The largest, with their largest value."""
-    named = list(_visible(lines))[:NAMED]
+    unit, letters = panel["fieldConfig"]["defaults"]["unit"], int(LETTERS * panel["gridPos"]["w"])
+    named = seen[:NAMED]
     handles = [Line2D([], [], color=PALETTE[at % len(PALETTE)], linewidth=2) for at in range(len(named))]
     names = [f"{name}: {_shown(max(values), unit)}" for name, _, values in named]
     if rest := len(lines) - len(named):
-        zero = all(max(values) == 0 for name, _, values in lines if name not in {one[0] for one in named})
         handles.append(Line2D([], [], linewidth=0))
+        zero = not any(max(values) for _, _, values in lines if values not in [one[2] for one in named])
         names.append(f"and {rest} at zero" if zero else f"and {rest} smaller")
     axes.legend(
         handles, names, fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.12),

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from tests.chart.conftest import CHART, tool
+from tests.chart.conftest import CHART, matches, objects, tool
 from tests.conftest import project_root
 from tests.support import dashboard
 from tests.support.dashboard import Expression
@@ -193,6 +193,23 @@ def test_red_begins_where_the_alert_does() -> None:
         for panel in panels:
             last = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
             assert last == {"color": "red", "value": limits[limit]}, title
+
+
+@pytest.mark.parametrize("case", ["prod-monitored", "all-inside", "all-outside"])
+def test_the_jobs_are_those_that_the_chart_makes(case: str) -> None:
+    """A job is named after the Service by which its pods are found."""
+    (pods,) = [one.text for one in EXPRESSIONS if one.panel == "Pods that answer"]
+    (jobs,) = re.findall(r'job=~"([^"]*)"', pods)
+    found = {
+        service["metadata"]["name"]
+        for monitor in objects(case, "ServiceMonitor")
+        if monitor["metadata"]["name"] in {"orchestrator", "comment-worker"}
+        for service in objects(case, "Service")
+        if matches(service["metadata"]["labels"], monitor["spec"]["selector"])
+        and {"metrics"} <= {port["name"] for port in service["spec"]["ports"]}
+    }
+    assert len(found) == 2
+    assert all(re.fullmatch(jobs, name) for name in found), found
 
 
 def test_numbers_are_unique_and_panels_do_not_overlap() -> None:
