@@ -3,10 +3,18 @@
 No label has unbounded values: no ids, no addresses, no texts.
 """
 
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import Metric
 
+from comment_monitor import sharing
+
+# Before any metric is made.
+sharing.share()
 # A second series for each one, for a moment that `process_start_time_seconds` tells already.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -16,15 +24,59 @@ DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 45, 60,
 )  # fmt: skip
 
+
+class LateGauge:
+    """A gauge that is there from its first value on.
+
+    A process that has not looked, or never looks (a worker, at the schema), would tell 0 and mean nothing by it.
+    `mode`: what is told of several processes that share their metrics, of those that live.
+    """
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str] = (), *, mode: str = "livemostrecent"):
+        self._name = name
+        self._documentation = documentation
+        self._labelnames = tuple(labels)
+        self._mode = mode
+
+    @cached_property
+    def _gauge(self) -> Gauge:
+        return Gauge(
+            self._name,
+            self._documentation,
+            self._labelnames,
+            multiprocess_mode=self._mode,  # type: ignore[arg-type]
+        )
+
+    def describe(self) -> Iterable[Metric]:
+        """Its name, type and meaning, without making it."""
+        return [Metric(self._name, self._documentation, "gauge")]
+
+    def set(self, value: float) -> None:
+        """The figure as it is now."""
+        self._gauge.set(value)
+
+    def inc(self, amount: float) -> None:
+        """So much more, or less where negative."""
+        self._gauge.inc(amount)
+
+    def labels(self, **labels: str) -> Gauge:
+        """The gauge of these labels."""
+        return self._gauge.labels(**labels)
+
+    def forget(self) -> None:
+        """It can't be had now: until it is set again none is told, rather than that of an hour ago."""
+        self._gauge.set(math.nan)
+
+
 PROCESSING_DURATION: Final = Histogram(
     "comment_processing_duration_seconds",
     "Seconds from a batch's arrival to its commit.",
     buckets=DURATION_BUCKETS,
 )
-QUEUE_LENGTH: Final = Gauge(
+QUEUE_LENGTH: Final = LateGauge(
     "comment_processing_queue_length",
-    "Comments that this process has accepted and not yet committed.",
-    multiprocess_mode="livesum",
+    "Comments that this process has accepted and not yet committed; a worker, which accepts none, tells none.",
+    mode="livesum",
 )
 ERRORS: Final = Counter(
     "comment_processing_errors_total",
@@ -52,31 +104,28 @@ CACHE_MISSES: Final = Counter(
 )
 RATE_LIMITED: Final = Counter("comment_rate_limited_total", "Requests answered 429.")
 STORED: Final = Counter("comment_stored_total", "Comments committed, by whether they were new or edited.", ["kind"])
-BACKLOG: Final = Gauge(
+BACKLOG: Final = LateGauge(
     "comment_analysis_backlog",
-    "Comments stored and not yet analysed, in the whole system.",
-    multiprocess_mode="mostrecent",
+    "Comments stored and not yet analysed, in the whole system; none while the database can't be asked.",
 )
-OLDEST: Final = Gauge(
+OLDEST: Final = LateGauge(
     "comment_analysis_oldest_seconds",
-    "Seconds that the oldest batch has waited for its analysis, in the whole system; 0: none waits.",
-    multiprocess_mode="mostrecent",
+    "Seconds that the oldest batch has waited for its analysis, in the whole system; 0: none waits. "
+    "None while the database can't be asked.",
 )
-SCHEMA_USABLE: Final = Gauge(
+SCHEMA_USABLE: Final = LateGauge(
     "comment_schema_usable",
-    "1: the database is there, and migrated far enough for this process; else 0.",
-    multiprocess_mode="livemin",
+    "1: the database is there, and migrated far enough for this process; else 0. A worker does not look.",
+    mode="livemin",
 )
-RECENT_INDEX: Final = Gauge(
+RECENT_INDEX: Final = LateGauge(
     "comment_recent_index_age_seconds",
     "How far back the index of recent comments begins; `comment-monitor cleanup` sets it back to seven days.",
-    multiprocess_mode="mostrecent",
 )
-BROKEN: Final = Gauge(
+BROKEN: Final = LateGauge(
     "comment_invariant_violations",
     "Violations of each of the data's promises (`comment-monitor check`), as last looked at.",
     ["invariant"],
-    multiprocess_mode="mostrecent",
 )
 OUTBOX_RESENT: Final = Counter(
     "comment_outbox_resent_total", "Analysis batches sent again because no result came in time."
@@ -136,13 +185,15 @@ ERROR_REASONS: Final = (
     "too-large",
     "upkeep",
 )
+KINDS: Final = ("new", "edited")
+OUTCOMES: Final = ("done", "failed", "retried")
 for _tier in TIERS:
     DUPLICATES.labels(tier=_tier)
 for _reason in ERROR_REASONS:
     ERRORS.labels(reason=_reason)
-for _kind in ("new", "edited"):
+for _kind in KINDS:
     STORED.labels(kind=_kind)
-for _outcome in ("done", "failed", "retried"):
+for _outcome in OUTCOMES:
     ANALYSIS.labels(outcome=_outcome)
 
 

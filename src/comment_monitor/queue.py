@@ -93,6 +93,8 @@ class ProcessingQueue:
         self._length = 0
         self._wakeup = asyncio.Condition()
         self._closed = False
+        # From here on this process has a queue, and tells its length.
+        metrics.QUEUE_LENGTH.inc(0)
 
     def __len__(self) -> int:
         return self._length
@@ -123,7 +125,7 @@ class ProcessingQueue:
 
     def _release(self, count: int) -> None:
         self._length -= count
-        metrics.QUEUE_LENGTH.dec(count)
+        metrics.QUEUE_LENGTH.inc(-count)
 
     async def take(self, limit: int) -> list[Batch] | None:
         """The oldest batches, at least one, together at most `limit` comments; None once closed and empty.

@@ -106,7 +106,7 @@ SAVE_RESULTS: Final = Query(
     "save_results",
     """
     WITH ended AS (
-        DELETE FROM analysis_outbox WHERE id = ANY ($1::bigint[])
+        DELETE FROM analysis_outbox WHERE id = ANY ($1::bigint[]) RETURNING id
     ), alive AS MATERIALIZED (
         -- Locked, so that none is removed before its result is stored.
         SELECT id FROM comments WHERE id = ANY ($2) ORDER BY id FOR KEY SHARE
@@ -139,18 +139,19 @@ SAVE_RESULTS: Final = Query(
         UPDATE comment_analyses SET labels = labels || '{repeated}'::text[]
         WHERE comment_id IN (SELECT other FROM new) AND NOT labels @> '{repeated}'
     )
-    SELECT count(*) FROM saved
+    SELECT ARRAY(SELECT id FROM ended), ARRAY(SELECT comment_id FROM saved)
     """,
 )
 
 # Keeps in the outbox row only the comments that failed, for a later try in $3 seconds (with jitter, at most an hour).
-# This try came to its end, so it says nothing of a comment that ends its worker.
+# This try came to its end, so it says nothing of a comment that ends its worker. Where another worker was faster ($4 is
+# not the row's count any more), the row is as that one left it.
 KEEP_FAILING: Final = Query(
     "keep_failing",
     """
     UPDATE analysis_outbox SET comment_ids = $2, failures = failures + 1, starts = 0,
         due_at = now() + make_interval(secs => least($3, 3600) * (0.75 + random() / 2))
-    WHERE id = $1
+    WHERE id = $1 AND failures = $4 RETURNING id
     """,
 )
 
@@ -253,13 +254,20 @@ async def load_batches(conn: Connection, outbox_ids: Sequence[int]) -> list[Load
 Results = Sequence[tuple[int, int, Analysis | Failure]]
 
 
-async def save_results(conn: Connection, outbox_ids: Sequence[int], results: Results) -> None:
+class Saved(NamedTuple):
+    """The outbox rows that were still there and are ended now, and the comments whose result was stored."""
+
+    ended: frozenset[int]
+    comments: frozenset[int]
+
+
+async def save_results(conn: Connection, outbox_ids: Sequence[int], results: Results) -> Saved:
     """Stores (comment id, revision, result), each comment once, and ends the outbox rows that are named."""
     done = [r if isinstance(r, Analysis) else None for _, _, r in results]
     digests = [d.text_digest if d else None for d in done]
     if found := [digest for digest in digests if digest is not None]:
         await conn.fetch(LOCK_TEXTS, found)
-    await conn.fetch(
+    [(ended, saved)] = await conn.fetch(
         SAVE_RESULTS,
         outbox_ids,
         [id_ for id_, _, _ in results],
@@ -274,3 +282,4 @@ async def save_results(conn: Connection, outbox_ids: Sequence[int], results: Res
         [r.reason if isinstance(r, Failure) else None for _, _, r in results],
         VERSION,
     )
+    return Saved(frozenset(ended), frozenset(saved))

@@ -30,8 +30,14 @@ TIMEOUTS_TO_WAIT: Final = 10
 
 async def measure_waiting(database: Database) -> None:
     """What is stored and not yet analysed."""
-    async with database.connection() as conn:
-        [(comments, oldest)] = await conn.fetch(WAITING)
+    try:
+        async with database.connection() as conn:
+            [(comments, oldest)] = await conn.fetch(WAITING)
+    except Exception:
+        # Scaling and alerts must not go by what was true before.
+        metrics.BACKLOG.forget()
+        metrics.OLDEST.forget()
+        raise
     metrics.BACKLOG.set(comments)
     metrics.OLDEST.set(max(oldest, 0))
 

@@ -106,8 +106,10 @@ class Worker:
             wanted = {id_ for one in clean for id_, _, _ in one.comments}
             stored = [one for one in results if one[0] in wanted]
             async with self._database.transaction() as conn:
-                await store.save_results(conn, [one.outbox_id for one in clean], stored)
-            metrics.ANALYSIS.labels(outcome="done").inc(len(stored))
+                saved = await store.save_results(conn, [one.outbox_id for one in clean], stored)
+            # Who ends a row counts its results: another worker may have been at the same one.
+            ours = {id_ for one in clean if one.outbox_id in saved.ended for id_, _, _ in one.comments}
+            metrics.ANALYSIS.labels(outcome="done").inc(len(saved.comments & ours))
             for _ in clean:
                 metrics.ANALYSIS_DURATION.observe(time.perf_counter() - started)
             ids = [one.outbox_id for one in clean]
@@ -143,30 +145,37 @@ class Worker:
             return True
         if starts <= self._settings.max_retries:
             return False
+        saved = None
         async with self._database.transaction() as conn:
             if len(batch.comments) > 1:
                 await conn.fetch(store.SPLIT_BATCH, batch.outbox_id)
             else:
                 failed = [(id_, revision, Failure(reason=CUT_SHORT)) for id_, revision, _ in batch.comments]
-                await store.save_results(conn, [batch.outbox_id], failed)
-                metrics.ANALYSIS.labels(outcome="failed").inc(len(failed))
+                saved = await store.save_results(conn, [batch.outbox_id], failed)
+        if saved and saved.ended:
+            metrics.ANALYSIS.labels(outcome="failed").inc(len(saved.comments))
         logger.error("batch_isolated", comments=len(batch.comments), starts=starts)
         return True
 
     async def _store(self, batch: Loaded, results: list[tuple[int, int, Analysis | Failure]]) -> None:
         """Stores what succeeded; what failed stays in the outbox for a later try, or is marked failed at last."""
-        failing = [id_ for id_, _, result in results if isinstance(result, Failure)]
+        failing = {id_ for id_, _, result in results if isinstance(result, Failure)}
         last_try = batch.failures >= self._settings.max_retries
         keep = failing and not last_try
         final = [one for one in results if not keep or isinstance(one[2], Analysis)]
         async with self._database.transaction() as conn:
+            kept = None
             if keep:
                 wait = self._settings.backoff_multiplier**batch.failures
-                await conn.fetch(store.KEEP_FAILING, batch.outbox_id, failing, wait)
-            await store.save_results(conn, [] if keep else [batch.outbox_id], final)
-        metrics.ANALYSIS.labels(outcome="done").inc(len(results) - len(failing))
-        metrics.ANALYSIS.labels(outcome="retried" if keep else "failed").inc(len(failing))
+                kept = await conn.value(store.KEEP_FAILING, batch.outbox_id, sorted(failing), wait, batch.failures)
+            saved = await store.save_results(conn, [] if keep else [batch.outbox_id], final)
+        if kept is None and not saved.ended:
+            # Another worker was at the same row, and has counted its results.
+            return
+        metrics.ANALYSIS.labels(outcome="done").inc(len(saved.comments - failing))
+        metrics.ANALYSIS.labels(outcome="failed").inc(len(saved.comments & failing))
         if failing:
+            metrics.ANALYSIS.labels(outcome="retried").inc(len(failing) if keep else 0)
             metrics.count_error("analysis", len(failing))
             logger.warning("analysis_failed", comments=len(failing), tries=batch.failures + 1)
         logger.debug("analysed", comments=len(results) - len(failing))

@@ -156,15 +156,11 @@ async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle
         yield only_count
         return
     # Imported here: the metrics have to find their folder first.
-    from comment_monitor.exposition import leave  # noqa: PLC0415
     from comment_monitor.runtime import open_runtime  # noqa: PLC0415
 
-    try:
-        async with open_runtime(settings, application="comment-monitor ingest") as runtime:
-            runtime.schema.require()
-            yield runtime.pipeline.settle
-    finally:
-        leave()
+    async with open_runtime(settings, application="comment-monitor ingest") as runtime:
+        runtime.schema.require()
+        yield runtime.pipeline.settle
 
 
 def _open(file: Path) -> IO[bytes]:

@@ -11,13 +11,11 @@ import click
 from comment_monitor import config, log, loglevel
 from comment_monitor.config import Settings
 from comment_monitor.embedded.state import read_endpoints
+from comment_monitor.sharing import FOLDER_VARIABLE
 
 DEFAULT_DATA_DIR = Path("data")
 DEFAULT_URL = "http://127.0.0.1:8080"
 PORT = click.IntRange(1, 65535)
-
-# Read by prometheus_client when it is imported, so before anything here may import it.
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,7 +58,8 @@ def load_settings(data_dir: Path, *, share_metrics: bool = True, follow: bool = 
     if "POSTGRES_DSN" not in environment:
         environment = {**(read_endpoints(data_dir) or {}), **environment}
         if share_metrics and (folder := environment.get(FOLDER_VARIABLE)):
-            os.environ.setdefault(FOLDER_VARIABLE, folder)
+            # Read when the metrics are made, which is when a command imports them.
+            os.environ[FOLDER_VARIABLE] = folder
     settings = config.load(environment)
     log.configure(settings.log_level)
     if follow:

@@ -1,16 +1,15 @@
 """`comment-monitor worker`."""
 
 import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 
 import click
 
-from comment_monitor.cli.settings import FOLDER_VARIABLE, data_dir_option, load_settings
+from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import require_dsn
 from comment_monitor.errors import ConfigurationError
+from comment_monitor.sharing import own_folder
 
 
 @click.command
@@ -38,14 +37,8 @@ def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> No
         raise ConfigurationError("CELERY_BROKER_URL is not set, such as amqp://user:password@host:5672//")
     # Celery's application reads them again, and so do the processes of its pool.
     os.environ["POSTGRES_DSN"], os.environ["CELERY_BROKER_URL"] = settings.postgres_dsn, settings.broker_url
-    own = None
-    if FOLDER_VARIABLE not in os.environ:
-        own = os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="comment-worker-metrics-")
-    try:
+    with own_folder():
         _run(concurrency, host, metrics_port)
-    finally:
-        if own:
-            shutil.rmtree(own, ignore_errors=True)
 
 
 def _run(concurrency: int, host: str, metrics_port: int) -> None:
@@ -53,18 +46,21 @@ def _run(concurrency: int, host: str, metrics_port: int) -> None:
     from comment_monitor.exposition import serve_metrics  # noqa: PLC0415
     from comment_monitor.tasks import app  # noqa: PLC0415
 
-    if metrics_port:
-        serve_metrics(host, metrics_port)
+    stop_serving = serve_metrics(host, metrics_port) if metrics_port else None
     # It warns of root because of pickled messages; only JSON is accepted here.
     warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
-    app.worker_main(
-        [
-            "--quiet",
-            "worker",
-            "--concurrency", str(concurrency),
-            "--pool", "prefork",
-            "--loglevel", "WARNING",
-            "--without-gossip", "--without-mingle",
-            "-O", "fair",
-        ]
+    arguments = (
+        "--quiet",
+        "worker",
+        "--concurrency", str(concurrency),
+        "--pool", "prefork",
+        "--loglevel", "WARNING",
+        "--without-gossip", "--without-mingle",
+        "-O", "fair",
     )  # fmt: skip
+    try:
+        app.worker_main(list(arguments))
+    finally:
+        if stop_serving:
+            # Before the folder goes: half of the counts would look like a start from zero, and the rest be added again.
+            stop_serving()
