@@ -21,6 +21,7 @@ from tests.support.database import (
     terminate_blocked,
 )
 from tests.support.requests import comment
+from tests.support.triggers import SERIALIZATION_FAILURE, refuse
 
 from comment_monitor import analysis
 from comment_monitor.analysis import VERSION, Finding
@@ -52,6 +53,11 @@ async def begun(settings: Settings, text: str, *, workers: int = 1) -> AsyncIter
         await until(lambda: blocked(settings.postgres_dsn) == workers)
         yield
     await asyncio.gather(*tasks)
+
+
+def analysed(outcome: str) -> float:
+    """How many comments are counted so."""
+    return metric("comment_analysis_total", outcome=outcome)
 
 
 async def test_what_was_found_is_stored_with_the_version_of_the_analyser(settings: Settings) -> None:
@@ -112,8 +118,10 @@ async def test_a_batch_that_is_done_is_left_alone_when_it_comes_again(settings: 
 async def test_two_workers_on_one_batch_leave_one_set_of_results(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE), comment(2, HATE), comment(3, "one more"))
     errors = metric("comment_processing_errors_total", reason="internal")
+    done = analysed("done")
     async with begun(settings, LOVE, workers=2):
         pass
+    assert analysed("done") == done + 3
     assert set(results(settings.postgres_dsn)) == {"1", "2", "3"}
     assert [one.labels for one in results(settings.postgres_dsn).values()] == [[], [], []]
     assert outbox(settings.postgres_dsn) == []
@@ -147,8 +155,10 @@ async def test_a_late_result_of_an_old_text_never_overwrites_the_new_ones(settin
 
 async def test_a_comment_removed_before_the_results_are_stored_is_left_out(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE), comment(2, HATE))
+    done = analysed("done")
     async with begun(settings, LOVE):
         execute(settings.postgres_dsn, "DELETE FROM comments WHERE comment_id = '1'")
+    assert analysed("done") == done + 1
     assert set(results(settings.postgres_dsn)) == {"2"}
     assert outbox(settings.postgres_dsn) == []
 
@@ -250,6 +260,31 @@ async def test_a_text_that_breaks_an_analyser_keeps_no_other_waiting(settings: S
     assert set(results(settings.postgres_dsn)) == {"1", "3"}
     (row,) = outbox(settings.postgres_dsn)
     assert (row.comments, row.failures) == (["2"], 1)
+
+
+async def test_of_two_workers_on_a_text_that_breaks_an_analyser_one_counts_the_try(
+    settings: Settings, taste: Taste
+) -> None:
+    await take_in(settings, comment(1, LOVE), comment(2, BAD))
+    before = analysed("done"), analysed("retried")
+    async with begun(settings, LOVE, workers=2):
+        pass
+    assert (analysed("done"), analysed("retried")) == (before[0] + 1, before[1] + 1)
+    (row,) = outbox(settings.postgres_dsn)
+    assert (row.comments, row.failures) == (["2"], 1)
+
+
+async def test_one_that_was_cut_short_too_often_counts_as_failed_once_also_where_storing_it_is_repeated(
+    settings: Settings,
+) -> None:
+    await take_in(settings, comment(1))
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET starts = 9")
+    failed = analysed("failed")
+    once = "nextval('tries') <= 1"
+    await refuse(settings.postgres_dsn, "INSERT", "comment_analyses", once, SERIALIZATION_FAILURE, at_commit=True)
+    await analyse_all(settings, redelivered=True)
+    assert results(settings.postgres_dsn)["1"].status == "failed"
+    assert analysed("failed") == failed + 1
 
 
 async def test_it_is_tried_again_later_and_later_and_at_last_marked_failed_with_the_reason(

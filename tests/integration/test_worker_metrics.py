@@ -1,0 +1,236 @@
+"""What a real worker tells: over its children's deaths and its own, with all of them busy, and beside others."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from tests.conftest import MakeSettings, execute, project_root, until
+from tests.support.database import outbox, results, take_in
+from tests.support.deadly import EXIT, HANG, KILL
+from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_told, value
+from tests.support.messages import messages
+from tests.support.rabbitmq import RabbitMQ, free_port
+from tests.support.requests import comment, parsed
+
+from comment_monitor.config import Settings
+from comment_monitor.runtime import open_runtime
+from comment_monitor.sharing import OWN_PREFIX
+
+TOTAL = "comment_analysis_total"
+ORCHESTRATORS = {
+    "comment_processing_queue_length",
+    "comment_schema_usable",
+    "comment_analysis_backlog",
+    "comment_analysis_oldest_seconds",
+    "comment_recent_index_age_seconds",
+    "comment_invariant_violations",
+}
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ) -> Settings:
+    messages(rabbitmq.url)  # what an earlier test left there
+    return make_settings(
+        CELERY_BROKER_URL=rabbitmq.url,
+        COMMENT_PROCESSING_TIMEOUT=15,
+        COMMENT_SWEEP_INTERVAL=0.1,
+        COMMENT_RESEND_AFTER=2,
+        COMMENT_MAX_RETRIES=1,
+    )
+
+
+class Running:
+    """A worker, and where it tells its metrics."""
+
+    def __init__(self, settings: Settings, folder: Path, command: list[str], **more: str):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/metrics"
+        variables = {
+            "POSTGRES_DSN": settings.postgres_dsn,
+            "REDIS_URL": settings.redis_url,
+            "CELERY_BROKER_URL": settings.broker_url,
+            "COMMENT_PROCESSING_TIMEOUT": str(settings.processing_timeout),
+            "COMMENT_MAX_RETRIES": str(settings.max_retries),
+            "TMPDIR": str(folder),
+            **more,
+        }
+        words = [word.format(port=self.port, other=free_port()) for word in command]
+        with (folder / f"{self.port}.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                words,
+                env={**os.environ, **variables},
+                cwd=project_root(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """It and its children."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def children(self) -> list[int]:
+        """The processes of its pool."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(one) for one in found.split()]
+
+
+WORKER = [sys.executable, "-m", "tests.support.deadly", "worker", "--concurrency", "{n}", "--metrics-port", "{{port}}"]
+SERVE = [sys.executable, "-m", "comment_monitor", "serve", "--port", "{other}", "--metrics-port", "{port}"]
+PLAIN = [str(Path(sys.executable).parent / "celery"), "-A", "comment_monitor.tasks", "worker", "--concurrency", "1"]
+
+
+class Start(Protocol):
+    def __call__(self, command: list[str] | None = None, *, concurrency: int = 1, **more: str) -> Running: ...
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Starts a worker, or another command."""
+    with ExitStack() as stack:
+
+        def begin(command: list[str] | None = None, *, concurrency: int = 1, **more: str) -> Running:
+            words = command or [word.format(n=concurrency) for word in WORKER]
+            one = Running(settings, tmp_path, words, **more)
+            stack.callback(one.kill)
+            return one
+
+        yield begin
+
+
+async def analysed(settings: Settings, *texts: str) -> None:
+    """What a process takes in, publishes and sweeps is analysed to the last comment."""
+    async with open_runtime(settings, application="test") as runtime:
+        await runtime.pipeline.process(parsed(*(comment(name, name) for name in texts)))
+        await until(lambda: not outbox(settings.postgres_dsn), seconds=90)
+
+
+def counted(found: Series) -> dict[str, float | None]:
+    return {outcome: value(found, TOTAL, outcome=outcome) for outcome in ("done", "failed")}
+
+
+def stored(settings: Settings) -> dict[str, int]:
+    states = [one.status for one in results(settings.postgres_dsn).values()]
+    return {outcome: states.count(outcome) for outcome in ("done", "failed")}
+
+
+async def told_as_stored(worker: Running, settings: Settings) -> None:
+    """The count follows the commit, so it may be a moment later."""
+    await until(lambda: counted(ours(worker.url)) == stored(settings))
+
+
+def own_folders(where: Path) -> list[Path]:
+    return list(where.glob(f"{OWN_PREFIX}*"))
+
+
+@pytest.mark.parametrize("word", [EXIT, KILL])
+async def test_no_count_falls_or_is_gone_when_a_child_is_killed_and_each_result_counts_once(
+    settings: Settings, start: Start, word: str
+) -> None:
+    worker = start()
+    until_told(worker.url)
+    await analysed(settings, *(f"before {number}" for number in range(60)))
+    await told_as_stored(worker, settings)
+    before, children = ours(worker.url), worker.children()
+    await analysed(settings, "a", "b", word, "c")
+    assert worker.children() != children
+    after = ours(worker.url)
+    assert fallen(before, after) == []
+    await told_as_stored(worker, settings)
+    assert stored(settings) == {"done": 63, "failed": 1}
+    assert (value(ours(worker.url), "comment_analysis_duration_seconds_count") or 0) > 0
+
+
+async def test_it_tells_only_what_a_worker_knows(settings: Settings, start: Start) -> None:
+    worker = start()
+    until_told(worker.url)
+    await analysed(settings, "a")
+    found = {name for name, _ in ours(worker.url)}
+    assert not found & ORCHESTRATORS
+    assert {TOTAL, "comment_analysis_duration_seconds_bucket", "comment_container_memory_limit_bytes"} <= found
+
+
+async def test_it_answers_while_every_child_hangs(settings: Settings, start: Start) -> None:
+    worker = start(concurrency=2)
+    until_told(worker.url)
+    await analysed(settings, "a")
+    await take_in(settings, comment("b", HANG))
+    await take_in(settings, comment("c", HANG))
+    async with open_runtime(settings, application="test"):
+        await until(lambda: not [row for row in outbox(settings.postgres_dsn) if row.resends == 0])
+        await asyncio.sleep(1)
+        before = ours(worker.url)
+        assert value(before, TOTAL, outcome="done") == 1
+        # Until the time limit ends them: they are failed, and counted so.
+        await until(lambda: not outbox(settings.postgres_dsn), seconds=120)
+    assert fallen(before, ours(worker.url)) == []
+    await told_as_stored(worker, settings)
+    assert stored(settings)["failed"] == 2
+
+
+async def test_killed_and_started_again_in_its_folder_it_counts_on_and_nothing_else_is_left(
+    settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shared"
+    first = start(PROMETHEUS_MULTIPROC_DIR=str(folder))
+    until_told(first.url)
+    await analysed(settings, "a", "b")
+    await told_as_stored(first, settings)
+    before = ours(first.url)
+    first.kill()
+    second = start(PROMETHEUS_MULTIPROC_DIR=str(folder))
+    until_told(second.url)
+    assert fallen(before, ours(second.url)) == []
+    await analysed(settings, "c")
+    await until(lambda: value(ours(second.url), TOTAL, outcome="done") == 3)
+    names = {one.stem.rpartition("_")[2] for one in folder.glob("*.db")}
+    assert len(names) <= 2, names
+
+
+async def test_without_a_folder_it_begins_at_zero_and_removes_the_one_of_a_worker_that_was_killed(
+    settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    first = start()
+    until_told(first.url)
+    await analysed(settings, "a")
+    first.kill()
+    second = start()
+    until_told(second.url)
+    found = ours(second.url)
+    counts = {key: one for key, one in found.items() if key[0].startswith("comment_analysis")}
+    assert {key[0].endswith(NEVER_FALLS) for key in counts} == {True}
+    assert set(counts.values()) == {0}
+    assert len(own_folders(tmp_path)) == 1
+    await analysed(settings, "b")
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(60) == 0
+    assert own_folders(tmp_path) == []
+
+
+async def test_a_plain_celery_worker_counts_into_the_folder_of_a_service_beside_it(
+    settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")}
+    service = start(SERVE, **folder)
+    until_told(service.url)
+    start(PLAIN, **folder)
+    await analysed(settings, "a", "b", "c")
+    await until(lambda: value(ours(service.url), TOTAL, outcome="done") == 3)
+    found = ours(service.url)
+    assert value(found, "comment_processing_queue_length") == 0
+    await until(lambda: value(ours(service.url), "comment_schema_usable") == 1)
+    await until(lambda: value(ours(service.url), "comment_analysis_backlog") == 0)
+    # An old one of Redis would not be told as today's.
+    execute(settings.postgres_dsn, "ALTER TABLE analysis_outbox RENAME TO gone")
+    await until(lambda: value(ours(service.url), "comment_analysis_backlog") is None)
+    execute(settings.postgres_dsn, "ALTER TABLE gone RENAME TO analysis_outbox")
+    await until(lambda: value(ours(service.url), "comment_analysis_backlog") == 0)
