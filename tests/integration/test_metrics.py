@@ -117,6 +117,40 @@ async def test_the_queue_length_falls_back_after_failures_too(client: httpx.Asyn
     assert metric(QUEUE_LENGTH) == idle
 
 
+async def test_the_queue_length_falls_back_when_nobody_waits_for_the_answer(
+    client: httpx.AsyncClient, dsn: str
+) -> None:
+    idle = metric(QUEUE_LENGTH)
+    with locked(dsn):
+        requests = in_turn(client, *(several(60, name) for name in "abcd"))
+        await queued(client, 240)
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        assert metric(QUEUE_LENGTH) == idle
+    # Nor does a write that had begun release it once more.
+    await process(client, *several(25, "after"))
+    assert metric(QUEUE_LENGTH) == idle
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_the_queue_length_falls_back_when_the_process_drains(
+    make_settings: MakeSettings, dsn: str, patient: bool
+) -> None:
+    idle = metric(QUEUE_LENGTH)
+    async with open_client(make_settings()) as client:
+        with locked(dsn):
+            requests = in_turn(client, *(several(60, name) for name in "abcd"))
+            await queued(client, 240)
+            service(client).drain()
+            refused(await client.post(PATH, content=SENT), 503, "draining")
+            if not patient:
+                for request in requests[1:]:
+                    request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+    assert metric(QUEUE_LENGTH) == idle
+
+
 async def test_the_backlog_counts_what_waits_for_its_analysis(
     client: httpx.AsyncClient, make_settings: MakeSettings
 ) -> None:

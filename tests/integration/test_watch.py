@@ -2,12 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import analyse_all, opened, take_in
 from tests.support.requests import comment
 
 from comment_monitor import watch
+from comment_monitor.exposition import Known
 from comment_monitor.invariants import INVARIANTS
 from comment_monitor.retention import RECENT_DAYS, roll_recent_index
 
@@ -27,6 +30,26 @@ async def test_how_long_the_oldest_has_waited(make_settings: MakeSettings) -> No
         await watch.measure_waiting(database)
         assert metric("comment_analysis_oldest_seconds") == 0
         assert metric("comment_analysis_backlog") == 0
+
+
+async def test_what_waits_is_not_told_while_the_database_can_not_be_asked(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    await take_in(settings, comment(1))
+    names = {"comment_analysis_backlog", "comment_analysis_oldest_seconds"}
+
+    def told() -> set[str]:
+        return {family.name for family in Known(REGISTRY).collect()} & names
+
+    async with opened(settings) as database:
+        await watch.measure_waiting(database)
+        assert told() == names
+        execute(settings.postgres_dsn, "ALTER TABLE analysis_outbox RENAME TO gone")
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await watch.measure_waiting(database)
+        assert told() == set()
+        execute(settings.postgres_dsn, "ALTER TABLE gone RENAME TO analysis_outbox")
+        await watch.measure_waiting(database)
+        assert (told(), metric("comment_analysis_backlog")) == (names, 1)
 
 
 async def test_how_far_back_the_recent_index_begins_tells_of_the_cleanup(make_settings: MakeSettings) -> None:
