@@ -79,7 +79,7 @@ class ContainerCollector(Collector):
         quota, _, period = (self._text("cpu.max") or "").partition(" ")
         if not period:
             quota, period = self._text("cpu/cpu.cfs_quota_us") or "", self._text("cpu/cpu.cfs_period_us") or ""
-        return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+        return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
     def _number(self, name: str) -> int | None:
         text = self._text(name)

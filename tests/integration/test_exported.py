@@ -9,7 +9,6 @@ from typing import Final
 
 import httpx
 import pytest
-from prometheus_client.utils import floatToGoString
 from tests.chart.conftest import tool
 from tests.conftest import project_root, until
 from tests.support.exported import Series, ours, series, text, until_told, value
@@ -25,7 +24,7 @@ SOURCE: Final = project_root() / "src" / "comment_monitor"
 QUERIES: Final = {
     name for file in SOURCE.rglob("*.py") for name in re.findall(r'Query\(\s*"([a-z_]+)"', file.read_text())
 }
-EDGES: Final = {floatToGoString(edge) for edge in (*metrics.DURATION_BUCKETS, float("inf"))}
+EDGES: Final = {"+Inf", *(str(float(edge)) for edge in metrics.DURATION_BUCKETS)}
 VALUES: Final[dict[str, set[str]]] = {
     "tier": set(metrics.TIERS),
     "reason": set(metrics.ERROR_REASONS),

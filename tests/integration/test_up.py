@@ -1,5 +1,6 @@
 """`comment-monitor up` as a user meets it: started as a program, stopped by a signal, asked over HTTP."""
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import psutil
 import psycopg2
 import pytest
 from tests.integration.conftest import MakeUp
+from tests.support.exported import ours, value
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
 
@@ -52,6 +54,40 @@ def test_it_prints_once_what_runs_where_and_each_address_answers(make_up: MakeUp
     assert lines["Data"].strip() == str(up.data_dir)
     assert up.output().count("is up") == 1
     assert "\x1b" not in up.output()
+
+
+def test_the_metrics_are_those_of_the_processes_that_live(make_up: MakeUp) -> None:
+    up = make_up().start().wait_until_up()
+    url = f"http://127.0.0.1:{up.metrics_port}/metrics"
+
+    def told(name: str, **labels: str) -> float | None:
+        return value(ours(url), name, **labels)
+
+    until(lambda: told("comment_schema_usable") == 1)
+    # Commands beside it, which look at no schema, and one that is killed with comments in its queue.
+    assert up.command("check").returncode == 0
+    assert told("comment_schema_usable") == 1
+    endpoints = read_endpoints(up.data_dir)
+    assert endpoints
+    with psycopg2.connect(endpoints["POSTGRES_DSN"]) as connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE comments IN EXCLUSIVE MODE")
+        lines = "".join(json.dumps({**comment(number), "post_id": "p"}) + "\n" for number in range(30))
+        ingest = up.beside("ingest", "-", given=lines)
+        until(lambda: told("comment_processing_queue_length") == 30)
+        attempts = told("comment_processing_attempts_total")
+        ingest.kill()
+        ingest.communicate()
+        assert told("comment_processing_queue_length") == 0
+        assert told("comment_processing_attempts_total") == attempts
+    connection.close()
+    assert told("comment_schema_usable") == 1
+    done = up.beside("ingest", "-", given=lines)
+    done.communicate()
+    assert done.returncode == 0
+    assert told("comment_stored_total", kind="new") == 30
+    assert told("comment_processing_queue_length") == 0
+    until(lambda: told("comment_analysis_total", outcome="done") == 30)
+    until(lambda: told("comment_analysis_backlog") == 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

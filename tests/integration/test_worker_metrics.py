@@ -219,10 +219,10 @@ async def test_without_a_folder_it_begins_at_zero_and_removes_the_one_of_a_worke
 async def test_a_plain_celery_worker_counts_into_the_folder_of_a_service_beside_it(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
-    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")}
-    service = start(SERVE, **folder)
+    folder = str(tmp_path / "shared")
+    service = start(SERVE, PROMETHEUS_MULTIPROC_DIR=folder)
     until_told(service.url)
-    start(PLAIN, **folder)
+    start(PLAIN, PROMETHEUS_MULTIPROC_DIR=folder)
     await analysed(settings, "a", "b", "c")
     await until(lambda: value(ours(service.url), TOTAL, outcome="done") == 3)
     found = ours(service.url)

@@ -58,6 +58,21 @@ class Up:
             [*self._program(name), *arguments], env=self._environment, capture_output=True, text=True, check=False
         )
 
+    def beside(self, name: str, *arguments: str, given: str) -> "subprocess.Popen[str]":
+        """The same, begun and not waited for, with something on its standard input, which stays open for more."""
+        one = subprocess.Popen(
+            [*self._program(name), *arguments],
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert one.stdin
+        one.stdin.write(given)
+        one.stdin.flush()
+        return one
+
     def _program(self, name: str) -> list[str]:
         return [sys.executable, "-m", "comment_monitor", name, "--data-dir", str(self.data_dir)]
 

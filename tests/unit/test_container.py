@@ -1,6 +1,8 @@
 """The container's own figures, from the files of both versions of control groups."""
 
+import os
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -56,9 +58,32 @@ def test_without_a_limit_the_machine_is_the_limit(
     assert found["comment_container_cpu_limit_cores"] >= 1
 
 
-@pytest.mark.parametrize("files", [{}, {"memory.current": "", "cpu.stat": "nonsense"}])
+NONE: Final[tuple[dict[str, str], ...]] = (
+    {},
+    {"memory.current": "", "cpu.stat": "nonsense"},
+    {"memory.current": "1000\n", "memory.max": "max\n", "cpu.max": "max 100000\n"},
+    # A folder where a file should be can't be read, by root neither.
+    {"memory.current/x": "", "memory.stat/x": "", "cpu.stat/x": "", "memory/memory.stat/x": "", "cpuacct/x": ""},
+)
+
+
+@pytest.mark.parametrize("files", NONE, ids=["nothing", "nonsense", "half", "unreadable"])
 def test_where_there_is_no_control_group_there_are_no_figures(tmp_path: Path, files: dict[str, str]) -> None:
     assert figures(tmp_path, files) == {}
+
+
+def test_figures_of_the_memory_alone_are_told_alone(tmp_path: Path) -> None:
+    files = {name: text for name, text in VERSION_2.items() if name.startswith("memory")}
+    assert set(figures(tmp_path, files)) == {
+        "comment_container_memory_working_set_bytes",
+        "comment_container_memory_limit_bytes",
+    }
+
+
+@pytest.mark.parametrize("period", ["0", "", "-1"])
+def test_a_period_that_is_none_is_no_limit(tmp_path: Path, period: str) -> None:
+    found = figures(tmp_path, {**VERSION_2, "cpu.max": f"150000 {period}\n"})
+    assert found["comment_container_cpu_limit_cores"] == os.cpu_count()
 
 
 def test_here_they_are_read_too() -> None:

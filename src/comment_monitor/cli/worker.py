@@ -29,7 +29,7 @@ def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> No
     """Run a Celery worker, which analyses comments.
 
     SIGTERM: what is begun is finished, then it ends; a batch cut short is analysed by another worker. The processes'
-    metrics are added up and served on one port. (`celery -A comment_monitor.tasks worker` works too, without them.)
+    metrics are added up and served on one port. (`celery -A comment_monitor.tasks worker` works too; it serves none.)
     """
     settings = load_settings(data_dir)
     require_dsn(settings, data_dir)
