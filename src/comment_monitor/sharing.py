@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ OWN_PREFIX: Final = "comment-worker-metrics-"
 ENDED: Final = "ended.json"
 # Readers take no lock: one that meets a change begins anew, so often at the most.
 TRIES: Final = 10
+# What prometheus_client makes of a file that is none of its own.
+UNREADABLE: Final = (struct.error, ValueError, RuntimeError)
 
 
 class _Self:
@@ -174,7 +177,7 @@ class SharedCounts(Collector):
             counts = [one for one in files if not one.name.startswith("gauge_")]
             ended = _Ended.read(self._folder)
             if fresh := [one for one in counts if one.name not in ended.taken]:
-                families = _added(_merge(one for one in fresh if one.stat().st_size), ended.families)
+                families = _added(_merge(filter(_readable, fresh)), ended.families)
                 _Ended(frozenset(one.name for one in counts), tuple(families)).write(self._folder)
             for file in (*files, *over):
                 file.unlink(missing_ok=True)
@@ -182,6 +185,15 @@ class SharedCounts(Collector):
 
 def _merge(files: Iterable[Path]) -> list[Metric]:
     return list(MultiProcessCollector.merge([str(one) for one in files]))  # type: ignore[no-untyped-call]
+
+
+def _readable(file: Path) -> bool:
+    """Whether it holds counts: one that the machine's own end has spoilt must not cost all others'."""
+    try:
+        _merge([file])
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _added(some: Iterable[Metric], others: Iterable[Metric]) -> list[Metric]:

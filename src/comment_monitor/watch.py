@@ -50,6 +50,8 @@ async def measure_recent_index(database: Database) -> None:
         metrics.RECENT_INDEX.set(
             (datetime.now(UTC) - datetime.combine(begins, datetime.min.time(), UTC)).total_seconds()
         )
+    else:
+        metrics.RECENT_INDEX.forget()
 
 
 async def check_promises(settings: Settings) -> None:

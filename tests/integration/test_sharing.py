@@ -210,6 +210,20 @@ def test_a_child_does_not_keep_its_parents_gauges_alive(tmp_path: Path) -> None:
     assert value(told(tmp_path), ATTEMPTS) == 11
 
 
+@pytest.mark.parametrize("damage", [b"\xff" * 64, b"\x7f\x00", (1000).to_bytes(8, "little") + b"\x00" * 4000, b""])
+def test_a_file_that_is_damaged_costs_its_own_counts_only(tmp_path: Path, count: Count, damage: bytes) -> None:
+    count(3)
+    one = count(4)
+    kill(one)
+    for file in tmp_path.glob(f"*_{one.number}-*.db"):  # type: ignore[attr-defined]
+        file.write_bytes(damage)
+    (tmp_path / "ended.json").write_bytes(damage)
+    for _ in range(2):
+        assert value(told(tmp_path), ATTEMPTS) == 3
+    kill(count(5))
+    assert value(told(tmp_path), ATTEMPTS) == 8
+
+
 def run(folder: str | None, cwd: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: one for name, one in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     if folder is not None:

@@ -12,9 +12,10 @@ from tests.support.requests import comment
 from comment_monitor import watch
 from comment_monitor.exposition import Known
 from comment_monitor.invariants import INVARIANTS
-from comment_monitor.retention import RECENT_DAYS, roll_recent_index
+from comment_monitor.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
 
 DAY = 86_400.0
+RECENT = f"indexname LIKE '{INDEX_PREFIX}%'"
 
 
 async def test_how_long_the_oldest_has_waited(make_settings: MakeSettings) -> None:
@@ -62,6 +63,17 @@ async def test_how_far_back_the_recent_index_begins_tells_of_the_cleanup(make_se
             await watch.measure_recent_index(database)
             expected = (RECENT_DAYS + days) * DAY + midnight
             assert metric("comment_recent_index_age_seconds") == pytest.approx(expected, abs=5)
+
+
+async def test_of_a_recent_index_that_is_gone_no_age_is_told(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    async with opened(settings) as database:
+        await watch.measure_recent_index(database)
+        assert metric("comment_recent_index_age_seconds") > 0
+        ((name,),) = execute(settings.postgres_dsn, f"SELECT indexname FROM pg_indexes WHERE {RECENT}")  # noqa: S608
+        execute(settings.postgres_dsn, f"DROP INDEX {name}")
+        await watch.measure_recent_index(database)
+    assert "comment_recent_index_age_seconds" not in {family.name for family in Known(REGISTRY).collect()}
 
 
 async def test_what_is_broken_is_told_by_promise(make_settings: MakeSettings) -> None:
