@@ -70,7 +70,7 @@ class LateGauge:
 
 PROCESSING_DURATION: Final = Histogram(
     "comment_processing_duration_seconds",
-    "Seconds from a batch's arrival to its commit.",
+    "Seconds from a batch's arrival to its commit, and to its note in Redis where there is one.",
     buckets=DURATION_BUCKETS,
 )
 QUEUE_LENGTH: Final = LateGauge(
