@@ -177,8 +177,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting(
             "LOG_LEVEL_FILE",
-            "A file whose word, such as DEBUG, counts instead of `LOG_LEVEL` as soon as it changes; missing or empty, "
-            "`LOG_LEVEL` does.",
+            "A file whose word, such as DEBUG, counts instead of `LOG_LEVEL` once it changes while the process runs; "
+            "removed or emptied, `LOG_LEVEL` does again.",
         ),
     ] = ""
     otlp_endpoint: Annotated[

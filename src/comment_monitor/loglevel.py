@@ -16,21 +16,27 @@ LOOK_EVERY: Final = 1.0
 
 
 class LevelFile:
-    """Follows a file; while it is missing or empty, `otherwise` counts. For one process: a thread survives no fork."""
+    """Follows a file from now on: what it says already is passed over, for the process was started with LOG_LEVEL.
+
+    Removed or empty, `otherwise` counts again.
+    """
 
     def __init__(self, path: Path, otherwise: str):
         self._path = path
         self._otherwise = otherwise
-        self._word = ""
         self._level = otherwise
+        self._word = self._read()
+
+    def _read(self) -> str:
+        try:
+            # Cut: what is no level need not be read.
+            return self._path.read_text(errors="replace")[:64].strip().upper()
+        except OSError:
+            return ""
 
     def look(self) -> None:
         """Takes over what the file says; a word that is no level is named once, and changes nothing."""
-        try:
-            # Cut: what is no level need not be read.
-            word = self._path.read_text(errors="replace")[:64].strip().upper()
-        except OSError:
-            word = ""
+        word = self._read()
         if word == self._word:
             return
         self._word = word
@@ -44,10 +50,7 @@ class LevelFile:
             logger.critical("log_level_changed", was=was, now=level, process=os.getpid())
 
     def follow(self) -> None:
-        """Looks now, and then every second, in a thread that ends with its process."""
-        # A process that was forked has the level of its parent.
-        log.set_level(self._level)
-        self.look()
+        """Looks every second, in a thread that ends with its process."""
         threading.Thread(target=self._run, name="log-level", daemon=True).start()
 
     def _run(self) -> None:
@@ -56,7 +59,18 @@ class LevelFile:
             self.look()
 
 
+_followed: LevelFile | None = None
+
+
 def follow(path: str, level: str) -> None:
-    """Follows LOG_LEVEL_FILE, where one is named."""
-    if path:
-        LevelFile(Path(path), level).follow()
+    """Follows LOG_LEVEL_FILE in this process, where one is named; the second time does nothing."""
+    global _followed  # noqa: PLW0603 - a process has one level
+    if path and not _followed:
+        _followed = LevelFile(Path(path), level)
+        _followed.follow()
+
+
+def follow_after_fork() -> None:
+    """Goes on where the parent was: its thread did not survive the fork, its level did."""
+    if _followed:
+        _followed.follow()

@@ -82,8 +82,8 @@ def configure_logging(**_: object) -> None:
 
 @signals.worker_process_init.connect
 def follow_log_level(**_: object) -> None:
-    """Threads survive no fork: each process of the pool follows the level by itself."""
-    loglevel.follow(settings.log_level_file, settings.log_level)
+    """Each process of the pool follows the level by itself."""
+    loglevel.follow_after_fork()
 
 
 @signals.worker_init.connect

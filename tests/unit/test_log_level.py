@@ -1,13 +1,15 @@
 """LOG_LEVEL at run time, by a file."""
 
 import logging
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from comment_monitor import log
+from comment_monitor import log, loglevel
 from comment_monitor.loglevel import LevelFile
 
 
@@ -56,7 +58,37 @@ def test_a_word_that_is_no_level_changes_nothing_and_is_named_once(tmp_path: Pat
     assert "secret" not in str(line)
 
 
-def test_a_process_that_was_forked_at_another_level_goes_back_to_its_own(tmp_path: Path) -> None:
+def test_what_the_file_said_before_the_start_does_not_count(tmp_path: Path) -> None:
+    """Else `kubectl set env deployment/orchestrator LOG_LEVEL=DEBUG` would do nothing beside a ConfigMap's INFO."""
+    path = tmp_path / "log-level"
+    path.write_text("INFO")
     log.set_level("DEBUG")
-    LevelFile(tmp_path / "none", "INFO").follow()
-    assert now() == "INFO"
+    file = LevelFile(path, "DEBUG")
+    file.look()
+    assert now() == "DEBUG"
+    path.write_text("WARNING")
+    file.look()
+    assert now() == "WARNING"
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_forked_process_goes_on_where_its_parent_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """Also where the file changed just before the fork and the parent had not looked."""
+    path = tmp_path / "log-level"
+    monkeypatch.setattr(loglevel, "_followed", None)
+    monkeypatch.setattr(loglevel, "LOOK_EVERY", 0.05 if seen else 3600)
+    log.set_level("INFO")
+    loglevel.follow(str(path), "INFO")
+    path.write_text("DEBUG")
+    deadline = time.monotonic() + 10
+    while seen and now() != "DEBUG":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    monkeypatch.setattr(loglevel, "LOOK_EVERY", 0.05)
+    if not (child := os.fork()):
+        loglevel.follow_after_fork()
+        time.sleep(0.5)
+        os._exit(now() != "DEBUG")
+    assert os.waitpid(child, 0)[1] == 0
