@@ -41,8 +41,9 @@ def make_celery(settings: Settings) -> Celery:
         # The soft limit raises inside the analyser, which then fails that comment; the hard one is the last resort.
         task_soft_time_limit=settings.processing_timeout,
         task_time_limit=settings.processing_timeout + 15,
-        # Event messages for the standard exporters cost a message each; they are switched on where one listens.
-        worker_send_task_events=False,
+        # Three messages a task, so only where somebody listens. Heartbeats come without it. `task-sent` never does:
+        # the publisher's messages are Celery's by form only (link.py).
+        worker_send_task_events=settings.task_events,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,

@@ -167,6 +167,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting("RABBITMQ_URL", "Read where `CELERY_BROKER_URL` is not set.", secret=True),
     ] = ""
+    task_events: Annotated[
+        bool,
+        setting(
+            "CELERY_TASK_EVENTS",
+            "Workers tell of each task as it is received, started and ended: for celery-exporter or Flower.",
+        ),
+    ] = False
     log_level: Annotated[
         str,
         setting(

@@ -1,0 +1,134 @@
+"""What celery-exporter and Flower listen to: events of tasks where they are switched on, none where they are not."""
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from celery import Celery
+from celery.events.state import State
+from tests.conftest import MakeSettings, until
+from tests.support.database import outbox
+from tests.support.messages import messages
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.requests import comment, parsed
+from tests.support.system import Program
+
+from comment_monitor.broker import ANALYSE, QUEUE_NAME
+from comment_monitor.runtime import open_runtime
+
+# One task's life; `task-sent` is the publisher's to tell, and ours is not Celery's.
+LIFE: Final = ["task-received", "task-started", "task-succeeded"]
+
+
+class Listener:
+    """Celery's own receiver of events, as the exporters use it: an application that knows nothing but the broker."""
+
+    def __init__(self, url: str):
+        self.app = Celery(broker=url, set_as_current=False)
+        self.events: list[dict[str, Any]] = []
+        self.state: Any = State()
+        self._leave = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def stop(self) -> None:
+        self._leave.set()
+        self._thread.join(20)
+
+    def kinds(self, group: str) -> list[str]:
+        """The types of what was heard of `task` or `worker`, each once, in the order of their coming."""
+        return list(dict.fromkeys(one["type"] for one in [*self.events] if one["type"].startswith(f"{group}-")))
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        self.state.event(event)
+
+    def _listen(self) -> None:
+        with self.app.connection_for_read() as connection:
+            receiver = self.app.events.Receiver(connection, handlers={"*": self._heard})
+            # It listens on a connection of its own making.
+            with receiver.consumer_context(wakeup=False) as (own, _, _), own:
+                self._ready.set()
+                while not self._leave.is_set():
+                    with suppress(TimeoutError):
+                        own.drain_events(timeout=0.2)
+
+
+@contextmanager
+def listening(url: str) -> Iterator[Listener]:
+    listener = Listener(url)
+    listener.start()
+    try:
+        yield listener
+    finally:
+        listener.stop()
+
+
+@asynccontextmanager
+async def worked(
+    make_settings: MakeSettings, url: str, folder: Path, switch: dict[str, str]
+) -> AsyncIterator[Listener]:
+    """A worker that has analysed 30 comments, and who listened meanwhile."""
+    messages(url)
+    settings = make_settings(CELERY_BROKER_URL=url, **switch)
+    environment = {"POSTGRES_DSN": settings.postgres_dsn, "CELERY_BROKER_URL": url, **switch}
+    worker = Program(folder, environment, "worker", "--concurrency", "1", "--metrics-port", "0")
+    with listening(url) as listener:
+        worker.start()
+        try:
+            async with open_runtime(settings, application="test") as runtime:
+                await runtime.pipeline.process(parsed(*map(comment, range(30))))
+                await until(lambda: not outbox(settings.postgres_dsn), seconds=60)
+                # Heartbeats come every two seconds: once another one is here, what came before it is here too.
+                heard = _heartbeats(listener)
+                await until(lambda: _heartbeats(listener) > heard + 1, seconds=30)
+            yield listener
+        finally:
+            worker.kill()
+
+
+def _heartbeats(listener: Listener) -> int:
+    return sum(one["type"] == "worker-heartbeat" for one in [*listener.events])
+
+
+async def test_events_of_tasks_come_where_they_are_switched_on(
+    make_settings: MakeSettings, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    switch = {"CELERY_TASK_EVENTS": "true"}
+    async with worked(make_settings, rabbitmq.url, tmp_path, switch) as listener:
+        assert listener.kinds("task") == LIFE
+        tasks = list(listener.state.tasks.values())
+        assert {one.name for one in tasks} == {ANALYSE}
+        assert all(one.runtime > 0 for one in tasks)
+        # Ids of outbox rows, and of what they stand for nothing.
+        assert all("text of" not in str(one) for one in listener.events)
+
+
+async def test_without_the_switch_a_worker_tells_that_it_lives_and_no_more(
+    make_settings: MakeSettings, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    async with worked(make_settings, rabbitmq.url, tmp_path, {}) as listener:
+        assert listener.kinds("task") == []
+        assert "worker-heartbeat" in listener.kinds("worker")
+
+
+async def test_a_worker_names_its_queue_and_processes_to_whoever_asks(
+    make_settings: MakeSettings, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    """What celery-exporter asks at each scrape."""
+    async with worked(make_settings, rabbitmq.url, tmp_path, {}) as listener:
+        inspect = listener.app.control.inspect(timeout=5)
+        (queues,) = (inspect.active_queues() or {}).values()
+        assert [one["name"] for one in queues] == [QUEUE_NAME]
+        (stats,) = (inspect.stats() or {}).values()
+        assert len(stats["pool"]["processes"]) == 1
+        with listener.app.connection_for_read() as connection:
+            found: Any = connection.default_channel
+            answer = found.queue_declare(QUEUE_NAME, passive=True)
+        assert (answer.message_count, answer.consumer_count) == (0, 1)
