@@ -9,15 +9,30 @@ import yaml
 from tests.chart.conftest import NAMESPACE, the, tool
 
 BUCKETS: Final = ("1", "5", "10", "15", "+Inf")
-POD: Final = f'namespace="{NAMESPACE}",pod="orchestrator-1"'
 DAY: Final = 86_400
-OTHER: Final = f'namespace="{NAMESPACE}",pod="orchestrator-2"'
+
+
+def pod(job: str, number: int) -> str:
+    """A pod's labels, as Prometheus gives them."""
+    return f'namespace="{NAMESPACE}",job="{job}",pod="{job}-{number}"'
+
+
+POD: Final = pod("orchestrator", 1)
+OTHER: Final = pod("orchestrator", 2)
+WORKER: Final = pod("comment-worker", 1)
 
 
 def slow(name: str, share: int, extra: str = "") -> dict[str, str]:
     """A histogram's buckets: of 100 observations a minute so many take between 10 and 15 seconds."""
     counts = {"1": 100 - share, "5": 100 - share, "10": 100 - share, "15": 100, "+Inf": 100}
     return {f'{name}_bucket{{{POD},le="{le}"{extra}}}': f"0+{counts[le]}x30" for le in BUCKETS}
+
+
+def slow_once(name: str, extra: str, *minutes: int) -> dict[str, str]:
+    """A histogram's buckets: nothing but one observation of more than ten seconds at each of these minutes."""
+    counts = [sum(minute >= one for one in minutes) for minute in range(31)]
+    slowly = " ".join(map(str, counts))
+    return {f'{name}_bucket{{{POD},le="{le}"{extra}}}': "0x30" if le in {"1", "5", "10"} else slowly for le in BUCKETS}
 
 
 # Alert: series on which it fires, and series on which it does not.
@@ -28,11 +43,11 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
     ),
     # 0.2 and 0.05 a second, over two pods: neither alone is above the threshold.
     "CommentProcessingErrors": (
-        {f'comment_processing_errors_total{{{pod},reason="timeout"}}': "0+5x30" for pod in (POD, OTHER)},
+        {f'comment_processing_errors_total{{{one},reason="timeout"}}': "0+5x30" for one in (POD, OTHER)},
         {f'comment_processing_errors_total{{{POD},reason="timeout"}}': "0+3x30"},
     ),
     "CommentQueueBacklog": (
-        {f"comment_processing_queue_length{{{pod}}}": "600x30" for pod in (POD, OTHER)},
+        {f"comment_processing_queue_length{{{one}}}": "600x30" for one in (POD, OTHER)},
         {f"comment_processing_queue_length{{{POD}}}": "600x30"},
     ),
     "CommentDatabaseSlowQueries": (
@@ -53,16 +68,17 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
     ),
     # The largest of what the pods tell, not their sum.
     "CommentAnalysisStalled": (
-        {f"comment_analysis_oldest_seconds{{{pod}}}": value for pod, value in ((POD, "0x30"), (OTHER, "1000x30"))},
-        {f"comment_analysis_oldest_seconds{{{pod}}}": "600x30" for pod in (POD, OTHER)},
+        {f"comment_analysis_oldest_seconds{{{one}}}": value for one, value in ((POD, "0x30"), (OTHER, "1000x30"))},
+        {f"comment_analysis_oldest_seconds{{{one}}}": "600x30" for one in (POD, OTHER)},
     ),
     "CommentAnalysisSentAgain": (
-        {f"comment_outbox_resent_total{{{pod}}}": "0+40x60" for pod in (POD, OTHER)},
+        {f"comment_outbox_resent_total{{{one}}}": "0+40x60" for one in (POD, OTHER)},
         {f"comment_outbox_resent_total{{{POD}}}": "0+40x60"},
     ),
     "CommentSchemaNotUsable": (
-        {f"comment_schema_usable{{{pod}}}": value for pod, value in ((POD, "1x30"), (OTHER, "0x30"))},
-        {f"comment_schema_usable{{{pod}}}": "1x30" for pod in (POD, OTHER)},
+        {f"comment_schema_usable{{{one}}}": value for one, value in ((POD, "1x30"), (OTHER, "0x30"))},
+        # A worker that has not looked says no.
+        {f"comment_schema_usable{{{one}}}": value for one, value in ((POD, "1x30"), (OTHER, "1x30"), (WORKER, "0x30"))},
     ),
     "CommentCleanupNotDone": (
         {f"comment_recent_index_age_seconds{{{POD}}}": f"{17 * DAY}+60x120"},
@@ -71,14 +87,15 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
     "CommentInvariantBroken": (
         {f'comment_invariant_violations{{{POD},invariant="analysed"}}': "2x30",
          f'comment_invariant_violations{{{OTHER},invariant="analysed"}}': "0x30"},
-        {f'comment_invariant_violations{{{POD},invariant="{one}"}}': "0x30" for one in ("analysed", "versions")},
+        {f'comment_invariant_violations{{{POD},invariant="{name}"}}': "0x30" for name in ("analysed", "versions")},
     ),
     "CommentWorkerDown": (
-        {f'up{{{POD},job="comment-worker"}}': "0x30", f'up{{{OTHER},job="orchestrator"}}': "1x30"},
-        {f'up{{{POD},job="comment-worker"}}': "0x30", f'up{{{OTHER},job="comment-worker"}}': "1x30"},
+        {f"up{{{WORKER}}}": "0x30", f"up{{{POD}}}": "1x30"},
+        {f"up{{{WORKER}}}": "0x30", f"up{{{pod('comment-worker', 2)}}}": "1x30"},
     ),
     "CommentMonitoringAbsent": (
-        {f'up{{{POD},job="orchestrator"}}': "0x30"},
+        # A worker has that series too, and does not speak for the orchestrator.
+        {f"up{{{POD}}}": "0x30", f"comment_processing_queue_length{{{WORKER}}}": "0x30"},
         {f"comment_processing_queue_length{{{POD}}}": "0x30"},
     ),
 }  # fmt: skip
@@ -116,6 +133,16 @@ def test_each_alert_has_its_trouble_here() -> None:
     assert sorted(names()) == sorted(TROUBLE)
 
 
+def expect(rule_file: Path, series: dict[str, str], *tests: dict[str, Any]) -> None:
+    """Has Prometheus run the rules over these series, a minute between two samples."""
+    inputs = [{"series": one, "values": values} for one, values in series.items()]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": list(tests)}
+    file = rule_file.parent / "rules.test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [rule_file.name], "evaluation_interval": "1m", "tests": [test]}))
+    done = promtool("test", "rules", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("alert", TROUBLE)
 @pytest.mark.parametrize("fires", [True, False])
 def test_an_alert_fires_on_its_trouble_and_only_then(rule_file: Path, alert: str, fires: bool) -> None:
@@ -123,23 +150,81 @@ def test_an_alert_fires_on_its_trouble_and_only_then(rule_file: Path, alert: str
     # Of a namespace that is none of ours, all the worse: it does not count.
     elsewhere = {one.replace(f'namespace="{NAMESPACE}"', 'namespace="elsewhere"'): values
                  for one, values in TROUBLE[alert][0].items()}  # fmt: skip
-    test = {
-        "rule_files": [rule_file.name],
-        "evaluation_interval": "1m",
-        "tests": [{
-            "interval": "1m",
-            "input_series": [{"series": one, "values": values} for one, values in {**series, **elsewhere}.items()],
-            "promql_expr_test": [{
-                "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
-                "eval_time": f"{PATIENCE.get(alert, 25)}m",
-                "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
-            }],
-        }],
+    # Whose it is stands in its labels: by them it is routed, and told from the same alert of another release.
+    mine = f'alertname="{alert}",alertstate="firing",namespace="{NAMESPACE}"'
+    expect(
+        rule_file,
+        {**series, **elsewhere},
+        {
+            "expr": f"count(ALERTS{{{mine}}})",
+            "eval_time": f"{PATIENCE.get(alert, 25)}m",
+            "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+        },
+    )
+
+
+def healthy(labels: str, shape: str) -> dict[str, str]:
+    """What a pod of a deployment without traffic tells; the shape is that of a series, such as `{}x30`."""
+    gauges = {
+        "comment_processing_queue_length": 0, "comment_analysis_backlog": 0, "comment_analysis_oldest_seconds": 0,
+        "comment_schema_usable": 0 if "comment-worker" in labels else 1, "comment_recent_index_age_seconds": 7 * DAY,
+        "comment_outbox_resent_total": 0, "comment_container_memory_working_set_bytes": 10,
+        "comment_container_memory_limit_bytes": 100, "comment_container_cpu_usage_seconds_total": 3,
+        "comment_container_cpu_limit_cores": 1, "up": 1,
     }  # fmt: skip
-    file = rule_file.parent / "rules.test.yaml"
-    file.write_text(yaml.safe_dump(test))
-    done = promtool("test", "rules", str(file))
-    assert done.returncode == 0, done.stdout + done.stderr
+    series = {f"{name}{{{labels}}}": shape.format(value) for name, value in gauges.items()}
+    series[f'comment_processing_errors_total{{{labels},reason="timeout"}}'] = shape.format(0)
+    for le in BUCKETS:
+        series[f'comment_processing_duration_seconds_bucket{{{labels},le="{le}"}}'] = shape.format(0)
+        series[f'comment_db_query_duration_seconds_bucket{{{labels},query="load",le="{le}"}}'] = shape.format(0)
+    return series
+
+
+def everybody(shape: str, *numbers: int) -> dict[str, str]:
+    """Pods of both kinds with these numbers."""
+    return {name: values for job in ("orchestrator", "comment-worker") for number in numbers
+            for name, values in healthy(pod(job, number), shape).items()}  # fmt: skip
+
+
+QUIET: Final[dict[str, dict[str, str]]] = {
+    "no traffic": everybody("{}x40", 1, 2),
+    # Its images are pulled, and the pods wait for the migration.
+    "a fresh installation": {
+        **everybody("_x3 {}x40", 1),
+        f"comment_schema_usable{{{POD}}}": "_x3 0x3 1x40",
+    },
+    "a rolling update": {**everybody("{}x12 stale", 1, 2), **everybody("_x10 {}x30", 3, 4)},
+    "no pod at all for four minutes": {**everybody("{}x10 stale", 1), **everybody("_x14 {}x30", 2)},
+    "one slow batch, and one slow statement": {
+        **everybody("{}x40", 1),
+        **slow_once("comment_processing_duration_seconds", "", 10),
+        **slow_once("comment_db_query_duration_seconds", ',query="write_comments"', 10),
+    },
+    # Each pod at its own time of the hour.
+    "the hourly look at the data": {
+        **everybody("{}x40", 1),
+        **slow_once("comment_db_query_duration_seconds", ',query="check_versions"', *range(5, 30, 3)),
+    },
+    "a burst": {
+        **everybody("{}x40", 1, 2),
+        f"comment_processing_queue_length{{{POD}}}": "0x10 9000x4 0x25",
+        f"comment_analysis_oldest_seconds{{{POD}}}": "0x10 0+60x12 0x18",
+        f"comment_container_cpu_usage_seconds_total{{{WORKER}}}": "0x10 60+60x8 540x20",
+    },
+}
+
+
+@pytest.mark.parametrize("scene", QUIET)
+def test_nothing_fires_where_nothing_is_wrong(rule_file: Path, scene: str) -> None:
+    silence = [{"expr": 'ALERTS{alertstate="firing"}', "eval_time": f"{minute}m"} for minute in range(31)]
+    expect(rule_file, QUIET[scene], *silence)
+
+
+def test_one_slow_statement_after_the_other_is_a_trouble(rule_file: Path) -> None:
+    """As often as the hourly looks above, but of a statement that is not to be slow."""
+    series = slow_once("comment_db_query_duration_seconds", ',query="write_comments"', *range(5, 30, 3))
+    firing = {"expr": 'count(ALERTS{alertname="CommentDatabaseSlowQueries",alertstate="firing"})', "eval_time": "20m"}
+    expect(rule_file, series, {**firing, "exp_samples": [{"labels": "{}", "value": 1}]})
 
 
 @pytest.mark.parametrize(
