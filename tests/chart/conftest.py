@@ -29,6 +29,7 @@ ALL_ON: Final = {
     "orchestrator.autoscaling.customMetrics.enabled": "true",
     "worker.autoscaling.enabled": "true",
     "monitoring.prometheus.crds": "true",
+    "celeryExporter.enabled": "true",
     "tests.fail": "true",
 }
 IN_CHART: Final = {

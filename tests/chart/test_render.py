@@ -109,7 +109,8 @@ def test_custom_resources_are_made_where_the_cluster_knows_them() -> None:
     known = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule")
     without, knows = helm(*words), helm(*words, *(word for one in known for word in ("--api-versions", one)))
     assert "kind: ServiceMonitor" not in without.stdout
-    assert knows.stdout.count("kind: ServiceMonitor") == 2
+    # Of orchestrator, workers, and the RabbitMQ that is in the chart.
+    assert knows.stdout.count("kind: ServiceMonitor") == 3
     assert knows.stdout.count("kind: PrometheusRule") == 1
 
 

@@ -104,6 +104,7 @@ def ingress(case: str, labels: dict[str, str], sender: dict[str, str], port: str
     return False
 
 
+SCRAPED: Final = {"orchestrator", "comment-worker", "celery-exporter", "rabbitmq"}
 SERVERS: Final = {"postgres": (5432, "postgres"), "redis": (6379, "redis"), "rabbitmq": (5672, "amqp")}
 NEEDED: Final = {
     "orchestrator": {"postgres", "redis", "rabbitmq"},
@@ -111,6 +112,7 @@ NEEDED: Final = {
     "migrations": {"postgres"},
     "comment-cleanup": {"postgres"},
     "comment-monitoring-test": {"postgres"},
+    "celery-exporter": {"rabbitmq"},
 }
 
 
@@ -155,17 +157,23 @@ def test_names_are_resolved_over_udp_and_tcp(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CLOSED)
-def test_prometheus_gets_in_from_its_namespace_to_the_metrics_only(case: str) -> None:
-    for one in ("orchestrator", "comment-worker"):
-        found = policies(case, {"app": one})
-        if not found:
-            continue
-        rules = [
-            rule for rule in found[0]["ingress"]
-            for peer in rule["from"]
-            if peer.get("namespaceSelector") == {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
-        ]  # fmt: skip
-        assert [port["port"] for rule in rules for port in rule["ports"]] == ["metrics"]
+def test_prometheus_gets_in_from_its_namespace_to_what_it_scrapes_and_nowhere_else(case: str) -> None:
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    for name, labels, _ in pods(case):
+        rules = [rule for rule in policies(case, labels)[0]["ingress"] if prometheus in rule["from"]]
+        open_to_it = [port["port"] for rule in rules for port in rule["ports"]]
+        assert open_to_it == (["metrics"] if labels["app"] in SCRAPED else []), name
+
+
+@pytest.mark.parametrize("case", ["prod-monitored", "prod-keda", "all-outside", "all-inside", "no-worker"])
+def test_what_is_scraped_is_what_prometheus_gets_in_to(case: str) -> None:
+    """Each ServiceMonitor leads by its Service to pods; a way that is closed would show as a target that is down."""
+    apps = set()
+    for monitor in objects(case, "ServiceMonitor"):
+        for service in objects(case, "Service"):
+            if matches(service["metadata"]["labels"], monitor["spec"]["selector"]):
+                apps.add(service["spec"]["selector"]["app"])
+    assert apps == SCRAPED & {labels["app"] for _, labels, _ in pods(case)}
 
 
 @pytest.mark.parametrize("case", CLOSED)
@@ -184,7 +192,8 @@ def test_only_the_workers_reach_the_platforms_and_nobody_the_clouds_metadata(cas
 def test_keda_gets_into_the_queue_where_it_scales_on_it() -> None:
     keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
     for case, wanted in (("all-inside-keda", True), ("all-inside", False)):
-        (rule,) = policies(case, {"app": "rabbitmq"})[0]["ingress"]
+        rules = policies(case, {"app": "rabbitmq"})[0]["ingress"]
+        (rule,) = [one for one in rules if one["ports"] == [{"protocol": "TCP", "port": "amqp"}]]
         assert (keda in rule["from"]) == wanted
 
 
