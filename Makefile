@@ -34,11 +34,12 @@ bench: ## measure every claim beside its limit and write docs/performance.md (a 
 	@scripts/install-venv dev
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-docs: ## write the generated pages under docs/ again
+docs: ## write again what is generated: pages under docs/, the chart's README, compose's alerts
 	@scripts/install-venv dev
 	@$(BIN)/python scripts/generate-docs
 	@$(BIN)/python scripts/generate-chart-readme
 	@$(BIN)/python scripts/generate-dashboard
+	@$(BIN)/python scripts/generate-compose-rules
 
 tools: ## Helm 3 and 4, kubectl, Prometheus and checkov into .tools (for the chart's tests)
 	@scripts/install-tools

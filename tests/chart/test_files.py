@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 import yaml
-from tests.chart.conftest import CHART, tool
+from tests.chart.conftest import CHART
 from tests.conftest import project_root
 
 ROOT: Final = project_root()
@@ -52,32 +52,6 @@ def test_yamllint_has_nothing_to_say(file: Path) -> None:
 def test_the_charts_readme_is_what_make_docs_writes() -> None:
     done = run(sys.executable, "scripts/generate-chart-readme", "--check")
     assert done.returncode == 0, done.stderr
-
-
-def test_prometheus_takes_the_configuration_of_compose() -> None:
-    done = run(tool("promtool"), "check", "config", "--lint-fatal", "deploy/compose/prometheus.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_what_compose_scrapes_and_mounts_is_there() -> None:
-    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    scraped = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())
-    hosts = {
-        target.partition(":")[0]
-        for job in scraped["scrape_configs"] for one in job["static_configs"] for target in one["targets"]
-    }  # fmt: skip
-    assert hosts <= compose["services"].keys()
-    for service in compose["services"].values():
-        for volume in service.get("volumes", []):
-            source = volume.partition(":")[0]
-            assert source in compose["volumes"] or (ROOT / source).exists(), source
-
-
-def test_compose_reaches_out_of_this_machine_nowhere() -> None:
-    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
 def test_the_version_is_the_same_everywhere() -> None:
