@@ -164,6 +164,9 @@ validate_pods() {
 
 validate_inside() {
   local health metrics name head
+  # Those that the guide names.
+  local guides=(comment_processing_duration_seconds comment_processing_queue_length comment_processing_errors_total
+    comment_duplicates_detected_total comment_db_query_duration_seconds)
   health=$(inside curl -sS localhost:8080/health 2>&1)
   case $health in
     *'"status":"ok"'*) ok "/health: all that it needs is there" ;;
@@ -175,8 +178,7 @@ validate_inside() {
     *) fail "the database is migrated to the newest revision" "it is ${head:-unknown}; /health tells another" ;;
   esac
   metrics=$(inside curl -sS localhost:9090/metrics 2>&1)
-  for name in comment_processing_duration_seconds comment_processing_queue_length comment_processing_errors_total \
-    comment_duplicates_detected_total comment_db_query_duration_seconds comment_container_memory_working_set_bytes; do
+  for name in "${guides[@]}" comment_container_memory_working_set_bytes; do
     if grep -q "^$name" <<<"$metrics"; then ok "metric $name"; else fail "metric $name" "not on :9090/metrics"; fi
   done
   check "the database takes a connection" inside python -c \
@@ -184,11 +186,11 @@ validate_inside() {
   check "the data's invariants hold" inside comment-monitor check
 }
 
-reached() { # by the way that everybody takes: the service, not the pod (in a shell of its own: see check)
-  local said log forward status port=''
+reached() { # SERVICE PORT PATH [WORD...]: by a way that no policy closes; the words are in what it answers (see check)
+  local said log forward status port='' word
   log=$(mktemp)
   # Not by way of k: its process, and not a shell's around it, is what has to be ended.
-  kubectl --namespace "$namespace" port-forward service/orchestrator :8080 >"$log" 2>&1 &
+  kubectl --namespace "$namespace" port-forward "service/$1" ":$2" >"$log" 2>&1 &
   forward=$!
   # Also where it is interrupted. Expanded now: at the end these names are gone.
   # shellcheck disable=SC2064
@@ -198,11 +200,29 @@ reached() { # by the way that everybody takes: the service, not the pod (in a sh
     [ -z "$port" ] || break
     sleep 0.2
   done
-  said=$(curl --fail --silent --show-error --max-time 10 "http://127.0.0.1:${port:-9}/health" 2>&1)
+  said=$(curl --fail --silent --show-error --max-time 10 "http://127.0.0.1:${port:-9}$3" 2>&1)
   status=$?
-  [ "$status" -eq 0 ] || echo "$(tail -n 1 "$log") ($said)"
-  return "$status"
+  [ "$status" -eq 0 ] || { echo "$(tail -n 1 "$log") ($said)"; return "$status"; }
+  for word in "${@:4}"; do
+    grep -q "^$word" <<<"$said" || { echo "$word is not among what it tells"; return 1; }
+  done
 } 2>/dev/null
+
+there() { k get "$1" >/dev/null 2>&1; } # KIND/NAME
+validate_exporters() {
+  if there deployment/comment-worker; then
+    check "the workers tell their metrics" reached comment-worker 9090 /metrics comment_analysis_duration_seconds \
+      comment_processing_errors_total comment_container_memory_working_set_bytes
+  else skip "the workers tell their metrics" "there are none (worker.enabled)"; fi
+  if there statefulset/rabbitmq; then
+    check "RabbitMQ tells of its queue" reached rabbitmq 15692 '/metrics/detailed?family=queue_coarse_metrics' \
+      'rabbitmq_detailed_queue_messages_ready{.*queue="comment-analysis"'
+  else skip "RabbitMQ tells of its queue" "it is outside of this chart"; fi
+  if there deployment/celery-exporter; then
+    check "deployment celery-exporter is rolled out" k rollout status deployment/celery-exporter --timeout "${timeout}s"
+    check "celery-exporter hears the workers" reached celery-exporter 9808 /metrics 'celery_worker_up{.*} 1'
+  else skip "celery-exporter" "it is not asked for (celeryExporter.enabled)"; fi
+}
 
 validate_comment() { # posted, found, known again, analysed, removed
   local line
@@ -263,16 +283,37 @@ ask_prometheus() {
   kubectl get --raw "/api/v1/namespaces/$space/services/$service/proxy/api/v1/$1"
 }
 loaded() { grep -q "\"name\":\"$1\"" <<<"$(ask_prometheus 'rules?type=alert' 2>/dev/null)"; }
-scraped() { # the orchestrator's Service, or where that is for the outside, the one for its metrics
-  local query="up%7Bnamespace%3D%22$namespace%22%2Cservice%3D~%22orchestrator.*%22%7D%3D%3D1"
+scraped() { # SERVICE
+  local query="up%7Bnamespace%3D%22$namespace%22%2Cservice%3D%22$1%22%7D%3D%3D1"
   grep -q '"result":\[{' <<<"$(ask_prometheus "query?query=$query" 2>/dev/null)"
 }
+monitored() { # the objects whose metrics are scraped, by their kinds
+  local one
+  for one in deployment/orchestrator deployment/comment-worker deployment/celery-exporter statefulset/rabbitmq; do
+    if there "$one"; then echo "${one#*/}"; fi
+  done
+}
+validate_dashboard() {
+  local title
+  if ! there configmap/comment-monitoring-dashboard; then
+    skip "dashboard" "no ConfigMap comment-monitoring-dashboard here (monitoring.dashboard)"
+    return
+  fi
+  title=$(field configmap/comment-monitoring-dashboard '{.data.comment-monitoring\.json}' |
+    grep -o '"title": *"Comment Monitoring"')
+  if [ -n "$title" ]; then ok "the dashboard is there for Grafana"; else
+    fail "the dashboard is there for Grafana" "its ConfigMap does not hold it"
+  fi
+}
 validate_monitoring() {
-  local said name deadline=$((SECONDS + timeout))
+  local said name service deadline=$((SECONDS + timeout))
   if ! k get prometheusrule orchestrator >/dev/null 2>&1; then
     skip "alert rules and targets" "no PrometheusRule here (monitoring.prometheus)"
     return
   fi
+  for name in $(monitored); do
+    check "ServiceMonitor $name" k get servicemonitor "$name"
+  done
   if ! said=$(ask_prometheus 'rules?type=alert' 2>&1); then
     fail "Prometheus answers" "$(tail -n 1 <<<"$said") (PROMETHEUS=namespace/service:port names another)"
     return
@@ -283,9 +324,14 @@ validate_monitoring() {
       fail "alert $name is loaded" "not among Prometheus's rules (monitoring.prometheus.labels)"
     fi
   done
-  if within scraped; then ok "Prometheus scrapes the orchestrator"; else
-    fail "Prometheus scrapes the orchestrator" "no target of this namespace is up"
-  fi
+  for name in $(monitored); do
+    service=$name
+    # Where the orchestrator's Service is for the outside, its metrics have one of their own.
+    if [ "$name" = orchestrator ] && there service/orchestrator-metrics; then service=orchestrator-metrics; fi
+    if within scraped "$service"; then ok "Prometheus scrapes $name"; else
+      fail "Prometheus scrapes $name" "no target of this namespace is up"
+    fi
+  done
 }
 
 if [ -n "$offline" ]; then
@@ -304,8 +350,10 @@ need curl
 validate_objects
 validate_pods
 validate_inside
-check "the service reaches a pod" reached
+check "the service reaches a pod" reached orchestrator 8080 /health
 validate_comment
+validate_exporters
 validate_autoscaler
+validate_dashboard
 validate_monitoring
 finish
