@@ -2,10 +2,11 @@
 
 import re
 import shlex
-from typing import Final
+from typing import Any, Final
 
 import pytest
-from tests.chart.conftest import CHART, helm, tool
+import yaml
+from tests.chart.conftest import CHART, helm, objects, the, tool
 from tests.conftest import project_root
 
 PAGE: Final = (project_root() / "docs" / "deployment.md").read_text()
@@ -23,15 +24,15 @@ def test_the_page_has_commands() -> None:
 def test_the_chart_renders_with_what_is_typed(line: str) -> None:
     """As far as it can be without a cluster: the same values, rendered."""
     words = shlex.split(line)
-    options = {"--values", "--set"}
+    options = {"--values", "--set", "--set-string"}
     values = [word for at, word in enumerate(words) if word in options or words[at - 1] in options]
     done = helm("template", "threads-agent", *(str(CHART) if one == "./chart" else one for one in ["./chart", *values]))
     assert done.returncode == 0, done.stderr
 
 
 def test_every_value_set_in_the_text_is_one_of_the_chart() -> None:
-    for pair in re.findall(r"--set ([\w.]+=[\w.-]+)", PAGE):
-        done = helm("template", "x", str(CHART), "--values", str(CHART / "values-prod.yaml"), "--set", pair)
+    for option, pair in re.findall(r"(--set(?:-string)?) ([\w.]+=[\w.-]+)", PAGE):
+        done = helm("template", "x", str(CHART), "--values", str(CHART / "values-prod.yaml"), option, pair)
         assert done.returncode == 0, (pair, done.stderr)
 
 
@@ -54,3 +55,44 @@ def test_kubectl_knows_the_command_and_its_options(line: str) -> None:
     for option in [word.partition("=")[0] for word in words if word.startswith("--")]:
         assert f"{option}=" in done.stdout or f"{option} " in done.stdout, option
     assert tool("kubectl")
+
+
+def routing() -> dict[str, Any]:
+    """The example for Alertmanager."""
+    (block,) = re.findall(r"^```yaml\n(route:\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = yaml.safe_load(block)
+    return found
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = the("prod-monitored", "PrometheusRule", "orchestrator")["spec"]["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_alerts_can_be_routed_as_the_page_says() -> None:
+    """Every matcher is about a label that alerts have, and takes some of them but not the matchers' opposite."""
+    example = routing()
+    (ours,) = example["route"]["routes"]
+    (inhibition,) = example["inhibit_rules"]
+    matchers = [*ours["matchers"], *ours["routes"][0]["matchers"], *inhibition["source_matchers"],
+                *inhibition["target_matchers"]]  # fmt: skip
+    for one in matchers:
+        label, regular, value = re.fullmatch(r'(\w+)=(~?)"([^"]+)"', one).groups()  # type: ignore[union-attr]
+        if label == "namespace":
+            continue
+        pattern = value if regular else re.escape(value)
+        told = [rule["alert"] if label == "alertname" else rule["labels"][label] for rule in rules()]
+        assert any(re.fullmatch(pattern, one) for one in told), one
+    named = {ours["receiver"], example["route"]["receiver"], ours["routes"][0]["receiver"]}
+    assert named == {one["name"] for one in example["receivers"]}
+
+
+def test_the_page_counts_the_alerts_and_names_what_is_made_for_monitoring() -> None:
+    assert f"{len(rules())} alerts" in PAGE
+    section = PAGE[PAGE.index("## Monitoring") : PAGE.index("## Scaling and tuning")]
+    for one in objects("all-inside", "ServiceMonitor", "PrometheusRule"):
+        assert one["metadata"]["name"] in section
+    assert the("all-inside", "ConfigMap", "comment-monitoring-dashboard")["metadata"]["name"] in section
+    (endpoint,) = the("all-inside", "ServiceMonitor", "rabbitmq")["spec"]["endpoints"]
+    query = "&".join(f"family={one}" for one in endpoint["params"]["family"])
+    assert f"{endpoint['path']}?{query}" in section
