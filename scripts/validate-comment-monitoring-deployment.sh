@@ -200,7 +200,8 @@ reached() { # SERVICE PORT PATH [WORD...]: by a way that no policy closes; the w
     [ -z "$port" ] || break
     sleep 0.2
   done
-  said=$(curl --fail --silent --show-error --max-time 10 "http://127.0.0.1:${port:-9}$3" 2>&1)
+  [ -n "$port" ] || { echo "no way to a pod behind service/$1: $(tail -n 1 "$log" | grep . || echo none answers)"; return 1; }
+  said=$(curl --fail --silent --show-error --max-time 10 "http://127.0.0.1:$port$3" 2>&1)
   status=$?
   [ "$status" -eq 0 ] || { echo "$(tail -n 1 "$log") ($said)"; return "$status"; }
   for word in "${@:4}"; do

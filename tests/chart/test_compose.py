@@ -126,10 +126,10 @@ def test_rabbitmq_is_asked_as_in_a_cluster() -> None:
     assert (job["metrics_path"], job["params"]) == (endpoint["path"], endpoint["params"])
     settings = the("all-inside", "ConfigMap", "rabbitmq-config")["data"]
     there = mounts("rabbitmq")
-    for path, name in (("enabled_plugins", "enabled_plugins"), ("conf.d/90-events.conf", "events.conf")):
-        file = there[f"/etc/rabbitmq/{path}"]
+    for name in ("enabled_plugins", "advanced.config"):
+        file = there[f"/etc/rabbitmq/{name}"]
         assert file
-        lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+        lines = [line for line in file.read_text().splitlines() if not line.startswith("%")]
         assert lines == settings[name].splitlines()
 
 

@@ -64,6 +64,7 @@ class RabbitMQ:
             "HOME": folder,
             "RABBITMQ_NODENAME": f"test{self._port}@localhost",
             "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{folder}/advanced.config",
             "RABBITMQ_MNESIA_BASE": f"{folder}/data",
             "RABBITMQ_LOG_BASE": f"{folder}/log",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
