@@ -64,6 +64,53 @@ env:
         key: {{ .Values.rabbitmq.existingSecretKey }}
 {{- end }}
 
+{{/* The same for what runs on and on: also where its traces go, and under which name. */}}
+{{- define "cm.serviceEnvironment" -}}
+{{ include "cm.environment" . }}
+  {{- if .Values.tracing.endpoint }}
+  - name: POD_NAME
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.name
+  - name: OTEL_RESOURCE_ATTRIBUTES
+    value: k8s.namespace.name={{ .Release.Namespace }},k8s.pod.name=$(POD_NAME)
+  {{- with .Values.tracing.existingSecret }}
+  - name: OTEL_EXPORTER_OTLP_HEADERS
+    valueFrom:
+      secretKeyRef:
+        name: {{ . }}
+        key: {{ $.Values.tracing.existingSecretKey }}
+  {{- end }}
+  {{- end }}
+{{- end }}
+
+{{/* LOG_LEVEL as a file, which follows the ConfigMap while the pod runs. A subPath would not. */}}
+{{- define "cm.logLevelMount" -}}
+- name: log-level
+  mountPath: /etc/comment-monitor
+  readOnly: true
+{{- end }}
+{{- define "cm.logLevelVolume" -}}
+- name: log-level
+  configMap:
+    name: comment-monitoring-config
+    items:
+      - {key: LOG_LEVEL, path: log-level}
+{{- end }}
+
+{{/* To where the traces go. */}}
+{{- define "cm.egressCollector" -}}
+{{- if .Values.tracing.endpoint }}
+{{- $collector := .Values.orchestrator.commentMonitoring.networkPolicy.collector }}
+- ports:
+    - {protocol: TCP, port: {{ $collector.port }}}
+  {{- with $collector.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A change of settings or of this chart's own Secrets makes new pods. */}}
 {{- define "cm.checksums" -}}
 checksum/config: {{ include (print .Template.BasePath "/configmap.yaml") . | sha256sum }}

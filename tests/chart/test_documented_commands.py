@@ -31,7 +31,7 @@ def test_the_chart_renders_with_what_is_typed(line: str) -> None:
 
 
 def test_every_value_set_in_the_text_is_one_of_the_chart() -> None:
-    for option, pair in re.findall(r"(--set(?:-string)?) ([\w.]+=[\w.-]+)", PAGE):
+    for option, pair in re.findall(r"(--set(?:-string)?) ([\w.]+=[\w.:/-]+)", PAGE):
         done = helm("template", "x", str(CHART), "--values", str(CHART / "values-prod.yaml"), option, pair)
         assert done.returncode == 0, (pair, done.stderr)
 
