@@ -140,6 +140,9 @@ def test_the_exporter_is_the_charts_and_workers_tell_it_of_their_tasks() -> None
     assert exporter["environment"]["CE_QUEUES"] == QUEUE_NAME
     (deployed,) = the("all-inside", "Deployment", "celery-exporter")["spec"]["template"]["spec"]["containers"]
     assert exporter["environment"].keys() == {one["name"] for one in deployed["env"]}
+    # Else it logs the variables of each exception, and the broker's password with them.
+    assert exporter["environment"]["LOGURU_DIAGNOSE"] == "NO"
+    assert {"name": "LOGURU_DIAGNOSE", "value": "NO"} in deployed["env"]
     own = {name: value for name, value in worker["environment"].items() if "${" not in value}
     assert config.load(own).task_events
 
