@@ -27,7 +27,9 @@ class Breaker:
         self._failures = min(self._failures + 1, 10)
         return self._failures == 1
 
-    def success(self) -> None:
-        """Notes that it works."""
+    def success(self) -> bool:
+        """Notes that it works; True where it did not before, so that it is logged once."""
+        was_away = self._failures > 0
         self._failures = 0
         self._open_until = 0.0
+        return was_away

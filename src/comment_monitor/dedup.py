@@ -155,7 +155,8 @@ class DedupCache:
 
     def _works(self) -> None:
         self._reached = True
-        self._breaker.success()
+        if self._breaker.success():
+            logger.info("redis_back")
 
     def _failed(self, error: Exception) -> None:
         self._reached = False

@@ -81,7 +81,8 @@ class RateLimit:
             if self._breaker.failure():
                 logger.warning("rate_limit_store_away", error=type(error).__name__, effect="counting per process")
             return None
-        self._breaker.success()
+        if self._breaker.success():
+            logger.info("rate_limit_store_back")
         return verdict
 
     async def close(self) -> None:

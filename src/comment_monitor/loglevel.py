@@ -45,9 +45,10 @@ class LevelFile:
             logger.warning("log_level_unknown", file=str(self._path), stays=self._level, known=log.LEVELS)
         elif level != self._level:
             was, self._level = self._level, level
+            # Said at the lower of the two: whoever changed it wants to see that it took.
+            log.set_level(min(was, level, key=log.LEVELS.index))
+            logger.warning("log_level_changed", was=was, now=level, process=os.getpid())
             log.set_level(level)
-            # Whatever the level, whoever changed it wants to see that it took.
-            logger.critical("log_level_changed", was=was, now=level, process=os.getpid())
 
     def follow(self) -> None:
         """Looks every second, in a thread that ends with its process."""

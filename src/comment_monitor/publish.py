@@ -130,7 +130,8 @@ class Publisher:
                 logger.warning("broker_away", error=type(error).__name__, effect="the sweep sends again")
         else:
             self._reached = True
-            self._breaker.success()
+            if self._breaker.success():
+                logger.info("broker_back")
 
     def _look(self) -> None:
         """Asks the broker how many messages wait; how many ids that makes is what the last ones sent from here say."""

@@ -26,7 +26,9 @@ _PHONE: Final = re.compile(
 )
 
 # Loggers that never see a comment, so that their words can be taken whole: queue, servers, migrations, traces.
-TRUSTED: Final = ("comment_monitor", "celery", "kombu", "amqp", "uvicorn", "alembic", "opentelemetry")
+TRUSTED: Final = (
+    "comment_monitor", "celery", "kombu", "amqp", "multiprocessing", "uvicorn", "alembic", "opentelemetry",
+)  # fmt: skip
 # But for this one, which shows what a task raised.
 QUOTING: Final = ("celery.app.trace",)
 # Where the plain words of a message end and what it shows begins: a repr, a quotation, a second line.

@@ -2,9 +2,11 @@
 
 from typing import Final
 
-from comment_monitor import migrations
+from comment_monitor import log, migrations
 from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query, in_words
 from comment_monitor.errors import DatabaseUnavailable, Problem, SchemaBehind
+
+logger = log.get(__name__)
 
 # Seconds between two looks.
 SCHEMA_INTERVAL: Final = 2.0
@@ -22,6 +24,7 @@ class Schema:
         self._known = migrations.known_revisions()
         self.revision: str | None = None
         self.namespace: bytes | None = None
+        self._told: str | None = None
         self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
 
     def require(self) -> None:
@@ -30,7 +33,17 @@ class Schema:
             raise self.problem
 
     async def look(self, database: Database) -> None:
-        """Finds out anew; never raises for a database that is away."""
+        """Finds out anew; never raises for a database that is away. A change is logged."""
+        await self._find_out(database)
+        now = self.problem.slug if self.problem else None
+        was, self._told = self._told, now
+        if self.problem and now != was:
+            # The detail is in our own words.
+            logger.warning("database_not_usable", problem=now, detail=self.problem.detail)
+        elif was and not now:
+            logger.info("database_usable", revision=self.revision)
+
+    async def _find_out(self, database: Database) -> None:
         try:
             async with database.connection() as conn:
                 await self._read(conn)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 import uvloop
+from billiard.util import get_logger as pool_logger
 from celery import Celery, Task, signals
 
 from comment_monitor import log, loglevel, origins, tracing
@@ -77,6 +78,8 @@ def analyse_batch(self: "Task[Any, Any]", *outbox_ids: int) -> None:
 def configure_logging(**_: object) -> None:
     """Our log format instead of Celery's."""
     log.configure(settings.log_level)
+    # It keeps to itself, and what has no handler Python prints as it is: that a process was killed, for one.
+    pool_logger().propagate = True
     loglevel.follow(settings.log_level_file, settings.log_level)
 
 

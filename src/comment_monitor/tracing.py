@@ -4,8 +4,10 @@ While off nothing of OpenTelemetry is imported, and each place that could make a
 No span holds what a user sent: names, counts and ids only, of errors their type.
 """
 
+import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import structlog
 
-from comment_monitor import BARRED
+from comment_monitor import BARRED, __version__
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.origins import Origin
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 PROTOCOL: Final = "http/protobuf"
 # Seconds that the last spans get on their way out.
 FLUSH_TIMEOUT: Final = 5
+# Seconds between two lines of OpenTelemetry's.
+QUIET: Final = 60.0
 _NOTHING: Final = nullcontext()
 
 Kind = Literal["INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"]
@@ -63,6 +67,9 @@ def start(endpoint: str, service: str) -> None:
     resource = Resource.create()
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": service}))
+    resource = Resource({"service.namespace": "comment-monitor", "service.version": __version__}).merge(resource)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Seldom())
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("comment_monitor")
@@ -109,6 +116,23 @@ def query(name: str) -> AbstractContextManager[Any]:
     if not trace.get_current_span().is_recording():
         return _NOTHING
     return span(name, "CLIENT", db__system__name="postgresql", db__operation__name=name)
+
+
+class _Seldom(logging.Filter):
+    """Lets one line of OpenTelemetry's a minute through: a collector that is away is worth no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if not record.name.startswith("opentelemetry"):
+            return True
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + QUIET
+        return True
 
 
 class Several:
@@ -182,6 +206,11 @@ def _made(tracer: "Tracer", name: str, kind: Kind, parent: str, attributes: dict
 
     context = TraceContextTextMapPropagator().extract({"traceparent": parent}) if parent else None
     return tracer.start_span(name, context, kind=SpanKind[kind], attributes=attributes)
+
+
+def trace_id(of: "Span") -> str:
+    """The id of a span's trace, as collectors show it."""
+    return f"{of.get_span_context().trace_id:032x}"
 
 
 def failed(one: "Span", kind: str) -> None:

@@ -1,7 +1,9 @@
 """Traces: one from the request through the queue to the analysis, to a collector; none where nobody asked for them."""
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -93,6 +95,8 @@ def test_no_span_holds_what_a_user_sent(make_up: MakeUp, collector: Collector) -
     httpx.get(f"{up.url}/health")
     refused = httpx.post(f"{up.url}/comments/process", content=b"secret", headers={"x-api-key": "secret key"})
     assert refused.status_code == 400
+    # Whoever reads the line finds the trace.
+    [line] = [json.loads(line) for line in up.output().splitlines() if '"refused"' in line]
     httpx.get(f"{up.url}/comments", params={"q": "secret", "author": "secret author"})
     httpx.get(f"{up.url}/secret")
     until(lambda: collector.named("GET") and collector.named(ANALYSIS))
@@ -100,6 +104,9 @@ def test_no_span_holds_what_a_user_sent(make_up: MakeUp, collector: Collector) -
     assert {one.name for one in collector.spans if one.kind == SERVER} == {
         REQUEST, "GET /comments", "GET /comments/{source}/{comment_id}", "GET"
     }  # fmt: skip
+    assert line["trace_id"] == next(
+        one.trace for one in collector.named(REQUEST) if one.attributes["request.id"] == line["request_id"]
+    )
     answered = [one.attributes["http.response.status_code"] for one in collector.named(REQUEST)]
     assert answered == [200, 400]
 
@@ -141,8 +148,12 @@ def test_a_collector_that_is_away_is_in_nobodys_way(make_up: MakeUp) -> None:
     up.start().wait_until_up()
     for number in range(20):
         assert httpx.post(f"{up.url}/comments/process", json=body(comment(number))).status_code == 200
+    time.sleep(2)
     up.ctrl_c()
     assert up.process.wait() == 0, up.output()
+    # It is worth a line a minute of each process, not one for each of its tries.
+    said = [line for line in up.output().splitlines() if '"logger": "opentelemetry' in line]
+    assert 1 <= len(said) <= 3, said
 
 
 @pytest.mark.parametrize(

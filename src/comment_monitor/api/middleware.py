@@ -72,7 +72,8 @@ class Traced:
 
             span.set_attribute("request.id", scope.get("state", {}).get("request_id", ""))
             try:
-                await self.app(scope, receive, send_and_note)
+                with structlog.contextvars.bound_contextvars(trace_id=tracing.trace_id(span)):
+                    await self.app(scope, receive, send_and_note)
             finally:
                 if route := scope.get("path_template"):
                     span.update_name(f"{method} {route}")
