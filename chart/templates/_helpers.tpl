@@ -84,7 +84,7 @@ env:
   {{- end }}
 {{- end }}
 
-{{/* LOG_LEVEL as a file, which follows the ConfigMap while the pod runs. A subPath would not. */}}
+{{/* The level as a file, which follows its ConfigMap while the pod runs. A subPath would not. */}}
 {{- define "cm.logLevelMount" -}}
 - name: log-level
   mountPath: /etc/comment-monitor
@@ -93,9 +93,7 @@ env:
 {{- define "cm.logLevelVolume" -}}
 - name: log-level
   configMap:
-    name: comment-monitoring-config
-    items:
-      - {key: LOG_LEVEL, path: log-level}
+    name: comment-monitoring-log-level
 {{- end }}
 
 {{/* To where the traces go. */}}

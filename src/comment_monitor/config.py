@@ -184,8 +184,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting(
             "LOG_LEVEL_FILE",
-            "A file whose word, such as DEBUG, counts instead of `LOG_LEVEL` once it changes while the process runs; "
-            "removed or emptied, `LOG_LEVEL` does again.",
+            "A file whose word, such as DEBUG, counts instead of `LOG_LEVEL`; looked at every second. While it is "
+            "missing or empty, `LOG_LEVEL` counts.",
         ),
     ] = ""
     otlp_endpoint: Annotated[

@@ -1,6 +1,6 @@
-"""LOG_LEVEL at run time: a file whose word counts as soon as it changes.
+"""LOG_LEVEL at run time: a file whose word counts instead, as soon as it is there.
 
-In Kubernetes it is the ConfigMap's LOG_LEVEL as a file, which follows an edit within a minute; pods are not restarted.
+In Kubernetes it is a ConfigMap, which follows an edit within a minute; pods are not restarted.
 """
 
 import os
@@ -16,16 +16,13 @@ LOOK_EVERY: Final = 1.0
 
 
 class LevelFile:
-    """Follows a file from now on: what it says already is passed over, for the process was started with LOG_LEVEL.
-
-    Removed or empty, `otherwise` counts again.
-    """
+    """Follows a file; while it is missing or empty, `otherwise` counts."""
 
     def __init__(self, path: Path, otherwise: str):
         self._path = path
         self._otherwise = otherwise
         self._level = otherwise
-        self._word = self._read()
+        self._word = ""
 
     def _read(self) -> str:
         try:
@@ -51,7 +48,8 @@ class LevelFile:
             log.set_level(level)
 
     def follow(self) -> None:
-        """Looks every second, in a thread that ends with its process."""
+        """Looks now, and then every second, in a thread that ends with its process."""
+        self.look()
         threading.Thread(target=self._run, name="log-level", daemon=True).start()
 
     def _run(self) -> None:

@@ -1,6 +1,7 @@
 """The flow of a comment on one page: batch, queue, dedup, store, commit, remember, answer, publish."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -171,7 +172,10 @@ class Pipeline:
         outbox = [id_ for one in written for id_ in one.outbox]
         if sent:
             self._publisher.publish(outbox, self._origins(plan, written, parts, origins))
-        logger.debug("stored", comments=len(comments), batch_ids=outbox, sent=sent)
+        if logger.isEnabledFor(logging.DEBUG):
+            new, edited = plan.new_and_edited()
+            known = plan.duplicates.total()
+            logger.debug("stored", new=new, edited=edited, duplicates=known, batch_ids=outbox, sent=sent)
         _count(plan)
         fates = iter(plan.fates)
         return [[next(fates) for _ in part] for part in parts]

@@ -30,7 +30,7 @@ def container(objects: dict[tuple[str, str], dict[str, Any]], pod: str) -> dict[
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_the_level_is_a_file_that_follows_the_config_map(pod: str) -> None:
+def test_the_level_is_a_file_that_follows_a_config_map(pod: str) -> None:
     objects = rendered()
     data = objects["ConfigMap", "comment-monitoring-config"]["data"]
     [mount] = [one for one in container(objects, pod)["volumeMounts"] if one["name"] == "log-level"]
@@ -38,10 +38,15 @@ def test_the_level_is_a_file_that_follows_the_config_map(pod: str) -> None:
     assert mount == {"name": "log-level", "mountPath": "/etc/comment-monitor", "readOnly": True}
     volumes = objects["Deployment", pod]["spec"]["template"]["spec"]["volumes"]
     [volume] = [one for one in volumes if one["name"] == "log-level"]
-    [item] = volume["configMap"]["items"]
-    assert volume["configMap"]["name"] == "comment-monitoring-config"
-    assert f"{mount['mountPath']}/{item['path']}" == data["LOG_LEVEL_FILE"]
-    assert item["key"] in data
+    # Each of its keys is a file, once somebody sets it.
+    assert volume["configMap"] == {"name": "comment-monitoring-log-level"}
+    assert data["LOG_LEVEL_FILE"] == f"{mount['mountPath']}/level"
+    assert "data" not in objects["ConfigMap", "comment-monitoring-log-level"]
+    page = (CHART.parent / "docs" / "deployment.md").read_text()
+    assert (
+        """kubectl patch configmap comment-monitoring-log-level --type merge --patch '{"data": {"level": "DEBUG"}}'"""
+        in page
+    )
 
 
 def test_by_default_nothing_is_traced() -> None:

@@ -142,6 +142,8 @@ async def test_in_trouble_no_count_falls_none_is_counted_twice_and_the_queue_is_
             cuts += 1
             await asyncio.to_thread(cut_all, system.dsn)
             await clients.goes_on(60)
+            # A slow machine may not have started others yet.
+            await until(psutil.Process(system.worker.process.pid).children)
             kills += kill_children(system)
             wire.cut()
             await asyncio.to_thread(own_redis.stop)

@@ -58,16 +58,12 @@ def test_a_word_that_is_no_level_changes_nothing_and_is_named_once(tmp_path: Pat
     assert "secret" not in str(line)
 
 
-def test_what_the_file_said_before_the_start_does_not_count(tmp_path: Path) -> None:
-    """Else `kubectl set env deployment/orchestrator LOG_LEVEL=DEBUG` would do nothing beside a ConfigMap's INFO."""
+def test_what_the_file_says_at_the_start_counts_from_then_on(tmp_path: Path) -> None:
+    """A worker that is still loading its models when the file is written is not left out."""
     path = tmp_path / "log-level"
-    path.write_text("INFO")
-    log.set_level("DEBUG")
-    file = LevelFile(path, "DEBUG")
-    file.look()
-    assert now() == "DEBUG"
     path.write_text("WARNING")
-    file.look()
+    log.set_level("INFO")
+    LevelFile(path, "INFO").follow()
     assert now() == "WARNING"
 
 
