@@ -118,6 +118,11 @@ def _exception_by_name(_logger: object, _method: str, event: structlog.typing.Ev
     return event
 
 
+def at_debug() -> bool:
+    """Whether lines of DEBUG are written: what goes into one may take some reckoning."""
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
 def get(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)

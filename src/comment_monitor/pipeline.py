@@ -1,7 +1,6 @@
 """The flow of a comment on one page: batch, queue, dedup, store, commit, remember, answer, publish."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -172,7 +171,7 @@ class Pipeline:
         outbox = [id_ for one in written for id_ in one.outbox]
         if sent:
             self._publisher.publish(outbox, self._origins(plan, written, parts, origins))
-        if logger.isEnabledFor(logging.DEBUG):
+        if log.at_debug():
             new, edited = plan.new_and_edited()
             known = plan.duplicates.total()
             logger.debug("stored", new=new, edited=edited, duplicates=known, batch_ids=outbox, sent=sent)

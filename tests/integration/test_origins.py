@@ -126,7 +126,7 @@ def test_the_level_of_a_running_system_is_changed_by_a_file(make_up: MakeUp) -> 
     up = make_up().start().wait_until_up()
 
     def post(name: int) -> None:
-        httpx.post(f"{up.url}/comments/process", json=body(comment(name)))
+        assert httpx.post(f"{up.url}/comments/process", json=body(comment(name))).status_code == 200
 
     post(1)
     file = up.data_dir / "log-level"
