@@ -70,18 +70,21 @@ def batches_a_message(settings: Settings) -> int:
 
 
 def _check(url: str) -> None:
-    scheme = url.partition("://")[0].partition("+")[0]
-    try:
-        # The first of several, as Redis Sentinel has them. A port that is none shows a password that is not escaped.
-        _ = urlsplit(url.partition(";")[0]).port
-        readable = not url or scheme in TRANSPORT_ALIASES
-    except ValueError:
-        readable = False
+    # Several, as Redis Sentinel has them. A port that is none shows a password that is not escaped.
+    readable = not url or all(map(_readable, url.split(";")))
     if not readable:
         raise ConfigurationError(
             "CELERY_BROKER_URL=<hidden>: must be such as amqp://user:password@host:5672// or redis://host:6379/0 "
             "(a / in the password is written %2F)"
         )
+
+
+def _readable(url: str) -> bool:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return url.partition("://")[0].partition("+")[0] in TRANSPORT_ALIASES
 
 
 def _transport_options(url: str) -> dict[str, object]:

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 from celery.worker.strategy import default
 
-from comment_monitor import origins
+from comment_monitor import log, origins
 from comment_monitor.broker import batches_together
 from comment_monitor.config import load
+
+logger = log.get(__name__)
 
 Handler = Callable[..., Any]
 
@@ -71,6 +73,8 @@ class Gatherer:
             first = group[0]
             if len(group) > 1:
                 first.message.body = _joined(group)
+                ids = [one.message.headers.get("id") for one in group]
+                logger.debug("gathered", task_id=ids[0], task_ids=ids)
                 if found := origins.joined(one.message.headers.get(origins.HEADER) for one in group):
                     first.message.headers[origins.HEADER] = found
             ack, reject = ([getattr(one, name) for one in group] for name in ("ack", "reject"))

@@ -4,6 +4,7 @@ In Kubernetes it is a ConfigMap, which follows an edit within a minute; pods are
 """
 
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Final
@@ -26,10 +27,18 @@ class LevelFile:
 
     def _read(self) -> str:
         try:
-            # Cut: what is no level need not be read.
-            return self._path.read_text(errors="replace")[:64].strip().upper()
+            # A pipe would keep whoever opens it; of a device, or a file that is none of ours, the end may be far.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return ""
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return ""
+            return os.read(descriptor, 64).decode(errors="replace").strip().upper()
+        except OSError:
+            return ""
+        finally:
+            os.close(descriptor)
 
     def look(self) -> None:
         """Takes over what the file says; a word that is no level is named once, and changes nothing."""

@@ -174,7 +174,10 @@ class Pipeline:
         if log.at_debug():
             new, edited = plan.new_and_edited()
             known = plan.duplicates.total()
-            logger.debug("stored", new=new, edited=edited, duplicates=known, batch_ids=outbox, sent=sent)
+            names = list(dict.fromkeys(one.request_id for one in origins if one))
+            logger.debug(
+                "stored", request_ids=names, new=new, edited=edited, duplicates=known, batch_ids=outbox, sent=sent
+            )
         _count(plan)
         fates = iter(plan.fates)
         return [[next(fates) for _ in part] for part in parts]

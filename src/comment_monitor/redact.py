@@ -11,10 +11,10 @@ from structlog.typing import EventDict
 # The password of an address such as amqp://user:password@host.
 _PASSWORD_IN_ADDRESS: Final = re.compile(r"(://[^\s:/@]*:)[^\s/]*@")
 _NAMED_SECRET: Final = re.compile(
-    r"""\b(password|passwd|pwd|secret|token|access_token|api[-_]?key|authorization)\b(["']?\s*[=:]\s*["']?)"""
-    r"""(?:(?:bearer|basic)\s+)?[^\s"'&,;}]+""",
+    r"""([\w-]*(?:password|passwd|pwd|secret|token|api[-_]?key)["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s"'&;}]+)""",
     re.IGNORECASE,
 )
+_AUTHORIZATION: Final = re.compile(r"""(authorization["']?\s*[=:]\s*)[^\n]+""", re.IGNORECASE)
 _BEARER: Final = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 # Not the user of an address, whose host an operator needs.
 _EMAIL: Final = re.compile(r"(?<![/\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
@@ -27,10 +27,10 @@ _PHONE: Final = re.compile(
 
 # Loggers that never see a comment, so that their words can be taken whole: queue, servers, migrations, traces.
 TRUSTED: Final = (
-    "comment_monitor", "celery", "kombu", "amqp", "multiprocessing", "uvicorn", "alembic", "opentelemetry",
+    "comment_monitor", "celery", "kombu", "amqp", "multiprocessing", "uvicorn", "alembic",
 )  # fmt: skip
-# But for this one, which shows what a task raised.
-QUOTING: Final = ("celery.app.trace",)
+# But for these, which show the exception that a task, or the whole worker, ended by.
+QUOTING: Final = ("celery.app.trace", "celery.worker")
 # Where the plain words of a message end and what it shows begins: a repr, a quotation, a second line.
 _SHOWS: Final = re.compile(r"[\n(<'\"`{\[]|: ")
 
@@ -41,14 +41,16 @@ def plain_words(logger: str, message: str) -> str:
     asyncio, for one, shows a failed task with its exception's text and a callback with its arguments.
     """
     if logger.partition(".")[0] in TRUSTED and logger not in QUOTING:
-        return message
+        # A second line is a traceback.
+        return message.lstrip().partition("\n")[0]
     return _SHOWS.split(message, maxsplit=1)[0].rstrip() or "(left out)"
 
 
 def redacted(text: str) -> str:
     """The text without passwords, tokens, e-mail addresses and phone numbers."""
     text = _PASSWORD_IN_ADDRESS.sub(r"\1***@", text)
-    text = _NAMED_SECRET.sub(r"\1\2***", text)
+    text = _AUTHORIZATION.sub(r"\1***", text)
+    text = _NAMED_SECRET.sub(r"\1***", text)
     text = _BEARER.sub(r"\1 ***", text)
     text = _EMAIL.sub("<e-mail>", text)
     return _PHONE.sub("<phone>", text)

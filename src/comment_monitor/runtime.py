@@ -76,6 +76,17 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
             await client.aclose()
 
 
+def check_addresses(settings: Settings) -> None:
+    """Raises for an address that can't be read; asks no server.
+
+    Raises:
+        ConfigurationError: one line that names the variable.
+    """
+    open_redis(settings.redis_url)
+    if settings.broker_url:
+        make_celery(settings)
+
+
 def open_redis(url: str) -> "redis.asyncio.Redis | None":
     """A client that gives up soon: Redis is a side path, and a slow one must not hold up a write."""
     if not url:

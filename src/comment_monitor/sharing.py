@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from prometheus_client import values
 from prometheus_client.core import Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -27,6 +28,9 @@ from comment_monitor.errors import ConfigurationError
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 OWN_PREFIX: Final = "comment-worker-metrics-"
 ENDED: Final = "ended.json"
+# Bytes of a process's file, more than all its series take, and how many files it has at the most.
+RESERVED: Final = 262_144
+FILES: Final = 6
 # Readers take no lock: one that meets a change begins anew, so often at the most.
 TRIES: Final = 10
 # What prometheus_client makes of a file that is none of its own.
@@ -63,6 +67,22 @@ class _Self:
 _self: Final = _Self()
 
 
+class _Reserved(MmapedDict):
+    """A file of counts whose room is taken at once: a write into a hole on a full disk ends the process (SIGBUS)."""
+
+    def __init__(self, filename: str, read_mode: bool = False):
+        if not read_mode:
+            with Path(filename).open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVED)
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+
+def _try_reserve(folder: Path) -> None:
+    """Raises OSError where there is no room."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVED * FILES)
+
+
 def share() -> None:
     """Has every metric made from here on kept in the folder, where one is named; else in this process alone.
 
@@ -77,6 +97,8 @@ def share() -> None:
         return
     try:
         Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        values.MmapedDict = _Reserved  # type: ignore[attr-defined]
+        _try_reserve(Path(folder))
         values.ValueClass = values.MultiProcessValue(_self.name)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ConfigurationError(f"{FOLDER_VARIABLE}={folder}: can't be used ({error.strerror}).") from None

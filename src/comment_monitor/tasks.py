@@ -17,12 +17,14 @@ from comment_monitor import log, loglevel, origins, tracing
 from comment_monitor.analysis import warm_up
 from comment_monitor.broker import ANALYSE, make_celery
 from comment_monitor.config import load
+from comment_monitor.errors import ConfigurationError
 from comment_monitor.origins import Origins, distinct
 from comment_monitor.worker import Worker, open_worker
 
 SERVICE: Final = "comment-worker"
 SPAN: Final = "analyse comment-analysis"
 
+logger = log.get(__name__)
 settings = load()
 app: Celery = make_celery(settings)
 
@@ -34,7 +36,11 @@ class Process:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.stack = AsyncExitStack()
         self.worker: Worker = self.runner.run(self.stack.enter_async_context(open_worker(settings)))
-        tracing.start(settings.otlp_endpoint, SERVICE)
+        try:
+            tracing.start(settings.otlp_endpoint, SERVICE)
+        except ConfigurationError as error:
+            # `comment-monitor worker` says it at its start; comments are analysed all the same.
+            logger.error("no_traces", reason=str(error))  # noqa: TRY400 - the reason is what matters
 
     def analyse(self, outbox_ids: Sequence[int], task_id: str, known: Origins, *, redelivered: bool) -> None:
         """Analyses a task's batches; its lines bear its id, its spans are in the traces of the requests behind it."""

@@ -7,11 +7,13 @@ No span holds what a user sent: names, counts and ids only, of errors their type
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -45,19 +47,56 @@ def start(endpoint: str, service: str) -> None:
         service: `service.name`, where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES has one.
 
     Raises:
-        ConfigurationError: another protocol is asked for than is here.
+        ConfigurationError: the endpoint can't be read, another protocol is asked for than is here, or a variable of
+            OpenTelemetry's is out of its bounds.
     """
     global _tracer, _provider  # noqa: PLW0603 - one for the process is the point
-    if not endpoint or _tracer:
+    if not endpoint or _tracer or _is_off():
         return
+    _check(endpoint)
+    for name in BARRED:
+        if sys.modules.get(name, ...) is None:
+            del sys.modules[name]
+    try:
+        _provider = _make(service)
+    except ValueError as error:
+        raise ConfigurationError(f"An OTEL_ variable is not as OpenTelemetry wants it: {error}") from None
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Seldom())
+    _tracer = _provider.get_tracer("comment_monitor")
+
+
+def check(endpoint: str) -> None:
+    """Raises what `start` would raise: for a process that only forks those which make traces."""
+    start(endpoint, "check")
+    stop()
+
+
+def _is_off() -> bool:
+    """As OpenTelemetry's own variables say."""
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return disabled or os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none"
+
+
+def _check(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        readable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ConfigurationError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be such as http://collector:4318 "
+            "(a / in a password is written %2F)"
+        )
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol and protocol != PROTOCOL:
         raise ConfigurationError(
             f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: must be {PROTOCOL} (a collector has it on port 4318)"
         )
-    for name in BARRED:
-        if sys.modules.get(name, ...) is None:
-            del sys.modules[name]
+
+
+def _make(service: str) -> "TracerProvider":
     # Here, because only those who want traces are to pay for the import.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
@@ -68,20 +107,20 @@ def start(endpoint: str, service: str) -> None:
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": service}))
     resource = Resource({"service.namespace": "comment-monitor", "service.version": __version__}).merge(resource)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_Seldom())
-    _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    _tracer = _provider.get_tracer("comment_monitor")
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
 
 
 def stop() -> None:
     """Sends the last spans, in five seconds at the most."""
-    global _tracer, _provider  # noqa: PLW0603
-    if _provider:
-        _provider.force_flush(FLUSH_TIMEOUT * 1000)
-        _provider.shutdown()
-    _tracer = _provider = None
+    global _tracer, _provider
+    provider, _tracer, _provider = _provider, None, None
+    if provider:
+        # The library waits for as long as a collector takes, whatever it is told. The thread ends with the process.
+        last = threading.Thread(target=provider.shutdown, daemon=True)
+        last.start()
+        last.join(FLUSH_TIMEOUT)
 
 
 def on() -> bool:

@@ -143,7 +143,8 @@ def up(make_up: Any, rabbitmq: RabbitMQ) -> Up:
         LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url, COMMENT_RATE_LIMIT_PER_MINUTE="0",
         COMMENT_RESEND_AFTER="1", COMMENT_MAX_RETRIES="1",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
-        OTEL_EXPORTER_OTLP_HEADERS=f"authorization=Bearer%20{PRIVATE['key']}",
+        # The second is a slip that is often made, and named in the library's complaint.
+        OTEL_EXPORTER_OTLP_HEADERS=f"authorization=Bearer%20{PRIVATE['key']},x-team:{PRIVATE['key']}",
     )  # fmt: skip
     return one.start().wait_until_up()
 

@@ -103,7 +103,8 @@ def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: M
         assert batches <= {id_ for one in sent for id_ in one["batch_ids"]}
         assert batches <= {id_ for one in done for id_ in one.get("batch_ids", [one.get("batch_id")])}
         # Celery's own name for the work is in there as well: whoever has one of the three finds the others.
-        assert {one["task_id"] for one in done} <= {one["task_id"] for one in entries(up, "sent")}
+        gathered = {task: one["task_id"] for one in entries(up, "gathered") for task in one["task_ids"]}
+        assert {one["task_id"] for one in done} <= {gathered.get(one["task_id"], one["task_id"]) for one in sent}
 
 
 def test_what_fails_in_a_worker_names_the_requests_that_it_fails_for(

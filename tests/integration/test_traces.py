@@ -1,8 +1,10 @@
 """Traces: one from the request through the queue to the analysis, to a collector; none where nobody asked for them."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -156,10 +158,86 @@ def test_a_collector_that_is_away_is_in_nobodys_way(make_up: MakeUp) -> None:
     assert 1 <= len(said) <= 3, said
 
 
+@pytest.mark.parametrize("way", ["silent", "dripping"])
+def test_a_collector_that_does_not_answer_holds_up_no_shutdown(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes kills what has not ended within its grace."""
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                connections.append(connection)
+                if way == "dripping":
+                    threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    def drip(connection: socket.socket) -> None:
+        with suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK\r\n" + b"x" * 1000:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.5)
+
+    connections: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        tracing.start(url, "test")
+        for _ in range(2000):
+            with tracing.span("one"):
+                pass
+        started = time.monotonic()
+        tracing.stop()
+        assert time.monotonic() - started < 2 * tracing.FLUSH_TIMEOUT
+        ended.set()
+    for one in connections:
+        one.close()
+
+
+@pytest.mark.parametrize(("variable", "value"), [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_SDK_DISABLED", "true")])
+def test_opentelemetrys_own_switches_hold(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    tracing.start("http://127.0.0.1:9", "test")
+    assert not tracing.on()
+
+
+def test_a_traceparent_that_is_none_is_passed_over(make_up: MakeUp, collector: Collector) -> None:
+    up = start(make_up, collector)
+    for given in ("x" * 600, "00-short", f"00-{CALLER}-00f067aa0ba902b7-01-more"):
+        answer = httpx.post(f"{up.url}/comments/process", json=body(comment(given[:9])), headers={"traceparent": given})
+        assert answer.status_code == 200
+    until(lambda: len(collector.named(REQUEST)) == 3)
+    assert CALLER not in {one.trace for one in collector.named(REQUEST)}
+    # Else whoever calls could fill the log.
+    assert '"logger": "opentelemetry' not in up.output()
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: must be http/protobuf"),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999"}, "An OTEL_ variable is not as OpenTelemetry wants it"),
+    ],
+)
+def test_a_worker_says_it_before_it_takes_work(empty_dsn: str, variables: dict[str, str], says: str) -> None:
+    environment = {
+        "POSTGRES_DSN": empty_dsn, "CELERY_BROKER_URL": "memory://", "PATH": "/usr/bin:/bin",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **variables,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "comment_monitor", "worker", "--metrics-port", "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("Error: ") and says in line], done.stderr
+
+
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be an http://"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:secret/word@c:9"},
+            "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be such as http://collector:4318",
+        ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: must be http/protobuf",
@@ -170,6 +248,7 @@ def test_what_can_not_be_is_said_at_the_start(make_up: MakeUp, variables: dict[s
     up = make_up(**variables).start()
     assert up.process.wait() == 1
     assert says in up.output()
+    assert "secret" not in up.output()
 
 
 def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded(empty_dsn: str) -> None:

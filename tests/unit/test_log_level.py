@@ -88,3 +88,17 @@ def test_a_forked_process_goes_on_where_its_parent_was(
         time.sleep(0.5)
         os._exit(now() != "DEBUG")
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_passed_over_and_keeps_nobody(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "log-level"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda to: to.symlink_to("/dev/zero")}[kind](path)
+    log.set_level("INFO")
+    file = LevelFile(path, "INFO")
+    file.look()
+    assert now() == "INFO"
+    path.rmdir() if kind == "folder" else path.unlink()
+    path.write_text("DEBUG")
+    file.look()
+    assert now() == "DEBUG"

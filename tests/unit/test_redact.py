@@ -16,8 +16,11 @@ from comment_monitor.redact import plain_words, redact, redacted
         ("redis://:s:e/cret@host".replace("/c", "%2Fc"), "redis://:***@host"),
         ("postgresql://u:p@ss@host/db?x=1", "postgresql://u:***@host/db?x=1"),
         ("host=db password=secret user=u", "host=db password=*** user=u"),
-        ("password='secret'", "password='***'"),
-        ('{"token": "secret"}', '{"token": "***"}'),
+        ("password='se cret'", "password=***"),
+        ("?password=a,secret&sslpassword=secret&host=h", "?password=***&sslpassword=***&host=h"),
+        ("client_secret=secret PGPASSWORD=secret", "client_secret=*** PGPASSWORD=***"),
+        ('{"token": "secret"}', '{"token": ***}'),
+        ("Authorization: Digest secret, secret", "Authorization: ***"),
         ("Authorization: Bearer abc.def-ghi", "Authorization: ***"),
         ("sent Bearer abcdefgh12345", "sent Bearer ***"),
         ("access_token=THAA123&fields=id", "access_token=***&fields=id"),
@@ -66,6 +69,9 @@ def test_a_line_is_redacted_at_any_depth_whatever_is_in_it() -> None:
         ("celery.worker.consumer", "Cannot connect to amqp://rabbit: no", "Cannot connect to amqp://rabbit: no"),
         ("celery.app.trace", "Task analyse[1] raised: ValueError('words')", "Task analyse"),
         ("celeryish", "took: words", "took"),
+        ("celery.worker", "Unrecoverable error: ValueError('words')", "Unrecoverable error"),
+        ("opentelemetry.util.re", "Header format invalid! occurrences: words", "Header format invalid! occurrences"),
+        ("uvicorn.error", "\n  + Exception Group Traceback\n words", "+ Exception Group Traceback"),
     ],
 )  # fmt: skip
 def test_a_third_partys_line_ends_where_it_quotes(logger: str, message: str, left: str) -> None:

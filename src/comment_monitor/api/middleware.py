@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
 # Stands for a slash that belongs to an id while the router splits the path. No id holds a lone surrogate, and
 # decoding a path never gives one.
@@ -60,6 +61,8 @@ class Traced:
             await self.app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+        if not TRACEPARENT.fullmatch(given):
+            given = b""
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         with tracing.span(method, "SERVER", parent=given.decode("latin-1"), http__request__method=method) as span:
 

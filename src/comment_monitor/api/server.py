@@ -54,6 +54,7 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
             create_asgi(app),
             loop="uvloop",
             http="httptools",
+            ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,

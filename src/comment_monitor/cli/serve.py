@@ -12,6 +12,7 @@ from comment_monitor.api import server
 from comment_monitor.cli.settings import PORT, data_dir_option, load_settings
 from comment_monitor.config import require_dsn
 from comment_monitor.exposition import serve_metrics
+from comment_monitor.runtime import check_addresses
 
 SERVICE = "orchestrator"
 
@@ -29,6 +30,7 @@ def serve(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     """
     settings = load_settings(data_dir, share_metrics=False, follow=True)
     require_dsn(settings, data_dir)
+    check_addresses(settings)
     _spare_the_collector()
     listening = server.listen(host, port)
     serve_metrics(host, metrics_port)

@@ -14,6 +14,8 @@ from comment_monitor.dsn import connect_arguments
 from comment_monitor.embedded.supervisor import Where, run
 from comment_monitor.redact import redacted
 
+WHERE = ("host", "port", "db", "dbname", "virtual_host", "user", "sslmode")
+
 
 @click.command
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -62,7 +64,10 @@ def announce(where: Where, endpoints: Mapping[str, str]) -> None:
 
 
 def _without_password(url: str) -> str:
-    """A server's address as it may be shown."""
+    """A server's address as it may be shown: of its parameters only those that say where it is."""
+    url, question, query = url.partition("?")
+    shown = "&".join(one for one in query.split("&") if one.partition("=")[0] in WHERE)
     head, at, tail = url.rpartition("@")
     scheme, colon, user = head.partition("://")
-    return redacted(f"{scheme}{colon}{user.split(':')[0]}{at}{tail}" if at else url)
+    address = f"{scheme}{colon}{user.split(':')[0]}{at}{tail}" if at else url
+    return redacted(f"{address}{question if shown else ''}{shown}")

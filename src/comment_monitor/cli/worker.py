@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from comment_monitor import tracing
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import require_dsn
 from comment_monitor.errors import ConfigurationError
@@ -37,6 +38,7 @@ def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> No
         raise ConfigurationError("CELERY_BROKER_URL is not set, such as amqp://user:password@host:5672//")
     # Celery's application reads them again, and so do the processes of its pool.
     os.environ["POSTGRES_DSN"], os.environ["CELERY_BROKER_URL"] = settings.postgres_dsn, settings.broker_url
+    tracing.check(settings.otlp_endpoint)
     with own_folder():
         _run(concurrency, host, metrics_port)
 
