@@ -2,14 +2,15 @@
 
 import pytest
 
-from comment_monitor.status import Between, Labels, Look
+from comment_monitor import store
+from comment_monitor.status import LOAD, Between, Labels, Look, Process
 
 ERRORS = "comment_processing_errors_total"
 DURATION = "comment_processing_duration_seconds"
 
 
 def look(moment: float, *processes: dict[tuple[str, Labels], float]) -> Look:
-    return Look(moment, processes)
+    return Look(moment, tuple(map(Process.of, processes)))
 
 
 def one(name: str, value: float, **labels: str) -> dict[tuple[str, Labels], float]:
@@ -47,20 +48,82 @@ def test_gauges_of_processes_are_summed_and_what_all_of_them_tell_is_taken_once(
     between = Between(now, now)
     assert between.now("queue") == 7
     assert between.most("backlog") == 80
-    assert between.most("nothing") == 0
+
+
+def test_what_nobody_tells_is_not_zero() -> None:
+    between = Between(look(0, one("x_total", 1)), look(1, one("x_total", 1)))
+    assert between.most("nothing") is None
+    assert between.now("nothing") is None
+    assert between.rate("nothing") is None
+    assert between.total("nothing") is None
+    assert (between.rate("x_total"), between.total("x_total")) == (0, 1)
+
+
+COUNTED = one("comment_analysis_total", 0, outcome="done")
+INTAKE = COUNTED | one("comment_processing_queue_length", 0)
+LOADED = one("comment_db_query_duration_seconds_count", 3, query="load_batches")
+
+
+@pytest.mark.parametrize(
+    ("series", "parts"),
+    [
+        (INTAKE, {"orchestrator"}),
+        (COUNTED, {"worker"}),
+        (INTAKE | LOADED, {"orchestrator", "worker"}),
+        (COUNTED | LOADED, {"worker"}),
+        (one("celery_task_sent_total", 1), set()),
+    ],
+)
+def test_a_process_is_known_by_what_only_its_part_tells(
+    series: dict[tuple[str, Labels], float], parts: set[str]
+) -> None:
+    assert Process.of(series).parts == parts
+
+
+def test_the_statement_by_which_a_worker_is_known_is_that_of_the_code() -> None:
+    assert LOAD == ("query", store.LOAD_BATCHES.name)
+
+
+def test_a_sum_that_is_known_to_hold_both_is_believed_before_anything_was_analysed() -> None:
+    assert Process.of(INTAKE, whole=True).parts == {"orchestrator", "worker"}
+
+
+def test_of_one_part_nothing_of_the_other_is_told() -> None:
+    before = look(0, INTAKE, COUNTED)
+    after = look(2, INTAKE, one("comment_analysis_total", 8, outcome="done"))
+    assert Between(before, after).of("worker").rate("comment_analysis_total", outcome="done") == 4
+    alone = Between(look(0, INTAKE), look(2, INTAKE))
+    assert alone.of("worker").rate("comment_analysis_total", outcome="done") is None
+    assert alone.of("orchestrator").total("comment_analysis_total", outcome="done") == 0
+
+
+def test_one_that_answers_again_has_not_counted_all_of_it_meanwhile() -> None:
+    silent = Look(0, (None, Process.of(one("x_total", 5))))
+    between = Between(silent, look(1, one("x_total", 1000), one("x_total", 7)))
+    assert between.rate("x_total") == 2
+    assert between.total("x_total") == 1007
+    assert between.by("x_total", "reason") == {}
+
+
+def test_of_what_all_tell_by_a_label_the_largest_counts() -> None:
+    name = "comment_invariant_violations"
+    now = look(
+        1, one(name, 0, invariant="identity") | one(name, 2, invariant="results"), one(name, 1, invariant="results")
+    )
+    assert Between(now, now).most_by(name, "invariant") == {"identity": 0, "results": 2}
 
 
 # 10 observations up to 0.1 and 10 up to 0.5, in two processes; before that one that does not count.
-Process = dict[tuple[str, Labels], float]
-BEFORE: tuple[Process, ...] = (histogram({"0.1": 1, "0.5": 1, "+Inf": 1}), {})
-AFTER: tuple[Process, ...] = (
+Told = dict[tuple[str, Labels], float]
+BEFORE: tuple[Told, ...] = (histogram({"0.1": 1, "0.5": 1, "+Inf": 1}), {})
+AFTER: tuple[Told, ...] = (
     histogram({"0.1": 11, "0.5": 11, "+Inf": 11}),
     histogram({"0.1": 0, "0.5": 10, "+Inf": 10}),
 )
 
 
 def test_percentiles_are_those_of_the_time_between() -> None:
-    between = Between(Look(0, BEFORE), Look(1, AFTER))
+    between = Between(look(0, *BEFORE), look(1, *AFTER))
     # As histogram_quantile has it: linear within the bucket.
     assert between.quantiles(DURATION) == pytest.approx([0.1, 0.1 + 0.4 * 9 / 10, 0.1 + 0.4 * 9.8 / 10])
 
@@ -71,6 +134,6 @@ def test_what_is_beyond_the_last_edge_is_told_as_that_edge() -> None:
 
 
 def test_where_nothing_was_seen_there_is_no_percentile() -> None:
-    still = look(0, AFTER[0], AFTER[1])
+    still = look(0, *AFTER)
     assert Between(still, still).quantiles(DURATION) is None
     assert Between(still, still).slowest() is None
