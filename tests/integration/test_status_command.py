@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -60,9 +63,81 @@ def test_beside_a_running_up_it_tells_what_goes_on(make_up: MakeUp) -> None:
     assert found["slowest_statement"][1] > 0
     assert found["errors"]["invalid-comment"]["a_second"] > 0
     assert found["errors"]["invalid-comment"]["since_start"] > 0
+    assert abs(datetime.fromisoformat(found["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert found["since_start"]["stored"] > 4
+    assert found["metrics_of"]["both_in_one"] == 1
+    # The queue once, as a number; counts are whole.
+    assert "queue" not in found["checks"]
+    assert {type(found[name]) for name in ("queue", "backlog", "memory_bytes")} <= {int, type(None)}
     assert shown.returncode == 0
-    for words in ("ok", up.url, "stored", "not yet analysed", "p95", "invalid-comment", "Redis knew"):
+    for words in ("ok", up.url, "stored", "not yet analysed", "p95", "invalid-comment", "cache hits", "oldest waiting"):
         assert words in shown.stdout
+
+
+def test_before_anything_was_analysed_the_worker_of_up_is_known_to_be_there(make_up: MakeUp) -> None:
+    up = make_up().start().wait_until_up()
+    found = json.loads(up.command("status", "--json", "--interval", "0.2").stdout)
+    assert (found["a_second"]["analysed"], found["since_start"]["analysed"]) == (0, 0)
+    assert "no worker's metrics" not in up.command("status", "--interval", "0.2").stdout
+
+
+def watch(*arguments: str) -> "subprocess.Popen[str]":
+    """Its output is a pipe, as for `| head` and `> file`; it is not told to leave it unbuffered."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "comment_monitor", "status", "--watch", "--interval", "0.2", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment | {"COLUMNS": "80"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_into_a_pipe_each_look_comes_at_once_and_it_ends_quietly_with_its_reader(
+    make_up: MakeUp, form: tuple[str, ...]
+) -> None:
+    up = make_up().start().wait_until_up()
+    watching = watch("--data-dir", str(up.data_dir), *form)
+    assert watching.stdout
+    assert watching.stderr
+    try:
+        for _ in range(3):
+            until(lambda: "ok" in watching.stdout.readline())
+        assert watching.poll() is None
+        watching.stdout.close()
+        assert watching.wait(20) == 0
+        assert watching.stderr.read() == ""
+    finally:
+        watching.kill()
+        watching.wait()
+        watching.stderr.close()
+
+
+def test_on_a_terminal_of_24_rows_all_of_it_is_to_be_seen(make_up: MakeUp) -> None:
+    up = make_up(COMMENT_RATE_LIMIT_PER_MINUTE="0").start().wait_until_up()
+    with traffic(up):
+        shown = up.command("status", "--interval", "1").stdout
+    lines = shown.rstrip().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    # On 15 rows too.
+    assert "invalid-comment" in "\n".join(lines[:12])
+
+
+def test_while_nothing_answers_it_says_so_with_the_time_and_since_when() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    looks = watch("--json", "--url", address)
+    shown = watch("--url", address)
+    assert looks.stdout
+    assert shown.stdout
+    try:
+        first, second = (json.loads(looks.stdout.readline()) for _ in range(2))
+        assert address in first["error"]
+        assert first["since"] == second["since"] == first["time"] < second["time"]
+        text = shown.stdout.readline() + shown.stdout.readline() + shown.stdout.readline()
+        assert re.search(r"\d\d:\d\d:\d\d .*; it has been so since \d\d:\d\d:\d\d", text)
+    finally:
+        for one in (looks, shown):
+            one.kill()
+            one.communicate()
 
 
 def test_it_watches_through_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
@@ -103,22 +178,36 @@ def status(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_where_nothing_answers_it_says_what_to_do() -> None:
-    port = free_port()
-    code, out, error = status("--metrics-url", f"http://127.0.0.1:{port}/metrics")
+    address = f"http://127.0.0.1:{free_port()}"
+    code, out, error = status("--url", address)
     assert (code, out) == (1, "")
     assert error == (
-        f"Error: Nothing answers at http://127.0.0.1:{port}/metrics ([Errno 111] Connection refused). "
+        f"Error: Nothing answers at {address}/health ([Errno 111] Connection refused). "
         "Is the service running? `make up` starts it.\n"
     )
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999", "http://", "nonsense://x"])
+def test_what_is_no_address_is_an_error_not_a_traceback(address: str) -> None:
+    code, out, error = status("--url", address)
+    assert (code, out) == (1, "")
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+
+
 class SomethingElse(BaseHTTPRequestHandler):
-    """A server that is not ours."""
+    """A server that is not ours, but for `/well/health`."""
+
+    answers: ClassVar = {
+        "/metrics": b"<html>Hello</html>",
+        "/others": b"# TYPE celery_task_sent_total counter\ncelery_task_sent_total 1\n",
+        "/well/health": b'{"status": "ok", "checks": {}}',
+    }
 
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b"<html>Hello</html>" if "metrics" in self.path else b"[]")
+        self.wfile.write(self.answers.get(self.path, b"[]"))
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -134,8 +223,23 @@ def other_server() -> Iterator[str]:
 
 
 def test_what_is_not_the_service_is_told(other_server: str) -> None:
-    code, _, error = status("--metrics-url", f"{other_server}/metrics")
+    code, _, error = status("--url", other_server)
+    assert code == 1
+    assert error == f"Error: {other_server}/health answers, but is not the service's: name it with --url.\n"
+    gone = f"http://127.0.0.1:{free_port()}/metrics"
+    code, _, error = status("--url", f"{other_server}/well", "--metrics-url", gone)
     assert code == 1
     assert error == (
-        f"Error: {other_server}/metrics answers, but with no metrics: name their address with --metrics-url.\n"
+        f"Error: Nothing answers at {gone} ([Errno 111] Connection refused): "
+        "name the metrics' address with --metrics-url.\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["metrics", "others", "nothing"])
+def test_metrics_that_are_not_ours_are_told(other_server: str, path: str) -> None:
+    code, _, error = status("--url", f"{other_server}/well", "--metrics-url", f"{other_server}/{path}")
+    assert code == 1
+    assert error == (
+        f"Error: {other_server}/{path} answers, but with no metrics of comment-monitor: "
+        "name their address with --metrics-url.\n"
     )

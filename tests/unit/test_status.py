@@ -81,7 +81,7 @@ def test_a_process_is_known_by_what_only_its_part_tells(
 
 
 def test_the_statement_by_which_a_worker_is_known_is_that_of_the_code() -> None:
-    assert LOAD == ("query", store.LOAD_BATCHES.name)
+    assert ("query", store.LOAD_BATCHES.name) == LOAD
 
 
 def test_a_sum_that_is_known_to_hold_both_is_believed_before_anything_was_analysed() -> None:
