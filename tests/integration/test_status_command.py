@@ -96,19 +96,20 @@ def test_into_a_pipe_each_look_comes_at_once_and_it_ends_quietly_with_its_reader
 ) -> None:
     up = make_up().start().wait_until_up()
     watching = watch("--data-dir", str(up.data_dir), *form)
-    assert watching.stdout
-    assert watching.stderr
+    output, complaints = watching.stdout, watching.stderr
+    assert output
+    assert complaints
     try:
         for _ in range(3):
-            until(lambda: "ok" in watching.stdout.readline())
+            until(lambda: "ok" in output.readline())
         assert watching.poll() is None
-        watching.stdout.close()
+        output.close()
         assert watching.wait(20) == 0
-        assert watching.stderr.read() == ""
+        assert complaints.read() == ""
     finally:
         watching.kill()
         watching.wait()
-        watching.stderr.close()
+        complaints.close()
 
 
 def test_on_a_terminal_of_24_rows_all_of_it_is_to_be_seen(make_up: MakeUp) -> None:

@@ -73,7 +73,7 @@ async def test_an_orchestrators_metrics_do_not_tell_what_workers_analyse(system:
     assert others["since_start"]["analysed"] == 1
 
 
-async def test_a_plain_celery_worker_is_seen_in_the_sum_of_its_folder(system: System, tmp_path: Path) -> None:
+async def test_a_worker_without_a_port_is_seen_in_the_sum_of_its_folder(system: System, tmp_path: Path) -> None:
     shared = {**system.environment, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")}
     ports = ("--port", str(system.port), "--metrics-port", str(system.metrics_port))
     system.orchestrator = Program(tmp_path, shared, "serve", *ports)
