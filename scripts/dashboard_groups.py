@@ -14,6 +14,9 @@ TASK = f'{BROKER},name="comment_monitor.analyse"'
 JOBS = "orchestrator(-metrics)?|comment-worker"
 BATCH = "comment_processing_duration_seconds_bucket"
 STATEMENT = "comment_db_query_duration_seconds"
+# Reasons that are the senders', as the alerts have them (chart/templates/prometheusrule.yaml).
+SENDERS = "all-rejected|invalid-comment|invalid-request|not-json|not-storable|rate-limited|too-large"
+ERRORS_TOTAL = "comment_processing_errors_total"
 DATABASE_ERRORS = "database-unavailable|schema-behind|timeout|not-storable"
 HITS, MISSES = "comment_dedup_cache_hits_total", "comment_dedup_cache_misses_total"
 
@@ -22,7 +25,8 @@ class Panel(NamedTuple):
     """One picture.
 
     `targets`: expression and legend. `limits`: values from which it is yellow, and red; `least`: below it is red.
-    `words`: what is shown for 0 and for 1. `none`: what is shown where there is nothing to show.
+    Red (of an alert that is `info`, yellow) begins where an alert does: `threshold` is the chart's value for it among
+    `orchestrator.commentMonitoring.alerts`, and the last of `limits` its default. `words`: what is shown for 0 and for 1. `none`: what is shown where there is nothing to show.
     """
 
     title: str
@@ -31,6 +35,7 @@ class Panel(NamedTuple):
     unit: str = "short"
     kind: str = "timeseries"
     limits: tuple[float | None, float | None] = (None, None)
+    threshold: str = ""
     runbook: str = ""
     width: int = 8
     stacked: bool = False
@@ -73,16 +78,16 @@ OVERVIEW = (
         ((rate("comment_stored_total"), "stored"),), "cps", "stat", width=4,
     ),
     Panel(
-        "Failed batches", "Share of the accepted batches that was not committed; the target is below 1 %. "
-        "While a burst is taken in, what waits in the queue counts as well.",
+        "Failed batches", "Share of the accepted batches that was not committed; the target is below 1 %, and no alert "
+        "goes by it. While a burst is taken in, what waits in the queue counts as well.",
         (((f"clamp_min(1 - {rate('comment_processing_success_total')} / "
            f"({rate('comment_processing_attempts_total')} > 0), 0)"), "failed"),),
-        "percentunit", "stat", (0.005, 0.01), "CommentProcessingErrors", 4, none="no batches",
+        "percentunit", "stat", (0.01, None), runbook="CommentProcessingErrors", width=4, none="no batches",
     ),
     Panel(
         "Queue length", "Comments accepted and not yet committed, in all pods together.",
         ((f"sum(comment_processing_queue_length{{{OURS}}})", "comments"),),
-        "short", "stat", (250, 500), "CommentQueueBacklog", 4,
+        "short", "stat", (250, 500), "queueBacklogThreshold", "CommentQueueBacklog", 4,
     ),
     Panel(
         "Duplicates", "Share of the comments taken in that were stored already.",
@@ -90,14 +95,15 @@ OVERVIEW = (
         "percentunit", "stat", width=4, none="no comments",
     ),
     Panel(
-        "Waiting for analysis", "Comments stored and not yet analysed, in the whole system.",
+        "Waiting for analysis", "Comments stored and not yet analysed, in the whole system. No alert goes by their number, "
+        "but one by the age of the oldest.",
         ((largest("comment_analysis_backlog"), "comments"),),
-        "short", "stat", (10_000, 100_000), "CommentAnalysisStalled", 4,
+        "short", "stat", (10_000, None), runbook="CommentAnalysisStalled", width=4,
     ),
     Panel(
         "Oldest waiting", "How long the batch has waited for its analysis that has waited longest; 0: none waits.",
         ((largest("comment_analysis_oldest_seconds"), "age"),),
-        "s", "stat", (300, 900), "CommentAnalysisStalled", 4,
+        "s", "stat", (300, 900), "analysisAgeThreshold", "CommentAnalysisStalled", 4,
     ),
     Panel(
         "Database usable", "Whether every orchestrator finds the database there and migrated far enough for it.",
@@ -107,17 +113,17 @@ OVERVIEW = (
     Panel(
         "Violated invariants", "Violations of the data's promises, as last looked at (every COMMENT_CHECK_INTERVAL).",
         ((f"sum(max by (invariant) (comment_invariant_violations{{{WHOLE}}}))", "violations"),),
-        "short", "stat", (None, 1), "CommentInvariantBroken", 6, none="not looked at yet",
+        "short", "stat", (None, 1), runbook="CommentInvariantBroken", width=6, none="not looked at yet",
     ),
     Panel(
         "Age of the recent index", "How far back the index of recent comments begins: 7 days after a cleanup, "
         "14 before the next weekly one.",
         ((largest("comment_recent_index_age_seconds"), "age"),),
-        "s", "stat", (1_296_000, 1_382_400), "CommentCleanupNotDone", 6,
+        "s", "stat", (1_296_000, 1_382_400), "cleanupAgeThreshold", "CommentCleanupNotDone", 6,
     ),
     Panel(
         "Rate limited", "Requests a second that were answered 429.",
-        ((rate("comment_rate_limited_total"), "429"),), "reqps", "stat", width=6,
+        ((rate("comment_rate_limited_total"), "429"),), "reqps", "stat", runbook="CommentsRefused", width=6,
     ),
     Panel(
         "Comments stored, by kind", "New comments, and edits of known ones.",
@@ -125,9 +131,9 @@ OVERVIEW = (
     ),
     Panel(
         "Queue length, by pod", "What each pod has accepted and not yet committed; an autoscaler goes by it. "
-        "The sum has the limit.",
+        "Stacked: the upper edge is the sum, and the limit is the sum's.",
         ((f"sum by (job, pod) (comment_processing_queue_length{{{OURS}}})", "{{job}} {{pod}}"),),
-        limits=(None, 500), runbook="CommentQueueBacklog", stacked=True,
+        limits=(None, 500), threshold="queueBacklogThreshold", runbook="CommentQueueBacklog", stacked=True,
     ),
     Panel(
         "Duplicates, by where they were found", "In the same request, in Redis (cache), in PostgreSQL (database).",
@@ -137,42 +143,51 @@ OVERVIEW = (
 
 LATENCY = (
     Panel(
-        "Batch, from arrival to commit", "Percentiles over all pods; the 95th is to stay below 10 s.",
-        percentiles(BATCH), "s", limits=(2, 10), runbook="CommentProcessingHighLatency", width=12,
+        "Batch, from arrival to commit", "Percentiles over all pods; the 95th is to stay below the red line.",
+        percentiles(BATCH), "s", limits=(2, 10), threshold="latencyThreshold", runbook="CommentProcessingHighLatency", width=12,
     ),
     Panel(
-        "Analysis of a batch", "From a worker's start on it to its stored results. At 30 s "
-        "(COMMENT_PROCESSING_TIMEOUT) an analysis is cut short.",
-        percentiles("comment_analysis_duration_seconds_bucket"), "s", limits=(10, 30),
+        "Analysis of a batch", "From a worker's start on it to its stored results. After "
+        "COMMENT_PROCESSING_TIMEOUT an analysis is cut short. No alert goes by it.",
+        percentiles("comment_analysis_duration_seconds_bucket"), "s", limits=(10, None),
         runbook="CommentAnalysisStalled", width=12,
     ),
 )  # fmt: skip
 
 THROUGHPUT = (
     Panel(
-        "Batches", "Accepted, committed, and errors of all kinds.",
+        "Batches", "Accepted, and committed. Where the lines part, batches wait or fail.",
         (
             (rate("comment_processing_attempts_total"), "attempts"),
             (rate("comment_processing_success_total"), "successes"),
-            (rate("comment_processing_errors_total"), "errors"),
         ),
-        "ops",
+        "ops", width=6,
+    ),
+    Panel(
+        "Errors", "A second: of ours, and of senders. They are of comments, requests or batches, as the reason goes; "
+        "Error Breakdown has the reasons.",
+        (
+            (rate(ERRORS_TOTAL, f'reason!~"{SENDERS}"'), "ours"),
+            (rate(ERRORS_TOTAL, f'reason=~"{SENDERS}"'), "senders'"),
+        ),
+        "ops", runbook="CommentProcessingErrors", width=6,
     ),
     Panel(
         "Comments analysed", "By outcome: what fails is tried again (retried), and marked failed in the end.",
-        ((rate("comment_analysis_total", by="outcome"), "{{outcome}}"),), "cps", stacked=True,
+        ((rate("comment_analysis_total", by="outcome"), "{{outcome}}"),), "cps", width=6, stacked=True,
     ),
     Panel(
         "Requests over the rate limit", "Answered 429; their senders come again after Retry-After.",
-        ((rate("comment_rate_limited_total"), "429"),), "reqps",
+        ((rate("comment_rate_limited_total"), "429"),), "reqps", runbook="CommentsRefused", width=6,
     ),
 )  # fmt: skip
 
 DATABASE = (
     Panel(
-        "Query time, 95th percentile", "By statement; each is to stay below 2 s.",
-        ((quantile(0.95, f"{STATEMENT}_bucket", "query"), "{{query}}"),),
-        "s", limits=(0.5, 2), runbook="CommentDatabaseSlowQueries",
+        "Query time, 95th percentile", "By statement, without those of the hourly look at the data (check_...), "
+        "which read whole tables; each is to stay below the red line.",
+        ((quantile(0.95, f"{STATEMENT}_bucket", "query", f'{OURS},query!~"check_.+"'), "{{query}}"),),
+        "s", limits=(0.5, 2), threshold="databaseLatencyThreshold", runbook="CommentDatabaseSlowQueries",
     ),
     Panel(
         "Operations", "Statements a second, by name.",
@@ -180,7 +195,7 @@ DATABASE = (
     ),
     Panel(
         "Database errors", "What the database did not take or not in time, by reason.",
-        ((rate("comment_processing_errors_total", f'reason=~"{DATABASE_ERRORS}"', "reason"), "{{reason}}"),),
+        ((rate(ERRORS_TOTAL, f'reason=~"{DATABASE_ERRORS}"', "reason"), "{{reason}}"),),
         "ops", runbook="CommentSchemaNotUsable",
     ),
 )  # fmt: skip
@@ -190,13 +205,14 @@ RESOURCES = (
         "CPU, share of the limit", "By pod. A container without a limit has the machine's.",
         (((f"rate(comment_container_cpu_usage_seconds_total{{{OURS}}}[$__rate_interval]) "
            f"/ comment_container_cpu_limit_cores{{{OURS}}}"), "{{job}} {{pod}}"),),
-        "percentunit", limits=(0.8, 0.9), runbook="CommentMonitoringHighCPU", width=6, most=1,
+        "percentunit", limits=(0.8, 0.9), threshold="resourceThreshold", runbook="CommentMonitoringHighCPU", width=6, most=1,
     ),
     Panel(
         "Memory, share of the limit", "What can't be taken back, by pod; at the limit a container is killed.",
         ((f"comment_container_memory_working_set_bytes{{{OURS}}} / comment_container_memory_limit_bytes{{{OURS}}}",
           "{{job}} {{pod}}"),),
-        "percentunit", limits=(0.8, 0.9), runbook="CommentMonitoringHighMemory", width=6, most=1,
+        "percentunit", limits=(0.8, 0.9), threshold="resourceThreshold", runbook="CommentMonitoringHighMemory", width=6,
+        most=1,
     ),
     Panel(
         "Memory of the main process", "Resident, with what it shares; a worker's pool is not in it.",
@@ -229,18 +245,18 @@ CELERY = (
         "ops", runbook="CommentAnalysisStalled",
     ),
     Panel(
-        "Task runtime", "Percentiles over all workers, from the celery-exporter.",
-        percentiles("celery_task_runtime_bucket", TASK), "s", limits=(10, 30), runbook="CommentAnalysisStalled",
+        "Task runtime", "Percentiles over all workers, from the celery-exporter. No alert goes by it.",
+        percentiles("celery_task_runtime_bucket", TASK), "s", limits=(10, None), runbook="CommentAnalysisStalled",
     ),
     Panel(
         "Oldest waiting", "How long the batch has waited for its analysis that has waited longest.",
         ((largest("comment_analysis_oldest_seconds"), "age"),),
-        "s", limits=(300, 900), runbook="CommentAnalysisStalled",
+        "s", limits=(300, 900), threshold="analysisAgeThreshold", runbook="CommentAnalysisStalled",
     ),
     Panel(
         "Batches sent again", "Batches a second of which no result came in time.",
         ((rate("comment_outbox_resent_total"), "sent again"),),
-        "ops", limits=(None, 1), runbook="CommentAnalysisSentAgain",
+        "ops", limits=(None, 1), threshold="resendRateThreshold", runbook="CommentAnalysisSentAgain",
     ),
     Panel(
         "Workers that answer", "Worker pods whose metrics Prometheus could read.",
@@ -261,21 +277,27 @@ CACHE = (
     Panel(
         "Redis errors", "Requests to Redis that failed: for the cache, and for the rate limit. Comments are taken "
         "all the same.",
-        ((rate("comment_processing_errors_total", 'reason=~"cache|rate-limit-store"', "reason"), "{{reason}}"),),
+        ((rate(ERRORS_TOTAL, 'reason=~"cache|rate-limit-store"', "reason"), "{{reason}}"),),
         "ops", runbook="CommentProcessingErrors",
     ),
 )  # fmt: skip
 
 ERRORS = (
     Panel(
-        "Errors, by reason", "A second. The runbook says which are the sender's; their sum has the limit.",
-        ((rate("comment_processing_errors_total", by="reason"), "{{reason}}"),),
-        "ops", limits=(None, 0.1), runbook="CommentProcessingErrors", width=16, stacked=True,
+        "Errors of ours, by reason", "A second: what this side answers for. Stacked: the upper edge is their sum, which "
+        "has the limit.",
+        ((rate(ERRORS_TOTAL, f'reason!~"{SENDERS}"', "reason"), "{{reason}}"),),
+        "ops", limits=(None, 0.1), threshold="errorRateThreshold", runbook="CommentProcessingErrors", stacked=True,
     ),
     Panel(
-        "Errors in this time range", "How many of each reason, the most frequent first.",
-        ((f"sort_desc(sum by (reason) (increase(comment_processing_errors_total{{{OURS}}}[$__range])) > 0)",
-          "{{reason}}"),),
+        "Refused, by reason", "Comments and requests a second that are refused for what they are, and told so: the "
+        "senders' to put right. Their sum has the limit, yellow because its alert is no more than a notice.",
+        ((rate(ERRORS_TOTAL, f'reason=~"{SENDERS}"', "reason"), "{{reason}}"),),
+        "ops", limits=(0.1, None), threshold="errorRateThreshold", runbook="CommentsRefused", stacked=True,
+    ),
+    Panel(
+        "Errors in this time range", "How many of each reason, of both kinds, the most frequent first.",
+        ((f"sort_desc(sum by (reason) (increase({ERRORS_TOTAL}{{{OURS}}}[$__range])) > 0)", "{{reason}}"),),
         "short", "bargauge", runbook="CommentProcessingErrors", none="no errors",
     ),
 )  # fmt: skip

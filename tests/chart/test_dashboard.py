@@ -4,6 +4,7 @@ Left out of the linter's rules: variables `job` and `instance`. Here a pod is wh
 """
 
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from tests.chart.conftest import CHART, matches, objects, tool
+from tests.chart.conftest import CHART, arguments, helm, helms, matches, objects, the, tool
 from tests.conftest import project_root
 from tests.support import dashboard
 from tests.support.dashboard import Expression
@@ -51,18 +52,39 @@ STANDARD: Final[dict[str, set[str]]] = {
     "rabbitmq_detailed_queue_messages_ready": RABBITMQ,
     "rabbitmq_detailed_queue_messages_unacked": RABBITMQ,
 }
-# Where a panel shows what an alert goes by, red begins where the alert does.
+# Where a panel shows what an alert goes by, red begins where the alert does: alert, and the chart's value.
 ALERTS: Final = {
-    "Batch, from arrival to commit": "latencyThreshold",
-    "Queue length, by pod": "queueBacklogThreshold",
-    "Query time, 95th percentile": "databaseLatencyThreshold",
-    "CPU, share of the limit": "resourceThreshold",
-    "Memory, share of the limit": "resourceThreshold",
-    "Oldest waiting": "analysisAgeThreshold",
-    "Batches sent again": "resendRateThreshold",
-    "Age of the recent index": "cleanupAgeThreshold",
-    "Errors, by reason": "errorRateThreshold",
+    ("Processing Overview", "Queue length"): ("CommentQueueBacklog", "queueBacklogThreshold"),
+    ("Processing Overview", "Queue length, by pod"): ("CommentQueueBacklog", "queueBacklogThreshold"),
+    ("Processing Overview", "Oldest waiting"): ("CommentAnalysisStalled", "analysisAgeThreshold"),
+    ("Processing Overview", "Age of the recent index"): ("CommentCleanupNotDone", "cleanupAgeThreshold"),
+    ("Latency Metrics", "Batch, from arrival to commit"): ("CommentProcessingHighLatency", "latencyThreshold"),
+    ("Database Performance", "Query time, 95th percentile"): ("CommentDatabaseSlowQueries", "databaseLatencyThreshold"),
+    ("Resource Utilization", "CPU, share of the limit"): ("CommentMonitoringHighCPU", "resourceThreshold"),
+    ("Resource Utilization", "Memory, share of the limit"): ("CommentMonitoringHighMemory", "resourceThreshold"),
+    ("Celery Queue Metrics", "Oldest waiting"): ("CommentAnalysisStalled", "analysisAgeThreshold"),
+    ("Celery Queue Metrics", "Batches sent again"): ("CommentAnalysisSentAgain", "resendRateThreshold"),
+    ("Error Breakdown", "Errors of ours, by reason"): ("CommentProcessingErrors", "errorRateThreshold"),
+    # Yellow, as its alert is no more than a notice.
+    ("Error Breakdown", "Refused, by reason"): ("CommentsRefused", "errorRateThreshold"),
 }
+# Red where there is one too many, or none: no value of the chart says so.
+FIXED: Final = {
+    ("Processing Overview", "Database usable"), ("Processing Overview", "Violated invariants"),
+    ("Resource Utilization", "Pods that answer"), ("Celery Queue Metrics", "Workers that answer"),
+}  # fmt: skip
+# Within the schema's bounds.
+OTHERS: Final = {
+    "queueBacklogThreshold": 640, "latencyThreshold": 1.5, "errorRateThreshold": 0.25, "databaseLatencyThreshold": 0.3,
+    "resourceThreshold": 0.7, "analysisAgeThreshold": 77, "resendRateThreshold": 3, "cleanupAgeThreshold": 2_000_000,
+}  # fmt: skip
+Steps = list[dict[str, Any]]
+
+
+def steps_of(shown: dict[str, Any]) -> dict[tuple[str, str], Steps]:
+    """Of each panel, by group and title, from where on it has which colour."""
+    return {(group, panel["title"]): panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+            for group, panels in dashboard.groups(shown).items() for panel in panels}  # fmt: skip
 
 
 def names_of(panel: dict[str, Any]) -> str:
@@ -111,9 +133,11 @@ def test_make_docs_writes_it_and_its_check_sees_a_change(tmp_path: Path) -> None
     script = [sys.executable, str(tmp_path / "scripts" / "generate-dashboard")]
     subprocess.run(script, check=True)
     assert file.read_text() == dashboard.FILE.read_text()
-    file.write_text(file.read_text().replace("Hit rate", "Hits"))
-    run = subprocess.run([*script, "--check"], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (1, "comment-monitoring.json is out of date: run `make docs`.\n")
+    thresholds = tmp_path / "chart" / "files" / "dashboard-thresholds.json"
+    for changed, old, new in ((thresholds, "latency", "laten"), (file, "Hit rate", "Hits")):
+        changed.write_text(changed.read_text().replace(old, new, 1))
+        run = subprocess.run([*script, "--check"], capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stderr) == (1, f"{changed.name} is out of date: run `make docs`.\n")
 
 
 def test_it_has_the_guides_groups_and_a_fixed_address() -> None:
@@ -185,14 +209,60 @@ def test_every_runbook_has_a_panel() -> None:
     assert linked - {"README"} == pages
 
 
-def test_red_begins_where_the_alert_does() -> None:
-    limits = yaml.safe_load((CHART / "values.yaml").read_text())["orchestrator"]["commentMonitoring"]["alerts"]
-    for title, limit in ALERTS.items():
-        panels = [one for one in PANELS if one["title"] == title]
-        assert panels, title
+def test_red_is_where_an_alert_is() -> None:
+    assert len(steps_of(SHOWN)) == len(PANELS)
+    red = {place for place, steps in steps_of(SHOWN).items() if "red" in {one["color"] for one in steps}}
+    assert red == {place for place in ALERTS if place[1] != "Refused, by reason"} | FIXED
+
+
+def test_a_colour_without_an_alert_is_said_to_have_none() -> None:
+    for group, panels in dashboard.groups(SHOWN).items():
         for panel in panels:
-            last = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
-            assert last == {"color": "red", "value": limits[limit]}, title
+            coloured = len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) > 1
+            without = coloured and (group, panel["title"]) not in {*ALERTS, *FIXED}
+            assert without == ("o alert goes by" in panel["description"]), panel["title"]
+
+
+@pytest.mark.parametrize("program", helms())
+@pytest.mark.parametrize("case", ["dev", "prod", "others"])
+def test_red_begins_where_the_alert_does(case: str, program: str) -> None:
+    """As both are rendered from the same values."""
+    values = "values-dev.yaml" if case == "dev" else "values-prod.yaml"
+    words = ["template", "x", str(CHART), *arguments(values, {"monitoring.prometheus.crds": "true"})]
+    if case == "others":
+        words += ["--set-json", f"orchestrator.commentMonitoring.alerts={json.dumps(OTHERS)}"]
+    done = helm(*words, program=program)
+    assert done.returncode == 0, done.stderr
+    found = [one for one in yaml.safe_load_all(done.stdout) if one]
+    (rule,) = [one for one in found if one["kind"] == "PrometheusRule"]
+    (rendered,) = [one for one in found if one["metadata"]["name"] == "comment-monitoring-dashboard"]
+    begins = {one["alert"]: float(one["expr"].rpartition(">")[2]) for group in rule["spec"]["groups"]
+              for one in group["rules"] if " > " in one["expr"]}  # fmt: skip
+    shown = steps_of(json.loads(rendered["data"]["comment-monitoring.json"]))
+    for place, (alert, _) in ALERTS.items():
+        colour = "yellow" if alert == "CommentsRefused" else "red"
+        assert shown[place][-1] == {"color": colour, "value": begins[alert]}, place
+    for place, steps in shown.items():
+        values = [one["value"] for one in steps[1:]]
+        assert values == sorted(set(values)), place
+        assert place in ALERTS or steps == steps_of(SHOWN)[place]
+
+
+def test_ours_and_senders_are_told_apart_as_the_alerts_do() -> None:
+    groups = the("prod-monitored", "PrometheusRule", "orchestrator")["spec"]["groups"]
+    split = re.compile(r'reason[!=]~"all-[^"]+"')
+    by_alerts = {found for group in groups for rule in group["rules"] for found in split.findall(rule["expr"])}
+    shown = {(one.panel, found) for one in EXPRESSIONS for found in split.findall(one.text)}
+    assert len(by_alerts) == 2
+    assert {found for _, found in shown} == by_alerts
+    assert {panel for panel, _ in shown} == {"Errors", "Errors of ours, by reason", "Refused, by reason"}
+
+
+def test_the_files_limits_are_the_charts_defaults() -> None:
+    limits = yaml.safe_load((CHART / "values.yaml").read_text())["orchestrator"]["commentMonitoring"]["alerts"]
+    for place, (_, name) in ALERTS.items():
+        assert steps_of(SHOWN)[place][-1]["value"] == limits[name], place
+    assert {name for _, name in ALERTS.values()} == set(OTHERS) == limits.keys() - {"enabled", "runbooks"}
 
 
 @pytest.mark.parametrize("case", ["prod-monitored", "all-inside", "all-outside"])
