@@ -8,18 +8,23 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from tests.chart.conftest import helm, objects, the, tool
+from tests.chart.conftest import CHART, helm, objects, the, tool
 from tests.conftest import project_root
 
 from comment_monitor.cli import Commands
 from comment_monitor.container import DECLARED
+from comment_monitor.invariants import INVARIANTS
 from comment_monitor.metrics import ALL
 
 FOLDER: Final = project_root() / "docs" / "runbooks"
 PAGES: Final = {path.stem: path.read_text() for path in FOLDER.glob("*.md") if path.stem != "README"}
+INDEX: Final = (FOLDER / "README.md").read_text()
 CASE: Final = "all-outside"
-# Made by the commands themselves.
-OWN_JOBS: Final = {"cleanup-now"}
+# How soon, by severity; the pages' index explains them.
+URGENCY: Final = {"critical": "Now", "warning": "Today", "info": "When there is time"}
+HEADINGS: Final = ["Meaning", "Impact", "Urgency", "Diagnosis", "Mitigation", "Over when"]
+# Named by the commands themselves.
+OWN_JOBS: Final = {"$JOB"}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -28,8 +33,29 @@ def blocks(text: str, language: str) -> list[str]:
     return [line for block in found for line in block.splitlines()]
 
 
-COMMANDS: Final = [(name, line) for name, text in PAGES.items() for line in blocks(text, "bash")]
+def commands(line: str) -> list[list[str]]:
+    """The words of each command of a line: of a pipeline, a loop, a sequence, and of what is put in by $(...)."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if word.strip("();<>|&"):
+            found[-1].append(word)
+        else:
+            found.append([])
+    return [words[words[0] == "do" :] for words in found if words]
+
+
+COMMANDS: Final = [
+    (name, words) for name, text in PAGES.items() for line in blocks(text, "bash") for words in commands(line)
+]
+KUBECTL: Final = [words for _, words in COMMANDS if words[0] == "kubectl"]
 EXPRESSIONS: Final = [(name, line) for name, text in PAGES.items() for line in blocks(text, "promql")]
+
+
+def part(name: str, heading: str) -> str:
+    """What a page has below a heading."""
+    return PAGES[name].partition(f"\n## {heading}\n")[2].partition("\n## ")[0].strip()
 
 
 def rules() -> list[dict[str, Any]]:
@@ -41,19 +67,56 @@ def test_each_alert_leads_to_its_page_and_each_page_to_its_alert() -> None:
     assert set(PAGES) == {rule["alert"] for rule in rules()}
     for rule in rules():
         assert rule["annotations"]["runbook_url"] == f"docs/runbooks/{rule['alert']}.md"
-        assert (
-            f"[{rule['alert']}]({rule['alert']}.md) | {rule['labels']['severity']} |"
-            in (FOLDER / "README.md").read_text()
-        )
+        assert f"[{rule['alert']}]({rule['alert']}.md) | {rule['labels']['severity']} |" in INDEX
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_what_it_means_and_what_to_do(name: str) -> None:
     headings = [line.removeprefix("## ") for line in PAGES[name].splitlines() if line.startswith("## ")]
     assert PAGES[name].startswith(f"# {name}\n")
-    assert headings == ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+    assert headings == HEADINGS
+    assert all(part(name, one) for one in HEADINGS)
     for target in re.findall(r"\]\(([^)#]+)", PAGES[name]):
         assert (FOLDER / target).exists(), target
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
+def test_a_page_says_how_urgent_it_is_as_its_alert_does(rule: dict[str, Any]) -> None:
+    """In the words that the index has for its severity."""
+    words = URGENCY[rule["labels"]["severity"]]
+    assert re.match(rf"{words}[.,: ]", part(rule["alert"], "Urgency")), words
+    assert f"| {rule['labels']['severity']} | {words}" in INDEX
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_when_it_is_over_by_something_that_can_be_looked_at(name: str) -> None:
+    """An expression, a statement, a metric or what a command says; and by the alert's own limit where it has a value."""
+    text = part(name, "Over when")
+    assert re.search(r"`[^`]+`|```promql", text) or "expression" in text or "statement" in text
+    alerts = yaml.safe_load((CHART / "values.yaml").read_text())["orchestrator"]["commentMonitoring"]["alerts"]
+    for threshold, value in re.findall(r"`(\w+Threshold)` \(([\d.]+)\)", text):
+        assert alerts[threshold] == float(value), threshold
+
+
+def test_the_queues_page_names_its_thresholds() -> None:
+    """They differ between the values files, so one of them would mislead."""
+    for file in ("values.yaml", "values-dev.yaml", "values-prod.yaml"):
+        values = yaml.safe_load((CHART / file).read_text())
+        limit = values["orchestrator"]["commentMonitoring"]["alerts"]["queueBacklogThreshold"]
+        named = rf"\({limit};" if file == "values.yaml" else rf"{limit} in\s+`{file}`"
+        assert re.search(named, part("CommentQueueBacklog", "Meaning")), file
+
+
+def test_the_page_of_broken_promises_counts_them() -> None:
+    number = len(INVARIANTS)
+    assert f"`{number} of {number} hold`" in part("CommentInvariantBroken", "Over when")
+
+
+@pytest.mark.parametrize(("name", "line"), EXPRESSIONS)
+def test_an_expression_asks_of_one_release(name: str, line: str) -> None:
+    asked = re.findall(r"\b(?:comment_\w+|up)\b(\{[^}]*\})?", line)
+    assert asked, name
+    assert all('namespace="$NS"' in one for one in asked), (name, line)
 
 
 def test_the_pages_have_commands_and_expressions() -> None:
@@ -61,9 +124,8 @@ def test_the_pages_have_commands_and_expressions() -> None:
     assert len(EXPRESSIONS) > 10
 
 
-@pytest.mark.parametrize(("name", "line"), COMMANDS)
-def test_a_command_names_what_there_is(name: str, line: str) -> None:
-    words = shlex.split(line.partition("|")[0])
+@pytest.mark.parametrize(("name", "words"), COMMANDS)
+def test_a_command_names_what_there_is(name: str, words: list[str]) -> None:
     kinds = {"deployment": "Deployment", "cronjob": "CronJob", "job": "Job", "hpa": "HorizontalPodAutoscaler"}
     for word in words:
         kind, _, object_ = word.removeprefix("--from=").partition("/")
@@ -72,21 +134,22 @@ def test_a_command_names_what_there_is(name: str, line: str) -> None:
     if words[:3] == ["kubectl", "get", "hpa"] and len(words) > 3:
         assert the(CASE, "HorizontalPodAutoscaler", words[3])
     labels = {one["metadata"]["labels"]["app"] for kind in kinds.values() for one in objects(CASE, kind)}
+    line = " ".join(words)
     for app in re.findall(r"app=([\w-]+)", line) + re.findall(r"app in \(([^)]+)\)", line):
         assert set(app.split(", ")) <= labels, (name, app)
     if "comment-monitor" in words:
         assert words[words.index("comment-monitor") + 1] in {one for one, _, _ in Commands.modules}
 
 
-@pytest.mark.parametrize("command", sorted({line.split()[1] for _, line in COMMANDS if line.startswith("kubectl")}))
+@pytest.mark.parametrize("command", sorted({words[1] for words in KUBECTL}))
 def test_kubectl_knows_the_commands_and_their_options(command: str) -> None:
     needs_kind = ["job"] if command == "create" else ["pods"] if command == "top" else []
     done = helm(command, *needs_kind, "--help", program="kubectl")
     assert done.returncode == 0
-    for _, line in COMMANDS:
-        words = shlex.split(line.partition("|")[0].partition(" -- ")[0])
-        if words[1:2] == [command]:
-            for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+    for words in KUBECTL:
+        if words[1] == command:
+            own = words[: words.index("--")] if "--" in words else words
+            for option in (word.partition("=")[0] for word in own if word.startswith("--")):
                 assert option in done.stdout, option
 
 
