@@ -1,4 +1,4 @@
-"""Every expression of the dashboard, asked of a real Prometheus that scrapes the real system under a load.
+"""Every expression of the dashboard and of the runbooks, asked of a real Prometheus that scrapes the real system under a load.
 
 Redis is away for a moment, and something is known, edited, refused and over the rate limit: what has no data then has
 a wrong name, label or function. A celery-exporter is not among the packages of PyPI or Debian (one of that name there
@@ -9,6 +9,7 @@ that it counts here.
 import asyncio
 import itertools
 import math
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Final
 import httpx
 import psycopg2
 from tests.chart.conftest import tool
-from tests.conftest import need_rabbitmq, until
+from tests.conftest import need_rabbitmq, project_root, until
 from tests.support import dashboard
 from tests.support.dashboard import Expression
 from tests.support.prometheus import Prometheus, Series
@@ -36,6 +37,8 @@ PAUSE: Final = 0.15
 CHOSEN: Final = {"namespace": NAMESPACE, "pod": ".*", "broker": NAMESPACE}
 # Metrics that are not here, and why.
 NOT_HERE: Final = {"celery_": "the celery-exporter is published as a container image and a binary only"}
+# The pages look back over minutes, and the system here lives for less than one.
+SHORTER: Final = re.compile(r"\[\d+[mh]\]")
 # Panels that show zero where nothing is wrong; their data is here, and is zero.
 QUIET: Final = {
     "Violated invariants", "Batches sent again", "Database errors",
@@ -106,6 +109,16 @@ def asked(prometheus: Prometheus, one: Expression, start: float, end: float) -> 
     return prometheus.query_range(text, start, end, STEP)
 
 
+def of_runbooks() -> list[Expression]:
+    """The expressions of their pages, for the namespace that is there."""
+    found = []
+    for path in sorted((project_root() / "docs" / "runbooks").glob("*.md")):
+        blocks = re.findall(r"^```promql\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+        lines = [line.replace("$NS", NAMESPACE) for block in blocks for line in block.splitlines()]
+        found += [Expression("runbooks", path.stem, SHORTER.sub("[5s]", line), line, instant=False) for line in lines]
+    return found
+
+
 def values(series: Iterable[Series]) -> list[float]:
     return [value for one in series for _, value in one.samples if math.isfinite(value)]
 
@@ -128,11 +141,14 @@ async def test_every_expression_has_data(tmp_path: Path, dsn: str) -> None:
         end = time.time()
         found = {one: values(asked(here.prometheus, one, start, end)) for one in dashboard.expressions(shown)}
         [annotation] = shown["annotations"]["list"]
+        pages = {one: values(asked(here.prometheus, one, start, end)) for one in of_runbooks()}
         firing = Expression("", "annotation", annotation["expr"], "", instant=False)
         found[firing] = values(asked(here.prometheus, firing, start, end))
         here.system.has_no_complaints()
     empty = [str(one) for one, got in found.items() if not got and not elsewhere(one)]
     assert not empty, "No data:\n" + "\n".join(empty)
+    assert len(pages) > 20
+    assert not [str(one) for one, got in pages.items() if not got]
     here_after_all = [str(one) for one, got in found.items() if got and elsewhere(one)]
     assert not here_after_all, "Not to be listed in NOT_HERE:\n" + "\n".join(here_after_all)
     moved = {one.panel for one, got in found.items() if any(got)}
