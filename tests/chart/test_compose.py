@@ -10,7 +10,9 @@ from typing import Any, Final
 import pytest
 import yaml
 from tests.chart.conftest import CHART, the, tool
+from tests.chart.test_dashboard import ALERTS, steps_of
 from tests.conftest import project_root
+from tests.support import dashboard
 
 from comment_monitor import config
 from comment_monitor.broker import QUEUE_NAME
@@ -91,6 +93,15 @@ def test_the_rules_are_what_make_docs_writes() -> None:
     assert tool("helm")
     done = run(sys.executable, "scripts/generate-compose-rules", "--check")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_rules_thresholds_are_the_limits_of_the_dashboard_that_is_mounted() -> None:
+    groups = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"]
+    begins = {rule["alert"]: float(rule["expr"].rpartition(">")[2]) for group in groups for rule in group["rules"]
+              if " > " in rule["expr"]}  # fmt: skip
+    shown = steps_of(dashboard.load())
+    for place, (alert, _) in ALERTS.items():
+        assert shown[place][-1]["value"] == begins[alert], place
 
 
 def test_rules_that_are_not_the_charts_are_told(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """What docs/deployment.md tells to type: values that the chart takes, files that are there, options that exist."""
 
+import json
 import re
 import shlex
+import subprocess
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
-from tests.chart.conftest import CHART, helm, objects, the, tool
+from tests.chart.conftest import CHART, helm, objects, pods, the, tool
 from tests.conftest import project_root
 
 PAGE: Final = (project_root() / "docs" / "deployment.md").read_text()
@@ -55,6 +58,45 @@ def test_kubectl_knows_the_command_and_its_options(line: str) -> None:
     for option in [word.partition("=")[0] for word in words if word.startswith("--")]:
         assert f"{option}=" in done.stdout or f"{option} " in done.stdout, option
     assert tool("kubectl")
+
+
+def scraping() -> dict[str, Any]:
+    """The example for a Prometheus without the operator."""
+    (block,) = re.findall(r"^```yaml\n(scrape_configs:\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = yaml.safe_load(block)
+    return found
+
+
+def found_by(config: dict[str, Any], folder: Path, pods: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The targets that Prometheus would scrape, if Kubernetes told it of these; the labels that they keep."""
+    (job,) = config["scrape_configs"]
+    told = [{"targets": [f"10.0.0.{at}:9090"], "labels": {f"__meta_kubernetes_{name}": value for name, value in
+             one.items()}} for at, one in enumerate(pods)]  # fmt: skip
+    instead = {name: value for name, value in job.items() if name != "kubernetes_sd_configs"} | {"static_configs": told}
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump({"scrape_configs": [instead]}))
+    words = [tool("promtool"), "check", "service-discovery", "--timeout", "2s", str(file), job["job_name"]]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    kept = [one.get("labels") or {} for one in json.loads(done.stdout)]
+    return [{name: value for name, value in one.items() if name != "instance" and not name.startswith("__")}
+            for one in kept if one]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["prod-monitored", "all-inside"])
+def test_a_prometheus_without_the_operator_finds_our_pods_with_our_labels(case: str, tmp_path: Path) -> None:
+    """Every port of every pod of the chart, as Kubernetes tells of them."""
+    ports = [
+        {"namespace": "comments", "pod_name": f"{owner}-0", "pod_label_app": labels.get("app", ""),
+         "pod_container_port_name": port["name"]}
+        for owner, labels, spec in pods(case) for container in spec["containers"] for port in container.get("ports", [])
+    ]  # fmt: skip
+    # Our Prometheus is built without Kubernetes; the rest of the job it reads.
+    (job,) = scraping()["scrape_configs"]
+    assert job["kubernetes_sd_configs"] == [{"role": "pod", "namespaces": {"names": ["comments"]}}]
+    assert found_by(scraping(), tmp_path, ports) == [
+        {"job": name, "namespace": "comments", "pod": f"Deployment/{name}-0"}
+        for name in ("orchestrator", "comment-worker")
+    ]
 
 
 def routing() -> dict[str, Any]:

@@ -154,5 +154,6 @@ def test_the_notes_name_commands_and_what_was_not_made() -> None:
         "port-forward",
         "CreateContainerConfigError",
         "monitoring.prometheus.crds",
+        "orchestrator.commentMonitoring.alerts.runbooks=https",
     ):
         assert words in notes
