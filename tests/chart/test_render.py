@@ -8,7 +8,7 @@ import cloudcoil.models.keda.v1alpha1 as keda
 import cloudcoil.models.prometheus_operator.v1 as prometheus
 import kubernetes_validate
 import pytest
-from tests.chart.conftest import CASES, CHART, arguments, helm, helms, objects, template_files, text_of, the
+from tests.chart.conftest import CASES, CHART, OUTSIDE, arguments, helm, helms, objects, template_files, text_of, the
 
 VERSIONS: Final = ("1.27", "1.31", "1.34", "1.37")
 CRDS: Final[dict[str, Any]] = {
@@ -157,3 +157,12 @@ def test_the_notes_name_commands_and_what_was_not_made() -> None:
         "orchestrator.commentMonitoring.alerts.runbooks=https",
     ):
         assert words in notes
+
+
+@pytest.mark.parametrize(("runbooks", "warned"), [("docs/runbooks", True), ("https://wiki.example.org/runbooks", False)])
+def test_the_notes_warn_of_runbooks_that_nobody_reaches(runbooks: str, warned: bool) -> None:
+    """Of Helm 4 alone: 3 asks a cluster before it shows them."""
+    switches = {**OUTSIDE, "orchestrator.commentMonitoring.alerts.runbooks": runbooks}
+    done = helm("install", "x", str(CHART), "--dry-run=client", *arguments(None, switches), program="helm4")
+    assert done.returncode == 0, done.stderr
+    assert ("runbooks lead nowhere" in done.stdout) == warned
