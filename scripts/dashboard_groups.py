@@ -25,8 +25,8 @@ class Panel(NamedTuple):
     """One picture.
 
     `targets`: expression and legend. `limits`: values from which it is yellow, and red; `least`: below it is red.
-    Red (of an alert that is `info`, yellow) begins where an alert does: `threshold` is the chart's value for it among
-    `orchestrator.commentMonitoring.alerts`, and the last of `limits` its default. `words`: what is shown for 0 and for 1. `none`: what is shown where there is nothing to show.
+    `threshold`: the chart's value, among its alerts', of which the last of `limits` is the default: there an alert
+    begins. `words`: what is shown for 0 and for 1. `none`: what is shown where there is nothing to show.
     """
 
     title: str
@@ -95,8 +95,8 @@ OVERVIEW = (
         "percentunit", "stat", width=4, none="no comments",
     ),
     Panel(
-        "Waiting for analysis", "Comments stored and not yet analysed, in the whole system. No alert goes by their number, "
-        "but one by the age of the oldest.",
+        "Waiting for analysis", "Comments stored and not yet analysed, in the whole system. No alert goes by "
+        "their number, but one by the age of the oldest.",
         ((largest("comment_analysis_backlog"), "comments"),),
         "short", "stat", (10_000, None), runbook="CommentAnalysisStalled", width=4,
     ),
@@ -144,7 +144,8 @@ OVERVIEW = (
 LATENCY = (
     Panel(
         "Batch, from arrival to commit", "Percentiles over all pods; the 95th is to stay below the red line.",
-        percentiles(BATCH), "s", limits=(2, 10), threshold="latencyThreshold", runbook="CommentProcessingHighLatency", width=12,
+        percentiles(BATCH), "s", limits=(2, 10), threshold="latencyThreshold",
+        runbook="CommentProcessingHighLatency", width=12,
     ),
     Panel(
         "Analysis of a batch", "From a worker's start on it to its stored results. After "
@@ -205,7 +206,8 @@ RESOURCES = (
         "CPU, share of the limit", "By pod. A container without a limit has the machine's.",
         (((f"rate(comment_container_cpu_usage_seconds_total{{{OURS}}}[$__rate_interval]) "
            f"/ comment_container_cpu_limit_cores{{{OURS}}}"), "{{job}} {{pod}}"),),
-        "percentunit", limits=(0.8, 0.9), threshold="resourceThreshold", runbook="CommentMonitoringHighCPU", width=6, most=1,
+        "percentunit", limits=(0.8, 0.9), threshold="resourceThreshold", runbook="CommentMonitoringHighCPU", width=6,
+        most=1,
     ),
     Panel(
         "Memory, share of the limit", "What can't be taken back, by pod; at the limit a container is killed.",
@@ -284,8 +286,8 @@ CACHE = (
 
 ERRORS = (
     Panel(
-        "Errors of ours, by reason", "A second: what this side answers for. Stacked: the upper edge is their sum, which "
-        "has the limit.",
+        "Errors of ours, by reason", "A second: what this side answers for. Stacked: the upper edge is their sum, "
+        "which has the limit.",
         ((rate(ERRORS_TOTAL, f'reason!~"{SENDERS}"', "reason"), "{{reason}}"),),
         "ops", limits=(None, 0.1), threshold="errorRateThreshold", runbook="CommentProcessingErrors", stacked=True,
     ),

@@ -75,8 +75,9 @@ FIXED: Final = {
 }  # fmt: skip
 # Within the schema's bounds.
 OTHERS: Final = {
-    "queueBacklogThreshold": 640, "latencyThreshold": 1.5, "errorRateThreshold": 0.25, "databaseLatencyThreshold": 0.3,
-    "resourceThreshold": 0.7, "analysisAgeThreshold": 77, "resendRateThreshold": 3, "cleanupAgeThreshold": 2_000_000,
+    "queueBacklogThreshold": 640, "latencyThreshold": 1.5, "errorRateThreshold": 0.0125,
+    "databaseLatencyThreshold": 0.3, "resourceThreshold": 0.7, "analysisAgeThreshold": 77, "resendRateThreshold": 3,
+    "cleanupAgeThreshold": 2_000_000,
 }  # fmt: skip
 Steps = list[dict[str, Any]]
 
@@ -243,8 +244,8 @@ def test_red_begins_where_the_alert_does(case: str, program: str) -> None:
         colour = "yellow" if alert == "CommentsRefused" else "red"
         assert shown[place][-1] == {"color": colour, "value": begins[alert]}, place
     for place, steps in shown.items():
-        values = [one["value"] for one in steps[1:]]
-        assert values == sorted(set(values)), place
+        limits = [one["value"] for one in steps[1:]]
+        assert limits == sorted(set(limits)), place
         assert place in ALERTS or steps == steps_of(SHOWN)[place]
 
 

@@ -90,7 +90,7 @@ def test_a_page_says_how_urgent_it_is_as_its_alert_does(rule: dict[str, Any]) ->
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_when_it_is_over_by_something_that_can_be_looked_at(name: str) -> None:
-    """An expression, a statement, a metric or what a command says; and by the alert's own limit where it has a value."""
+    """An expression, a statement, a metric or what a command says; a limit that is named is the chart's default."""
     text = part(name, "Over when")
     assert re.search(r"`[^`]+`|```promql", text) or "expression" in text or "statement" in text
     alerts = yaml.safe_load((CHART / "values.yaml").read_text())["orchestrator"]["commentMonitoring"]["alerts"]

@@ -1,4 +1,4 @@
-"""Every expression of the dashboard and of the runbooks, asked of a real Prometheus that scrapes the real system under a load.
+"""Every expression of dashboard and runbooks, asked of a real Prometheus that scrapes the real system under a load.
 
 Redis is away for a moment, and something is known, edited, refused and over the rate limit: what has no data then has
 a wrong name, label or function. A celery-exporter is not among the packages of PyPI or Debian (one of that name there
