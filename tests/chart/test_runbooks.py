@@ -107,6 +107,26 @@ def test_the_queues_page_names_its_thresholds() -> None:
         assert re.search(named, part("CommentQueueBacklog", "Meaning")), file
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_values_and_settings_that_a_page_names_are_there(name: str) -> None:
+    known = yaml.safe_load((CHART / "values.yaml").read_text())
+    for path in re.findall(r"`((?:orchestrator|worker|monitoring|cleanup)(?:\.\w+)+)[`=]", PAGES[name]):
+        value = known
+        for step in path.split("."):
+            assert step in value, path
+            value = value[step]
+    settings = (project_root() / "docs" / "configuration.md").read_text()
+    assert all(f"`{one}`" in settings for one in re.findall(r"\bCOMMENT_[A-Z_]+", PAGES[name]))
+
+
+def test_the_index_names_services_of_compose() -> None:
+    services = yaml.safe_load((project_root() / "compose.yaml").read_text())["services"]
+    commands = re.findall(r"`docker compose ([^`]+)`", INDEX)
+    assert {words.split()[0] for words in commands} >= {"exec", "logs", "ps", "restart", "up"}
+    named = {one for words in commands for one in re.findall(r"orchestrator|worker|postgres\b(?= psql)", words)}
+    assert named == {"orchestrator", "worker", "postgres"} & services.keys()
+
+
 def test_the_page_of_broken_promises_counts_them() -> None:
     number = len(INVARIANTS)
     assert f"`{number} of {number} hold`" in part("CommentInvariantBroken", "Over when")
