@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,8 +79,9 @@ def found_by(config: dict[str, Any], folder: Path, pods: list[dict[str, str]]) -
     words = [tool("promtool"), "check", "service-discovery", "--timeout", "2s", str(file), job["job_name"]]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     kept = [one.get("labels") or {} for one in json.loads(done.stdout)]
-    return [{name: value for name, value in one.items() if name != "instance" and not name.startswith("__")}
-            for one in kept if one]  # fmt: skip
+    # In no order of its own.
+    return sorted(({name: value for name, value in one.items() if name != "instance" and not name.startswith("__")}
+                   for one in kept if one), key=itemgetter("job"))  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ["prod-monitored", "all-inside"])
@@ -95,7 +97,7 @@ def test_a_prometheus_without_the_operator_finds_our_pods_with_our_labels(case: 
     assert job["kubernetes_sd_configs"] == [{"role": "pod", "namespaces": {"names": ["comments"]}}]
     assert found_by(scraping(), tmp_path, ports) == [
         {"job": name, "namespace": "comments", "pod": f"Deployment/{name}-0"}
-        for name in ("orchestrator", "comment-worker")
+        for name in ("comment-worker", "orchestrator")
     ]
 
 
