@@ -78,11 +78,11 @@ OVERVIEW = (
         ((rate("comment_stored_total"), "stored"),), "cps", "stat", width=4,
     ),
     Panel(
-        "Failed batches", "Share of the accepted batches that was not committed; the target is below 1 %, and no alert "
-        "goes by it. While a burst is taken in, what waits in the queue counts as well.",
+        "Failed batches", "Share of the accepted batches that was not committed; the target is below 1 %, and red is "
+        "from a half on, as its alert. While a burst is taken in, what waits in the queue counts as well.",
         (((f"clamp_min(1 - {rate('comment_processing_success_total')} / "
            f"({rate('comment_processing_attempts_total')} > 0), 0)"), "failed"),),
-        "percentunit", "stat", (0.01, None), runbook="CommentProcessingErrors", width=4, none="no batches",
+        "percentunit", "stat", (0.01, 0.5), runbook="CommentBatchesFailing", width=4, none="no batches",
     ),
     Panel(
         "Queue length", "Comments accepted and not yet committed, in all pods together.",

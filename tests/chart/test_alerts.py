@@ -62,6 +62,13 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
         {errors(one, "timeout"): "0+5x30" for one in (POD, OTHER)},
         {errors(POD, "timeout"): "0+3x30", errors(POD, "rate-limited"): "0+600x30"},
     ),
+    # Five batches a minute: all of them fail, or two.
+    "CommentBatchesFailing": (
+        {f"comment_processing_attempts_total{{{POD}}}": "0+5x40",
+         f"comment_processing_success_total{{{POD}}}": "3x40"},
+        {f"comment_processing_attempts_total{{{POD}}}": "0+5x40",
+         f"comment_processing_success_total{{{POD}}}": "0+3x40"},
+    ),
     "CommentsRefused": (
         {errors(POD, "rate-limited"): "0+5x30", errors(OTHER, "not-json"): "0+5x30"},
         {errors(POD, "invalid-comment"): "0+3x30", errors(POD, "timeout"): "0+600x30"},

@@ -68,9 +68,10 @@ ALERTS: Final = {
     # Yellow, as its alert is no more than a notice.
     ("Error Breakdown", "Refused, by reason"): ("CommentsRefused", "errorRateThreshold"),
 }
-# Red where there is one too many, or none: no value of the chart says so.
+# Red where there is one too many, none, or half of them: no value of the chart says so.
 FIXED: Final = {
     ("Processing Overview", "Database usable"), ("Processing Overview", "Violated invariants"),
+    ("Processing Overview", "Failed batches"),
     ("Resource Utilization", "Pods that answer"), ("Celery Queue Metrics", "Workers that answer"),
 }  # fmt: skip
 # Within the schema's bounds.
