@@ -24,6 +24,7 @@ class Schema:
         self._known = migrations.known_revisions()
         self.revision: str | None = None
         self.namespace: bytes | None = None
+        self._looked = False
         self._told: str | None = None
         self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
 
@@ -33,9 +34,15 @@ class Schema:
             raise self.problem
 
     async def look(self, database: Database) -> None:
-        """Finds out anew; never raises for a database that is away. A change is logged."""
+        """Finds out anew; never raises for a database that is away. A change is logged, but for the first look.
+
+        A command that can't begin says so itself; a service looks again, and logs what it still finds.
+        """
         await self._find_out(database)
         now = self.problem.slug if self.problem else None
+        first, self._looked = not self._looked, True
+        if first:
+            return
         was, self._told = self._told, now
         if self.problem and now != was:
             # The detail is in our own words.

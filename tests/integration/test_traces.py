@@ -167,6 +167,7 @@ def test_a_collector_that_does_not_answer_holds_up_no_shutdown(way: str, monkeyp
         while not ended.is_set():
             with suppress(OSError):
                 connection, _ = listener.accept()
+                connection.settimeout(None)
                 connections.append(connection)
                 if way == "dripping":
                     threading.Thread(target=drip, args=(connection,), daemon=True).start()
@@ -179,7 +180,9 @@ def test_a_collector_that_does_not_answer_holds_up_no_shutdown(way: str, monkeyp
 
     connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
+        listener.settimeout(0.2)
+        server = threading.Thread(target=serve)
+        server.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         tracing.start(url, "test")
@@ -190,6 +193,7 @@ def test_a_collector_that_does_not_answer_holds_up_no_shutdown(way: str, monkeyp
         tracing.stop()
         assert time.monotonic() - started < 2 * tracing.FLUSH_TIMEOUT
         ended.set()
+        server.join()
     for one in connections:
         one.close()
 
