@@ -1,6 +1,7 @@
 """OpenTelemetry traces, from a request through the queue to the analysis; off unless they have somewhere to go.
 
-While off nothing of OpenTelemetry is imported, and each place that could make a span costs one look at a variable.
+While off nothing of OpenTelemetry's API, SDK or exporter is imported (Litestar takes names of attributes),
+and each place that could make a span costs one look at a variable.
 No span holds what a user sent: names, counts and ids only, of errors their type.
 """
 
