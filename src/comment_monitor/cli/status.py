@@ -123,9 +123,11 @@ def _looks(asked: Asked, interval: float, *, patient: bool) -> Iterator[Figures]
         except StatusError as error:
             if not patient:
                 raise
-            since = since or _now()
+            # Read once a look: the first that fails is the moment since when it is so.
+            now = _now()
+            since = since or now
             before = None
-            yield {"time": _now(), "url": asked.service, "error": str(error), "since": since}
+            yield {"time": now, "url": asked.service, "error": str(error), "since": since}
         else:
             since = None
             if before:
