@@ -13,7 +13,9 @@ import asyncpg
 from comment_monitor import metrics, tracing
 from comment_monitor.dsn import connect_arguments
 
-# What PostgreSQL or the way to it may answer when it is not there, restarting or full.
+# It is there and lets nobody in, or not us: as while somebody restores a backup.
+CLOSED: Final = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.InsufficientPrivilegeError)
+# What PostgreSQL or the way to it may answer when it is not there, restarting, full or closed.
 AWAY: Final = (
     OSError,
     TimeoutError,
@@ -29,6 +31,7 @@ AWAY: Final = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+    *CLOSED,
 )
 # Another transaction was in the way; the same write may succeed at once.
 CONFLICT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
@@ -36,23 +39,26 @@ CONFLICT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, as
 # The schema is not there, or not yet as this code knows it.
 NO_SCHEMA: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
 
+# The first that fits.
+WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
+    (asyncpg.InvalidCatalogNameError, "the server has no such database"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "the server refuses the user or the password"),
+    (socket.gaierror, "the host's name is not known"),
+    # One of them is a kind of the next.
+    (CONFLICT, "{}"),
+    (CLOSED, "the server does not permit it ({})"),
+    (AWAY, "it ended the connection ({})"),
+)
 
 CLOSE_TIMEOUT: Final = 2.0
 
 
 def in_words(error: BaseException) -> str:
     """Why PostgreSQL could not be used, without its own words, which may hold more than may be shown."""
-    if isinstance(error, asyncpg.InvalidCatalogNameError):
-        return "the server has no such database"
-    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-        return "the server refuses the user or the password"
-    if isinstance(error, socket.gaierror):
-        return "the host's name is not known"
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno).lower()
-    if isinstance(error, AWAY):
-        return f"it ended the connection ({type(error).__name__})"
-    return type(error).__name__
+    words = next((words for kinds, words in WORDS if isinstance(error, kinds)), "{}")
+    return words.format(type(error).__name__)
 
 
 class Query(NamedTuple):

@@ -118,6 +118,11 @@ SCHEMA_USABLE: Final = LateGauge(
     "1: the database is there, and migrated far enough for this process; else 0. A worker does not look.",
     mode="livemin",
 )
+SCHEMA_AT_HEAD: Final = LateGauge(
+    "comment_schema_at_head",
+    "1: no migration of this process's release is missing in the database; 0: one is, which work may go on without "
+    "(comment_schema_usable). None while the database can't be asked. A worker does not look.",
+)
 RECENT_INDEX: Final = LateGauge(
     "comment_recent_index_age_seconds",
     "How far back the index of recent comments begins; `comment-monitor cleanup` sets it back to seven days.",
@@ -154,6 +159,7 @@ ALL: Final = (
     BACKLOG,
     OLDEST,
     SCHEMA_USABLE,
+    SCHEMA_AT_HEAD,
     RECENT_INDEX,
     BROKEN,
     OUTBOX_RESENT,

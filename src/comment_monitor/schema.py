@@ -22,11 +22,20 @@ class Schema:
     def __init__(self) -> None:
         self._usable = migrations.usable_revisions()
         self._known = migrations.known_revisions()
+        self._head = migrations.head()
         self.revision: str | None = None
         self.namespace: bytes | None = None
         self._looked = False
         self._told: str | None = None
+        # Whether no migration of this release is missing; None: the database could not be asked.
+        self.at_head: bool | None = None
         self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
+
+    def in_words(self) -> str:
+        """The database's revision; beside it this release's where that is not there yet."""
+        if self.revision and self.at_head is False:
+            return f"{self.revision}, and not yet {self._head}"
+        return self.revision or "unknown"
 
     def require(self) -> None:
         """Raises SchemaBehind or DatabaseUnavailable where work can't be done now."""
@@ -56,16 +65,20 @@ class Schema:
                 await self._read(conn)
         except NO_SCHEMA:
             self.namespace = None
+            self.at_head = False
             self.problem = SchemaBehind("The database has no tables yet: run `comment-monitor migrate`.")
         except AWAY as error:
             # It may have changed by now, and an entry under the old one proves nothing.
             self.namespace = None
+            self.at_head = None
             self.problem = DatabaseUnavailable(f"The database can't be used: {in_words(error)}.")
 
     async def _read(self, conn: Connection) -> None:
         self.revision = await conn.value(REVISION)
         # A revision unknown here was made by a later release, which keeps it working for this one.
-        if self.revision in self._usable or (self.revision is not None and self.revision not in self._known):
+        later = self.revision is not None and self.revision not in self._known
+        self.at_head = later or self.revision == self._head
+        if later or self.revision in self._usable:
             self.namespace = (await conn.value(NAMESPACE)).bytes
             self.problem = None
         else:

@@ -62,6 +62,10 @@ class Upkeep:
         await self._schema.look(self._database)
         self._cache.namespace = self._schema.namespace
         metrics.SCHEMA_USABLE.set(not self._schema.problem)
+        if self._schema.at_head is None:
+            metrics.SCHEMA_AT_HEAD.forget()
+        else:
+            metrics.SCHEMA_AT_HEAD.set(self._schema.at_head)
 
     async def look_at_cache(self) -> None:
         """Whether Redis is there."""

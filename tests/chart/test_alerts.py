@@ -107,6 +107,12 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
         # A worker that has not looked says no.
         {f"comment_schema_usable{{{one}}}": value for one, value in ((POD, "1x30"), (OTHER, "1x30"), (WORKER, "0x30"))},
     ),
+    # Where the database can't be used at all, the graver alert says it.
+    "CommentMigrationNotAtHead": (
+        {f"comment_schema_at_head{{{one}}}": value for one, value in ((POD, "1x30"), (OTHER, "0x30"))}
+        | {f"comment_schema_usable{{{one}}}": "1x30" for one in (POD, OTHER)},
+        {f"comment_schema_{name}{{{one}}}": "0x30" for name in ("at_head", "usable") for one in (POD, OTHER)},
+    ),
     "CommentCleanupNotDone": (
         {f"comment_recent_index_age_seconds{{{POD}}}": f"{17 * DAY}+60x120"},
         {f"comment_recent_index_age_seconds{{{POD}}}": f"{14 * DAY}+60x120"},
@@ -194,7 +200,8 @@ def healthy(labels: str, shape: str) -> dict[str, str]:
     """What a pod of a deployment without traffic tells; the shape is that of a series, such as `{}x30`."""
     gauges = {
         "comment_processing_queue_length": 0, "comment_analysis_backlog": 0, "comment_analysis_oldest_seconds": 0,
-        "comment_schema_usable": 0 if "comment-worker" in labels else 1, "comment_recent_index_age_seconds": 7 * DAY,
+        "comment_schema_usable": 0 if "comment-worker" in labels else 1,
+        "comment_schema_at_head": 0 if "comment-worker" in labels else 1, "comment_recent_index_age_seconds": 7 * DAY,
         "comment_outbox_resent_total": 0, "comment_container_memory_working_set_bytes": 10,
         "comment_container_memory_limit_bytes": 100, "comment_container_cpu_usage_seconds_total": 3,
         "comment_container_cpu_limit_cores": 1, "up": 1,
@@ -219,6 +226,12 @@ QUIET: Final[dict[str, dict[str, str]]] = {
     "a fresh installation": {
         **everybody("_x3 {}x40", 1),
         f"comment_schema_usable{{{POD}}}": "_x3 0x3 1x40",
+        f"comment_schema_at_head{{{POD}}}": "_x3 0x3 1x40",
+    },
+    # The new pods are there before their migration is, which takes ten minutes.
+    "an upgrade with a long migration": {
+        **everybody("{}x40", 1, 2),
+        f"comment_schema_at_head{{{POD}}}": "1x5 0x10 1x25",
     },
     "a rolling update": {**everybody("{}x12 stale", 1, 2), **everybody("_x10 {}x30", 3, 4)},
     "no pod at all for four minutes": {**everybody("{}x10 stale", 1), **everybody("_x14 {}x30", 2)},

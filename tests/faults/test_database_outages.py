@@ -5,7 +5,8 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from tests.conftest import MakeSettings, execute, until
+from psycopg2.extensions import make_dsn, parse_dsn
+from tests.conftest import MakeSettings, execute, until, with_database
 from tests.faults.conftest import MakeSystem
 from tests.support.database import blocked, take_in
 from tests.support.locks import cut_all, cut_blocked, locked
@@ -33,6 +34,40 @@ async def test_postgres_goes_and_comes_back(
         await system.until_health("ok", database="ok")
     assert clients.statuses == {200, 503}
     await system.all_is_well(clients.sent)
+
+
+CLOSED = {
+    "for everybody": ("ALTER DATABASE {name} ALLOW_CONNECTIONS false", "ALTER DATABASE {name} ALLOW_CONNECTIONS true"),
+    "for this user": ("REVOKE {owner} FROM {user}", "GRANT {owner} TO {user}"),
+}
+
+
+@pytest.mark.parametrize(("close", "open_"), CLOSED.values(), ids=CLOSED)
+async def test_postgres_is_there_and_closed(make_system: MakeSystem, dsn: str, close: str, open_: str) -> None:
+    """As somebody does who restores a backup."""
+    elsewhere = with_database(dsn, "postgres")
+    ((owner,),) = execute(dsn, "SELECT current_user")
+    database = parse_dsn(dsn)["dbname"]
+    user = f"user_of_{database}"
+    names = {"name": database, "owner": owner, "user": user}
+    execute(dsn, f"CREATE ROLE {user} LOGIN PASSWORD 'secret' IN ROLE {owner}")
+    try:
+        system = make_system(POSTGRES_DSN=make_dsn(dsn, user=user, password="secret"))  # noqa: S106
+        await system.start()
+        async with traffic(system.url) as clients:
+            await clients.goes_on()
+            execute(elsewhere, close.format(**names))
+            execute(elsewhere, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}'")  # noqa: S608
+            await until(lambda: 503 in clients.statuses)
+            await system.until_health("degraded", broker="ok", cache="ok")
+            execute(elsewhere, open_.format(**names))
+            await clients.goes_on()
+            await system.until_health("ok", database="ok")
+        assert clients.statuses == {200, 503}
+        await system.all_is_well(clients.sent)
+    finally:
+        system.end()
+        execute(elsewhere, f"DROP ROLE {user}")
 
 
 async def test_all_connections_are_cut_again_and_again(system: System) -> None:

@@ -31,6 +31,7 @@ GAUGES_OF_ALL: Final = {
     "comment_analysis_oldest_seconds",
     "comment_recent_index_age_seconds",
     "comment_schema_usable",
+    "comment_schema_at_head",
 }
 
 

@@ -1,15 +1,18 @@
 """The gauges of the whole system, which alerts go by."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import asyncpg
+import psycopg2.extensions
 import pytest
 from prometheus_client import REGISTRY
-from tests.conftest import MakeSettings, execute, metric, open_client, until
+from tests.conftest import MakeSettings, execute, metric, open_client, until, with_database
 from tests.support.database import analyse_all, opened, take_in
 from tests.support.requests import comment
 
-from comment_monitor import watch
+from comment_monitor import migrations, watch
 from comment_monitor.exposition import Known
 from comment_monitor.invariants import INVARIANTS
 from comment_monitor.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
@@ -121,3 +124,54 @@ async def test_whether_the_database_can_be_used(make_settings: MakeSettings, dsn
         await until(lambda: metric("comment_schema_usable") == 0)
         execute(dsn, "INSERT INTO alembic_version VALUES ('008')")
         await until(lambda: metric("comment_schema_usable") == 1)
+
+
+NEXT = """
+revision = "{number}"
+down_revision = "{before}"
+
+
+def upgrade() -> None:
+    pass
+"""
+
+
+async def test_a_release_whose_migration_has_not_run_works_and_says_so(
+    make_settings: MakeSettings, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next release's code: this one's, and a revision more."""
+    before = migrations.head()
+    shutil.copytree(migrations.FOLDER, tmp_path / "migrations")
+    monkeypatch.setattr(migrations, "FOLDER", tmp_path / "migrations")
+    (tmp_path / "migrations" / "versions" / "999_next.py").write_text(NEXT.format(number="999", before=before))
+    async with open_client(make_settings()) as client:
+        await until(lambda: metric("comment_schema_at_head") == 0)
+        health = (await client.get("/health")).json()
+        assert health["checks"]["schema"] == f"{before}, and not yet 999"
+        assert health["checks"]["database"] == "ok"
+        assert (
+            await client.post("/comments/process", json={"post_id": "p", "comments": [comment(1)]})
+        ).status_code == 200
+        migrations.upgrade(dsn)
+        await until(lambda: metric("comment_schema_at_head") == 1)
+        assert (await client.get("/health")).json()["checks"]["schema"] == "999"
+
+
+async def test_a_migration_of_a_later_release_is_not_missing_one(make_settings: MakeSettings, dsn: str) -> None:
+    execute(dsn, "UPDATE alembic_version SET version_num = '999'")
+    async with open_client(make_settings()) as client:
+        await until(lambda: metric("comment_schema_at_head") == 1)
+        assert (await client.get("/health")).json()["checks"]["schema"] == "999"
+
+
+async def test_of_a_database_that_is_away_no_migration_is_missed(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    async with open_client(settings):
+        await until(lambda: metric("comment_schema_at_head") == 1)
+        name = psycopg2.extensions.parse_dsn(settings.postgres_dsn)["dbname"]
+        elsewhere = with_database(settings.postgres_dsn, "postgres")
+        execute(elsewhere, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        execute(elsewhere, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+        await until(lambda: "comment_schema_at_head" not in {one.name for one in Known(REGISTRY).collect()})
+        execute(elsewhere, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await until(lambda: metric("comment_schema_at_head") == 1)

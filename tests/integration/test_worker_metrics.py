@@ -27,6 +27,7 @@ TOTAL = "comment_analysis_total"
 ORCHESTRATORS = {
     "comment_processing_queue_length",
     "comment_schema_usable",
+    "comment_schema_at_head",
     "comment_analysis_backlog",
     "comment_analysis_oldest_seconds",
     "comment_recent_index_age_seconds",

@@ -27,7 +27,7 @@ async def health(service: NamedDependency[Service]) -> Response[Health]:
     schema = runtime.schema.problem
     checks = {
         "database": schema.detail if schema else "ok",
-        "schema": runtime.schema.revision or "unknown",
+        "schema": runtime.schema.in_words(),
         "cache": runtime.cache.state,
         "broker": runtime.publisher.state,
         "intake": "on" if runtime.settings.enabled else "off",
