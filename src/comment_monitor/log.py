@@ -1,14 +1,18 @@
 """Structured logging: JSON lines in production, readable on a terminal. Never a comment's text or author."""
 
+import json
 import logging
+import os
 import sys
 import threading
+from contextlib import suppress
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
 import structlog
 
-from comment_monitor.redact import plain_words, redact
+from comment_monitor.redact import plain_words, redact, redacted
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # One line a request, a connection or a task would drown what matters.
@@ -116,6 +120,20 @@ def _exception_by_name(_logger: object, _method: str, event: structlog.typing.Ev
             event["error"] = type(error).__name__
             event["at"] = where(error.__traceback__)
     return event
+
+
+def from_a_signal(logger: str, words: str) -> None:
+    """A line of INFO from within a signal's handler: no lock is taken, which the line that it interrupts may hold."""
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        return
+    event = {"event": redacted(words.strip()), "logger": logger, "level": "info", "timestamp": _now()}
+    line = str(event["event"]) if sys.stderr.isatty() else json.dumps(event)
+    with suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def at_debug() -> bool:

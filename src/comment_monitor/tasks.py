@@ -12,6 +12,7 @@ import structlog
 import uvloop
 from billiard.util import get_logger as pool_logger
 from celery import Celery, Task, signals
+from celery.apps import worker as worker_signals
 
 from comment_monitor import log, loglevel, origins, tracing
 from comment_monitor.analysis import warm_up
@@ -80,12 +81,18 @@ def analyse_batch(self: "Task[Any, Any]", *outbox_ids: int) -> None:
     process().analyse(outbox_ids, str(self.request.id), known, redelivered=bool(info.get("redelivered")))
 
 
+def _say(words: str, _file: object = None) -> None:
+    log.from_a_signal(worker_signals.__name__, words)
+
+
 @signals.setup_logging.connect
 def configure_logging(**_: object) -> None:
     """Our log format instead of Celery's."""
     log.configure(settings.log_level)
     # It keeps to itself, and what has no handler Python prints as it is: that a process was killed, for one.
     pool_logger().propagate = True
+    # What it says within a signal's handler it prints, past every logger; there is no setting for it.
+    worker_signals.safe_say = _say  # type: ignore[attr-defined]
     loglevel.follow(settings.log_level_file, settings.log_level)
 
 
