@@ -108,22 +108,27 @@ OVERVIEW = (
     Panel(
         "Database usable", "Whether every orchestrator finds the database there and migrated far enough for it.",
         ((f'min(comment_schema_usable{{{OURS},job!="comment-worker"}})', "usable"),),
-        "short", "stat", runbook="CommentSchemaNotUsable", width=6, least=1, words=("no", "yes"),
+        "short", "stat", runbook="CommentSchemaNotUsable", width=5, least=1, words=("no", "yes"),
+    ),
+    Panel(
+        "Migrated", "Whether no orchestrator misses a migration of its release; it may work without.",
+        ((f'min(comment_schema_at_head{{{OURS},job!="comment-worker"}})', "migrated"),),
+        "short", "stat", runbook="CommentMigrationNotAtHead", width=4, least=1, words=("no", "yes"),
     ),
     Panel(
         "Violated invariants", "Violations of the data's promises, as last looked at (every COMMENT_CHECK_INTERVAL).",
         ((f"sum(max by (invariant) (comment_invariant_violations{{{WHOLE}}}))", "violations"),),
-        "short", "stat", (None, 1), runbook="CommentInvariantBroken", width=6, none="not looked at yet",
+        "short", "stat", (None, 1), runbook="CommentInvariantBroken", width=5, none="not looked at yet",
     ),
     Panel(
         "Age of the recent index", "How far back the index of recent comments begins: 7 days after a cleanup, "
         "14 before the next weekly one.",
         ((largest("comment_recent_index_age_seconds"), "age"),),
-        "s", "stat", (1_296_000, 1_382_400), "cleanupAgeThreshold", "CommentCleanupNotDone", 6,
+        "s", "stat", (1_296_000, 1_382_400), "cleanupAgeThreshold", "CommentCleanupNotDone", 5,
     ),
     Panel(
         "Rate limited", "Requests a second that were answered 429.",
-        ((rate("comment_rate_limited_total"), "429"),), "reqps", "stat", runbook="CommentsRefused", width=6,
+        ((rate("comment_rate_limited_total"), "429"),), "reqps", "stat", runbook="CommentsRefused", width=5,
     ),
     Panel(
         "Comments stored, by kind", "New comments, and edits of known ones.",

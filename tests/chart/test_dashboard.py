@@ -70,7 +70,8 @@ ALERTS: Final = {
 }
 # Red where there is one too many, none, or half of them: no value of the chart says so.
 FIXED: Final = {
-    ("Processing Overview", "Database usable"), ("Processing Overview", "Violated invariants"),
+    ("Processing Overview", "Database usable"), ("Processing Overview", "Migrated"),
+    ("Processing Overview", "Violated invariants"),
     ("Processing Overview", "Failed batches"),
     ("Resource Utilization", "Pods that answer"), ("Celery Queue Metrics", "Workers that answer"),
 }  # fmt: skip

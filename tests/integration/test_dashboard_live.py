@@ -156,7 +156,7 @@ async def test_every_expression_has_data(tmp_path: Path, dsn: str) -> None:
     assert still == QUIET, f"Always zero, or no longer: {sorted(still ^ QUIET)}"
     # What is well at the end is shown to be: no process tells a value that it does not know.
     last = {one.panel: got[-1] for one, got in found.items() if got}
-    assert last["Database usable"] == last["Workers that answer"] == 1
+    assert last["Database usable"] == last["Migrated"] == last["Workers that answer"] == 1
 
 
 async def test_the_worker_sends_the_events_that_the_celery_exporter_counts(
