@@ -67,7 +67,8 @@ class Publisher:
         """
         if not (self._reached and self._breaker.closed):
             return 0
-        return max(0, QUEUE_LIMIT - int(self._depth) - self._ids.qsize())
+        # Not the length of the queue: what the thread has taken out of it is on its way, and not yet in the depth.
+        return max(0, QUEUE_LIMIT - int(self._depth) - self._ids.unfinished_tasks)
 
     def publish(self, outbox_ids: Sequence[int], origins: Origins | None = None) -> None:
         """Hands ids to the thread, with the requests behind them where they are known; never blocks."""
@@ -103,6 +104,8 @@ class Publisher:
             ending = ids[-1] is None
             if (wanted := [one for one in ids if one is not None]) and self._breaker.closed:
                 self._try(partial(self._send, wanted))
+            for _ in ids:
+                self._ids.task_done()
             if ending:
                 self._try(self._leave)
                 return
