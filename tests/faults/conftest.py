@@ -1,19 +1,16 @@
 """Servers for the kills and outages."""
 
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-import amqp
 import pytest
-from tests.support.messages import channel as broker_channel
+from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import System
 
 from comment_monitor import migrations
-from comment_monitor.broker import QUEUE_NAME
 from comment_monitor.embedded.postgres import EmbeddedPostgres
 from comment_monitor.embedded.redis import EmbeddedRedis
 
@@ -29,8 +26,7 @@ PROMPT = {
 @pytest.fixture
 def broker_url(rabbitmq: RabbitMQ) -> str:
     """RabbitMQ, without what an earlier test left in the queue."""
-    with suppress(socket.error, amqp.NotFound), broker_channel(rabbitmq.url) as channel:
-        channel.queue_purge(QUEUE_NAME)
+    empty(rabbitmq.url)
     return rabbitmq.url
 
 

@@ -107,13 +107,13 @@ async def test_waits_grow_by_the_multiplier_with_jitter(make_settings: MakeSetti
     assert attempt.calls == 4
     steps = [FIRST_WAIT * 3**number for number in range(3)]
     assert all(step <= wait <= step + FIRST_WAIT for step, wait in zip(steps, waits, strict=True))
-    assert len({round(wait - step, 6) for step, wait in zip(steps, waits, strict=True)}) == 3
+    assert len({round(wait - step, 12) for step, wait in zip(steps, waits, strict=True)}) == 3
 
 
 async def test_no_wait_is_longer_than_the_longest(make_settings: MakeSettings, waits: list[float]) -> None:
     trying = asyncio.create_task(with_retries(make_settings(COMMENT_BACKOFF_MULTIPLIER=10), Failing()))
     # The third would be ten seconds.
-    await until(lambda: len(waits) == 3)
+    await until(lambda: len(waits) >= 3)
     trying.cancel()
     await asyncio.wait([trying])
     assert waits[2] == LONGEST_WAIT

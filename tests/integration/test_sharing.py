@@ -203,6 +203,8 @@ def test_a_child_does_not_keep_its_parents_gauges_alive(tmp_path: Path) -> None:
     try:
         assert child.stdout
         assert child.stdout.readline() == "counted\n"
+        # The parent ends beside its child, and may be slower.
+        child.wait()
         found = told(tmp_path)
         assert (value(found, ATTEMPTS), value(found, QUEUE)) == (11, 0)
     finally:

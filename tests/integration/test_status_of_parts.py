@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from tests.conftest import execute, until
-from tests.support.exported import until_told
-from tests.support.messages import messages
+from tests.support.exported import ours, until_told, value
+from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment
 from tests.support.system import Program, System
@@ -20,7 +20,7 @@ from tests.support.system import Program, System
 
 @pytest.fixture
 async def system(tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ) -> AsyncIterator[System]:
-    messages(rabbitmq.url)  # what an earlier test left there
+    empty(rabbitmq.url)
     one = System(
         tmp_path,
         {**environment, "CELERY_BROKER_URL": rabbitmq.url, "COMMENT_CHECK_INTERVAL": "1"},
@@ -53,6 +53,8 @@ async def test_an_orchestrators_metrics_do_not_tell_what_workers_analyse(system:
     # Before anything was analysed too: a worker that has done nothing is one.
     assert told(system, system.metrics_url, worker_url(system))["a_second"]["analysed"] == 0
     await system.until_working()
+    # The count follows the commit, so it may be a moment later.
+    await until(lambda: value(ours(worker_url(system)), "comment_analysis_total", outcome="done") == 1)
 
     alone = told(system, system.metrics_url)
     assert alone["metrics_of"] == {"orchestrators": 1, "workers": 0, "both_in_one": 0}
@@ -82,7 +84,7 @@ async def test_a_worker_without_a_port_is_seen_in_the_sum_of_its_folder(system: 
     assert told(system, system.metrics_url)["a_second"]["analysed"] is None
     system.worker.start()
     await system.until_working()
-    await until(lambda: told(system, system.metrics_url)["since_start"]["analysed"] == 1)
+    await until(lambda: told(system, system.metrics_url)["since_start"]["analysed"] == 1, seconds=60)
     assert told(system, system.metrics_url)["metrics_of"] == {"orchestrators": 0, "workers": 0, "both_in_one": 1}
 
 
@@ -93,7 +95,7 @@ async def test_with_its_worker_held_it_tells_what_waits_and_who_does_not_answer(
     os.killpg(system.worker.process.pid, signal.SIGSTOP)
     try:
         await system.post(comment("held"))
-        await until(lambda: (told(system, system.metrics_url)["oldest_seconds"] or 0) > 0)
+        await until(lambda: (told(system, system.metrics_url)["oldest_seconds"] or 0) > 0, seconds=60)
         assert told(system, system.metrics_url)["backlog"] == 1
         both = ("--metrics-url", system.metrics_url, "--metrics-url", worker_url(system))
         shown = status(system, *both)
@@ -106,17 +108,17 @@ async def test_with_its_worker_held_it_tells_what_waits_and_who_does_not_answer(
     finally:
         os.killpg(system.worker.process.pid, signal.SIGCONT)
     await system.until_analysed()
-    await until(lambda: told(system, system.metrics_url)["oldest_seconds"] == 0)
+    await until(lambda: told(system, system.metrics_url)["oldest_seconds"] == 0, seconds=60)
 
 
 async def test_a_broken_invariant_is_told(system: System) -> None:
     await system.start(system.orchestrator)
-    await until(lambda: told(system, system.metrics_url)["invariants"])
+    await until(lambda: told(system, system.metrics_url)["invariants"], seconds=60)
     assert set(told(system, system.metrics_url)["invariants"].values()) == {0}
     assert "5 of 5 hold" in status(system, "--metrics-url", system.metrics_url).stdout
     await system.post(comment("lost"))
     execute(system.dsn, "DELETE FROM analysis_outbox")
-    await until(lambda: told(system, system.metrics_url)["invariants"]["analysed"] == 1)
+    await until(lambda: told(system, system.metrics_url)["invariants"]["analysed"] == 1, seconds=60)
     shown = status(system, "--metrics-url", system.metrics_url).stdout
     assert "Invariant analysed is broken 1 times: see `comment-monitor check`." in shown
     assert "4 of 5 hold" in shown
@@ -124,9 +126,9 @@ async def test_a_broken_invariant_is_told(system: System) -> None:
 
 async def test_what_nobody_knows_while_the_database_is_away_is_a_dash(system: System) -> None:
     await system.start(system.orchestrator)
-    await until(lambda: told(system, system.metrics_url)["backlog"] == 0)
+    await until(lambda: told(system, system.metrics_url)["backlog"] == 0, seconds=60)
     execute(system.dsn, "ALTER TABLE analysis_outbox RENAME TO gone")
-    await until(lambda: told(system, system.metrics_url)["backlog"] is None)
+    await until(lambda: told(system, system.metrics_url)["backlog"] is None, seconds=60)
     shown = status(system, "--metrics-url", system.metrics_url).stdout
     for name in ("not yet analysed", "oldest waiting"):
         [line] = [one for one in shown.splitlines() if name in one]

@@ -10,7 +10,7 @@ from celery import Celery
 from celery.events.state import State
 from tests.conftest import MakeSettings, until
 from tests.support.database import outbox
-from tests.support.messages import messages
+from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 from tests.support.system import Program
@@ -35,7 +35,7 @@ class Listener:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
 
     def stop(self) -> None:
         self._leave.set()
@@ -75,7 +75,7 @@ async def worked(
     make_settings: MakeSettings, url: str, folder: Path, switch: dict[str, str]
 ) -> AsyncIterator[Listener]:
     """A worker that has analysed 30 comments, and who listened meanwhile."""
-    messages(url)
+    empty(url)
     settings = make_settings(CELERY_BROKER_URL=url, **switch)
     environment = {"POSTGRES_DSN": settings.postgres_dsn, "CELERY_BROKER_URL": url, **switch}
     worker = Program(folder, environment, "worker", "--concurrency", "1", "--metrics-port", "0")
@@ -87,7 +87,7 @@ async def worked(
                 await until(lambda: not outbox(settings.postgres_dsn), seconds=60)
                 # Heartbeats come every two seconds: once another one is here, what came before it is here too.
                 heard = _heartbeats(listener)
-                await until(lambda: _heartbeats(listener) > heard + 1, seconds=30)
+                await until(lambda: _heartbeats(listener) > heard + 1, seconds=60)
             yield listener
         finally:
             worker.kill()
@@ -123,7 +123,8 @@ async def test_a_worker_names_its_queue_and_processes_to_whoever_asks(
 ) -> None:
     """What celery-exporter asks at each scrape."""
     async with worked(make_settings, rabbitmq.url, tmp_path, {}) as listener:
-        inspect = listener.app.control.inspect(timeout=5)
+        # One answers; for that one it waits, and no longer.
+        inspect = listener.app.control.inspect(timeout=60, limit=1)
         (queues,) = (inspect.active_queues() or {}).values()
         assert [one["name"] for one in queues] == [QUEUE_NAME]
         (stats,) = (inspect.stats() or {}).values()

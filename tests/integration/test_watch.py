@@ -17,7 +17,6 @@ from comment_monitor.exposition import Known
 from comment_monitor.invariants import INVARIANTS
 from comment_monitor.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
 
-DAY = 86_400.0
 RECENT = f"indexname LIKE '{INDEX_PREFIX}%'"
 
 
@@ -28,7 +27,7 @@ async def test_how_long_the_oldest_has_waited(make_settings: MakeSettings) -> No
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET created_at = now() - interval '90 s' WHERE id = 1")
     async with opened(settings) as database:
         await watch.measure_waiting(database)
-        assert metric("comment_analysis_oldest_seconds") == pytest.approx(90, abs=5)
+        assert 90 <= metric("comment_analysis_oldest_seconds") < 150
         assert metric("comment_analysis_backlog") == 2
         await analyse_all(settings)
         await watch.measure_waiting(database)
@@ -59,13 +58,17 @@ async def test_what_waits_is_not_told_while_the_database_can_not_be_asked(make_s
 async def test_how_far_back_the_recent_index_begins_tells_of_the_cleanup(make_settings: MakeSettings) -> None:
     settings = make_settings()
     today = datetime.now(UTC).date()
-    midnight = (datetime.now(UTC) - datetime.combine(today, datetime.min.time(), UTC)).total_seconds()
+    midnight = datetime.combine(today, datetime.min.time(), UTC)
+
+    def age(days: int) -> float:
+        return (datetime.now(UTC) - midnight + timedelta(days=RECENT_DAYS + days)).total_seconds()
+
     async with opened(settings) as database:
         for days in (20, 0):
             await roll_recent_index(database, today - timedelta(days=days))
+            least = age(days)
             await watch.measure_recent_index(database)
-            expected = (RECENT_DAYS + days) * DAY + midnight
-            assert metric("comment_recent_index_age_seconds") == pytest.approx(expected, abs=5)
+            assert least <= metric("comment_recent_index_age_seconds") <= age(days)
 
 
 async def test_of_a_recent_index_that_is_gone_no_age_is_told(make_settings: MakeSettings) -> None:

@@ -338,7 +338,8 @@ async def test_texts_that_fail_together_are_not_tried_again_at_the_same_moment(
     make_settings: MakeSettings, taste: Taste
 ) -> None:
     settings = make_settings(COMMENT_BACKOFF_MULTIPLIER=10)
-    for number in range(8):
+    # So many that it is not by chance that some are far from others.
+    for number in range(16):
         await take_in(settings, comment(number, BAD))
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET failures = 2")
     await analyse_all(settings)

@@ -31,7 +31,8 @@ class Collector:
     def __init__(self, url: str):
         self.url = url
         self.spans: list[Seen] = []
-        self.raw = b""
+        # Grown in one step: several exporters send at once.
+        self.raw = bytearray()
 
     def named(self, name: str) -> list[Seen]:
         return [one for one in self.spans if one.name == name]

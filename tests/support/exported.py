@@ -14,7 +14,7 @@ NEVER_FALLS: Final = ("_total", "_count", "_bucket", "_sum")
 
 def text(url: str) -> str:
     """As it is sent."""
-    return httpx.get(url, timeout=10).raise_for_status().text
+    return httpx.get(url, timeout=60).raise_for_status().text
 
 
 def series(told: str) -> Series:

@@ -15,18 +15,22 @@ import amqp
 
 START_TIMEOUT = 90
 PORTS = (10_240, 32_768)
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment.
+    """A TCP port that nobody uses at the moment, and that was not given before: who has that may be yet to use it.
 
     Below those that the system gives to connections: one of these could be given away before the server is up, even to
     the connection that asks whether it is.
     """
     while True:
         port = random.randrange(*PORTS)
+        if port in _given:
+            continue
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
 
 

@@ -117,7 +117,7 @@ class System:
 
     async def health(self) -> tuple[int, dict[str, Any]]:
         """Status and body of `/health`."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             response = await client.get(f"{self.url}/health")
             return response.status_code, response.json()
 
@@ -162,7 +162,7 @@ class System:
 
     async def metric(self, name: str, **labels: str) -> float:
         """A metric of the orchestrator, as a scrape finds it."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             text = (await client.get(self.metrics_url)).text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
@@ -222,13 +222,14 @@ class Sender:
             for number in range(start, start + requests):
                 await self._send(client, number)
 
-    async def send_until(self, stop: asyncio.Event) -> None:
-        """Requests at a moderate pace until told to stop; the last of them is answered too."""
+    async def send_until(self, stop: asyncio.Event, *, pace: float = PACE) -> None:
+        """Requests at a moderate pace (0: without a pause) until told to stop; the last of them is answered too."""
         async with httpx.AsyncClient(timeout=60) as client:
             number = 0
             while not stop.is_set():
                 await self._send(client, number)
-                await asyncio.sleep(PACE)
+                if pace:
+                    await asyncio.sleep(pace)
                 number += 1
 
     async def _send(self, client: httpx.AsyncClient, number: int) -> None:
