@@ -57,7 +57,8 @@ def lines(up: Up) -> list[str]:
 
 def entries(up: Up) -> list[dict[str, Any]]:
     """The lines that are JSON, which is all of the program's own but the addresses that `up` shows."""
-    return [json.loads(line) for line in up.output().splitlines() if line.startswith("{")]
+    written, _, _ = up.output().rpartition("\n")
+    return [json.loads(line) for line in written.splitlines() if line.startswith("{")]
 
 
 def events(up: Up) -> set[str]:
@@ -96,7 +97,7 @@ def send_all_kinds(up: Up) -> None:
     """Good, known, edited and impossible comments; documents that are none; questions that can't be answered."""
     process = f"{up.url}/comments/process"
     secrets = {"x-api-key": PRIVATE["key"], "authorization": f"Bearer {PRIVATE['key']}", "cookie": PRIVATE["key"]}
-    with httpx.Client(headers=secrets) as client:
+    with httpx.Client(headers=secrets, timeout=60) as client:
         for text in (WORDS, WORDS, f"{WORDS} edited"):
             answer = client.post(
                 process, json=body(*(personal(one, text) for one in range(20)), post_id=PRIVATE["post"])
@@ -155,10 +156,10 @@ def test_no_line_of_the_whole_system_at_debug_holds_what_people_sent(up: Up, rab
     until(lambda: "analysed" in events(up))
     # PostgreSQL refuses, and its words quote the comment: in the orchestrator, then in the worker.
     quoting(dsn, "comments", of="NEW.text || NEW.author")
-    assert httpx.post(f"{up.url}/comments/process", json=body(personal(200))).status_code == 503
+    assert up.post(json=body(personal(200))).status_code == 503
     no_more(dsn, "comments")
     quoting(dsn, "comment_analyses", of="(SELECT text || author FROM comments WHERE id = NEW.comment_id)")
-    assert httpx.post(f"{up.url}/comments/process", json=body(*map(personal, range(300, 330)))).status_code == 200
+    assert up.post(json=body(*map(personal, range(300, 330)))).status_code == 200
     until(lambda: {"batch_failed", "write_failed"} <= events(up))
     # Its processes die while they are at it.
     [victim, *_] = pool(up)
@@ -166,7 +167,7 @@ def test_no_line_of_the_whole_system_at_debug_holds_what_people_sent(up: Up, rab
     no_more(dsn, "comment_analyses")
     # The broker goes away, and comes back.
     rabbitmq.stop()
-    assert httpx.post(f"{up.url}/comments/process", json=body(personal(400))).status_code == 200
+    assert up.post(json=body(personal(400))).status_code == 200
     until(lambda: "broker_away" in events(up))
     rabbitmq.start()
     until(lambda: execute(dsn, "SELECT count(*) FROM analysis_outbox") == [(0,)])
@@ -201,8 +202,8 @@ def test_no_line_holds_a_password_of_a_server_that_refuses_it_or_goes_away(
     second: Up = make_up(LOG_LEVEL="DEBUG", REDIS_URL=redis, POSTGRES_DSN=dsn, CELERY_BROKER_URL=rabbitmq.url)
     second.data_dir = tmp_path / "second"
     second.start().wait_until_up()
-    until(lambda: httpx.get(f"{second.url}/health").json()["checks"]["cache"] != "ok")
-    assert httpx.post(f"{second.url}/comments/process", json=body(personal(1))).status_code == 200
+    until(lambda: second.get("/health").json()["checks"]["cache"] != "ok")
+    assert second.post(json=body(personal(1))).status_code == 200
     wrong = rabbitmq.url.replace("guest:guest", f"guest:{secret}")
     third: Up = make_up(LOG_LEVEL="DEBUG", REDIS_URL=redis, POSTGRES_DSN=dsn, CELERY_BROKER_URL=wrong)
     third.data_dir = tmp_path / "third"
@@ -212,7 +213,7 @@ def test_no_line_holds_a_password_of_a_server_that_refuses_it_or_goes_away(
     # PostgreSQL itself goes.
     first.ctrl_c()
     assert first.process.wait() == 0
-    assert httpx.post(f"{second.url}/comments/process", json=body(personal(2)), timeout=60).status_code == 503
+    assert second.post(json=body(personal(2))).status_code == 503
     until(lambda: {"refused", "database_not_usable"} <= events(second))
     second.ctrl_c()
     second.process.wait()

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
-import httpx
 import pytest
 from tests.integration.conftest import MakeUp
 from tests.support.rabbitmq import free_port
@@ -23,20 +22,22 @@ from tests.support.up import Up, until
 
 @contextmanager
 def traffic(up: Up) -> Iterator[None]:
-    """Requests until the end of the block: of ten comments five are new, and one can't be taken."""
-    ended = threading.Event()
+    """Requests, answered and until the end of the block: of ten comments five are new, and one can't be taken."""
+    begun, ended = threading.Event(), threading.Event()
 
     def send() -> None:
         number = 0
         while not ended.is_set():
             new = [comment(f"{number}-{one}", "Where can I buy this lovely thing?") for one in range(5)]
             known = [comment(f"old-{one}") for one in range(4)]
-            httpx.post(f"{up.url}/comments/process", json=body(*new, *known, comment("")))
+            up.post(json=body(*new, *known, comment("")))
+            begun.set()
             number += 1
 
     thread = threading.Thread(target=send)
     thread.start()
     try:
+        assert begun.wait(60)
         yield
     finally:
         ended.set()
@@ -45,7 +46,9 @@ def traffic(up: Up) -> Iterator[None]:
 
 def test_beside_a_running_up_it_tells_what_goes_on(make_up: MakeUp) -> None:
     up = make_up(COMMENT_RATE_LIMIT_PER_MINUTE="0").start().wait_until_up()
-    httpx.post(f"{up.url}/comments/process", json=body(*(comment(f"old-{one}") for one in range(4))))
+    up.post(json=body(*(comment(f"old-{one}") for one in range(4))))
+    # It is up before its worker is.
+    until(lambda: all(one["analysis"] for one in up.get("/comments").json()["items"]))
     with traffic(up):
         done = up.command("status", "--json", "--interval", "3")
         shown = up.command("status", "--interval", "1")
@@ -104,7 +107,7 @@ def test_into_a_pipe_each_look_comes_at_once_and_it_ends_quietly_with_its_reader
             until(lambda: "ok" in output.readline())
         assert watching.poll() is None
         output.close()
-        assert watching.wait(20) == 0
+        assert watching.wait(60) == 0
         assert complaints.read() == ""
     finally:
         watching.kill()
@@ -163,7 +166,7 @@ def test_it_watches_through_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
         until_it_says("health")
         watching.send_signal(signal.SIGINT)
         output.read()
-        assert watching.wait(10) == 0
+        assert watching.wait(60) == 0
         again.ctrl_c()
     finally:
         watching.kill()

@@ -1,6 +1,7 @@
 """`comment-monitor up` as a user meets it: started as a program, stopped by a signal."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,17 +9,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import httpx
 import psutil
 
 from tests.support.rabbitmq import free_port
 
 SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
+# What it says once it is up, to the end of the last line.
+IS_UP: Final = re.compile(r" is up.*\nData: .*\n", re.DOTALL)
+# What a busy machine may need for an answer; and, after the end, to be rid of what was killed last.
+PATIENCE: Final = 60
+MOMENT: Final = 5
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -77,9 +84,21 @@ class Up:
         return [sys.executable, "-m", "comment_monitor", name, "--data-dir", str(self.data_dir)]
 
     def wait_until_up(self) -> "Up":
-        until(lambda: "is up" in self.output() or self.process.poll() is not None)
+        until(lambda: IS_UP.search(self.output()) or self.process.poll() is not None)
         assert self.process.poll() is None, self.output()
         return self
+
+    def wait_until_well(self) -> "Up":
+        """It is up as soon as it answers; now it has found its broker too, and sends by itself what the sweep would."""
+        until(lambda: self.get("/health").json()["status"] == "ok")
+        return self
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=PATIENCE, **more)
+
+    def post(self, **more: Any) -> httpx.Response:
+        """To where comments go."""
+        return httpx.post(f"{self.url}/comments/process", timeout=PATIENCE, **more)
 
     def ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
@@ -97,6 +116,15 @@ class Up:
     def family(self) -> list[psutil.Process]:
         """Every process that works on its data folder."""
         return [one for one in psutil.process_iter() if _works_in(one, str(self.data_dir))]
+
+    def is_gone(self) -> bool:
+        """No process of it is left; one that was killed at the very end may need a moment."""
+        deadline = time.monotonic() + MOMENT
+        while self.family():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     def child(self, words: str) -> psutil.Process:
         children = psutil.Process(self.process.pid).children()
