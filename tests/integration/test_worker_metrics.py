@@ -1,6 +1,5 @@
 """What a real worker tells: over its children's deaths and its own, with all of them busy, and beside others."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -15,10 +14,11 @@ from tests.conftest import MakeSettings, execute, project_root, until
 from tests.support.database import outbox, results, take_in
 from tests.support.deadly import EXIT, HANG, KILL
 from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_told, value
-from tests.support.messages import messages
+from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ, free_port
 from tests.support.requests import comment, parsed
 
+from comment_monitor.broker import make_celery
 from comment_monitor.config import Settings
 from comment_monitor.runtime import open_runtime
 from comment_monitor.sharing import OWN_PREFIX
@@ -37,7 +37,7 @@ ORCHESTRATORS = {
 
 @pytest.fixture
 def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ) -> Settings:
-    messages(rabbitmq.url)  # what an earlier test left there
+    empty(rabbitmq.url)
     return make_settings(
         CELERY_BROKER_URL=rabbitmq.url,
         COMMENT_PROCESSING_TIMEOUT=15,
@@ -166,9 +166,14 @@ async def test_it_answers_while_every_child_hangs(settings: Settings, start: Sta
     await analysed(settings, "a")
     await take_in(settings, comment("b", HANG))
     await take_in(settings, comment("c", HANG))
+    # The main process tells what the others are at, as it tells its metrics.
+    inspect = make_celery(settings).control.inspect(timeout=10, limit=1)
+
+    def at_work() -> int:
+        return sum(map(len, (inspect.active() or {}).values()))
+
     async with open_runtime(settings, application="test"):
-        await until(lambda: not [row for row in outbox(settings.postgres_dsn) if row.resends == 0])
-        await asyncio.sleep(1)
+        await until(lambda: at_work() == 2, seconds=60)
         before = ours(worker.url)
         assert value(before, TOTAL, outcome="done") == 1
         # Until the time limit ends them: they are failed, and counted so.
