@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.chart.conftest import CASES, CHART, OUTSIDE, helm, helms, objects, the
 from tests.support.messages import channel
 from tests.support.rabbitmq import RabbitMQ, free_port, server_script
+from tests.support.up import until
 
 from comment_monitor.broker import QUEUE_NAME
 
@@ -140,13 +141,17 @@ def test_rabbitmq_tells_what_the_dashboard_shows_of_it(scraped_port: tuple[Rabbi
     with channel(server.url) as one:
         one.queue_declare(QUEUE_NAME, durable=True, auto_delete=False)
     (endpoint,) = the("all-inside", "ServiceMonitor", "rabbitmq")["spec"]["endpoints"]
-    response = httpx.get(f"http://127.0.0.1:{port}{endpoint['path']}", params=endpoint["params"])
-    told = {sample.name for family in text_string_to_metric_families(response.text) for sample in family.samples
-            if sample.labels.get("queue") == QUEUE_NAME}  # fmt: skip
+    url = f"http://127.0.0.1:{port}{endpoint['path']}"
+
+    def told() -> set[str]:
+        text = httpx.get(url, params=endpoint["params"], timeout=60).text
+        return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples
+                if sample.labels.get("queue") == QUEUE_NAME}  # fmt: skip
+
     shown = set(re.findall(r"\brabbitmq_\w+", FILE.read_text()))
     assert shown
-    assert shown <= told
-    assert "rabbitmq_detailed_queue_consumers" in told
+    # A queue tells of itself every few seconds.
+    until(lambda: {*shown, "rabbitmq_detailed_queue_consumers"} <= told())
 
 
 def test_a_rabbitmq_that_hears_no_exporter_is_not_told_of_its_queue() -> None:

@@ -76,7 +76,7 @@ async def test_what_it_removed_is_stored_when_it_comes_again(
     try:
         with held_with(system, left):
             program.start()
-            await until(lambda: blocked(system.dsn))
+            await until(lambda: blocked(system.dsn), seconds=60)
             program.process.send_signal(how)
             assert await program.until_ended() == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 1}[how]
             # Or what was held up would be done now.
@@ -106,7 +106,7 @@ async def test_what_came_again_before_its_removal_is_stored_once_the_run_is_over
     try:
         with held_with(system, AMOUNT - BATCH):
             program.start()
-            await until(lambda: blocked(system.dsn))
+            await until(lambda: blocked(system.dsn), seconds=60)
             left = names(system.dsn)
             # Redis remembers them under the prefix that the run began with.
             assert await sums(system, left) == (0, AMOUNT - BATCH)

@@ -19,28 +19,46 @@ AT_ONCE: Final = 3
 FILLERS: Final = ("one ", "two ")
 
 
+class Rounds:
+    """What the clients do together; all of them begin another round, or none: a few would wait for the others."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self._together = asyncio.Barrier(CLIENTS)
+        self._over = False
+
+    async def together(self) -> bool:
+        """Waits for all; True for one of them."""
+        return await self._together.wait() == 0
+
+    async def goes_on(self) -> bool:
+        if await self.together():
+            self._over = self.stop.is_set()
+        await self.together()
+        return not self._over
+
+
 class Editor:
     """A client with comments of its own that sends to two processes in turn, each text once the last is confirmed."""
 
-    def __init__(self, name: str, urls: list[str], together: asyncio.Barrier):
+    def __init__(self, name: str, urls: list[str], rounds: Rounds):
         self._name = name
         self._urls = urls
-        self._together = together
+        self._rounds = rounds
         self.confirmed: dict[str, str] = {}
 
-    async def edit_until(self, stop: asyncio.Event) -> None:
+    async def edit(self) -> None:
         """Some comments with a text, then with another, then with the first: a revert is what may be lost."""
         async with httpx.AsyncClient(timeout=60) as client:
-            while not stop.is_set():
+            while await self._rounds.goes_on():
                 first = len(self.confirmed)
                 ids = [f"{self._name}-{number}" for number in range(first, first + ROUND)]
                 for turn, text in enumerate("ABA"):
                     # An edit brings the prefix to its process. So the reverts are all sent at one time, the last
                     # edited first: one process stores no edit for a while, and goes by the prefix of before.
-                    await self._together.wait()
+                    await self._rounds.together()
                     for id_ in sorted(ids, reverse=turn == 2):
                         await self._send(client, self._urls[turn % 2], id_, f"{text} of {id_}")
-                await self._together.wait()
 
     async def _send(self, client: httpx.AsyncClient, url: str, id_: str, text: str) -> None:
         request = body(comment(id_, text))
@@ -54,14 +72,13 @@ class Editor:
 @asynccontextmanager
 async def editing(systems: list[System]) -> AsyncIterator[list[Editor]]:
     """Clients that edit until the end of the block, which waits for the last of their rounds."""
-    stop = asyncio.Event()
-    together = asyncio.Barrier(CLIENTS)
-    editors = [Editor(f"client{number}", [one.url for one in systems], together) for number in range(CLIENTS)]
+    rounds = Rounds()
+    editors = [Editor(f"client{number}", [one.url for one in systems], rounds) for number in range(CLIENTS)]
     async with asyncio.TaskGroup() as group:
         for one in editors:
-            group.create_task(one.edit_until(stop))
+            group.create_task(one.edit())
         yield editors
-        stop.set()
+        rounds.stop.set()
 
 
 async def clean_up(system: System, folder: Path) -> set[str]:
@@ -70,14 +87,16 @@ async def clean_up(system: System, folder: Path) -> set[str]:
     prefixes: set[str] = set()
 
     def ended() -> bool:
+        # Looked at first: what the last of them changes at its end is seen too.
+        over = all(one.process.poll() is not None for one in programs)
         ((prefix,),) = execute(system.dsn, "SELECT cache_namespace::text FROM installation")
         prefixes.add(prefix)
-        return all(one.process.poll() is not None for one in programs)
+        return over
 
     try:
         for one in programs:
             one.start()
-        await until(ended, seconds=60)
+        await until(ended, seconds=90)
         assert [one.process.returncode for one in programs] == [0] * AT_ONCE, [one.output for one in programs]
     finally:
         for one in programs:

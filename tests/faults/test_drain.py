@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -62,8 +63,9 @@ async def test_accepted_requests_are_finished_and_answered(system: System, signa
 
 
 async def test_health_is_503_first_while_work_is_still_taken(make_system: MakeSystem) -> None:
-    system = make_system(COMMENT_DRAIN_DELAY=4)
+    system = make_system(COMMENT_DRAIN_DELAY=6)
     await system.start(system.orchestrator)
+    await system.until_health("ok")
     system.orchestrator.ask_to_leave()
     await until(lambda: leaving(system))
     assert (await system.health())[1]["status"] == "draining"
@@ -74,7 +76,7 @@ async def test_health_is_503_first_while_work_is_still_taken(make_system: MakeSy
 
 async def test_clients_are_told_to_move_on_before_their_connections_are_closed(make_system: MakeSystem) -> None:
     """A client that keeps its connection and sends often never meets its end in mid-request."""
-    system = make_system(COMMENT_DRAIN_DELAY=2)
+    system = make_system(COMMENT_DRAIN_DELAY=6)
     await system.start(system.orchestrator)
     limits = httpx.Limits(max_connections=1)
     async with httpx.AsyncClient(base_url=system.url, limits=limits) as client:
@@ -106,19 +108,28 @@ HEAD = b"POST /comments/process HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n
 
 
 async def begun(system: System) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A request of which the end is missing."""
+    """A request of which the end is missing, as far as it was sent in the hands of the server."""
     reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
     writer.write(HEAD % (len(HALF) + 10) + HALF)
     await writer.drain()
+    # What is not read yet when the server leaves is refused at once.
+    await until(lambda: unread(system.port, writer.get_extra_info("sockname")[1]) == 0)
     return reader, writer
+
+
+def unread(port: int, client: int) -> int | None:
+    """Bytes of a client's connection that the server behind a port has not taken yet, as the kernel tells."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if (int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) == (port, client):
+            return int(queues.partition(":")[2], 16)
+    return None
 
 
 async def test_a_request_that_is_never_completed_does_not_hold_up_the_end(system: System) -> None:
     """Nothing of it was accepted."""
     await system.start(system.orchestrator)
     connections = [await begun(system) for _ in range(3)]
-    # What is not read yet would be refused at once.
-    await asyncio.sleep(0.5)
     system.orchestrator.ask_to_leave()
     assert await system.orchestrator.until_ended(AT_ONCE) == 0
     for reader, writer in connections:
@@ -134,9 +145,9 @@ async def test_a_request_that_is_never_completed_does_not_hold_up_the_end(system
 async def test_a_request_that_is_completed_meanwhile_is_taken(system: System) -> None:
     await system.start(system.orchestrator)
     reader, writer = await begun(system)
-    await asyncio.sleep(0.5)
     system.orchestrator.ask_to_leave()
-    await until(lambda: leaving(system))
+    await until(lambda: '"draining"' in system.orchestrator.output)
+    # It has two seconds from then on.
     writer.write(json.dumps(body(comment(1))).encode()[-10:])
     assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
     writer.close()
@@ -175,7 +186,7 @@ async def test_a_worker_finishes_what_it_began_and_the_next_one_does_the_rest(sy
     await sender.send(3 * COMMENTS_TOGETHER // 25)
     with locked(system.dsn, "comment_analyses"):
         system.worker.start()
-        await until(lambda: blocked(system.dsn))
+        await until(lambda: blocked(system.dsn), seconds=60)
         for _ in range(signals):
             system.worker.ask_to_leave()
     assert await system.worker.until_ended() == 0

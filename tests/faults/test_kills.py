@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import until
+from tests.faults.conftest import MakeSystem
 from tests.support.killpoints import ORCHESTRATOR, WORKER
 from tests.support.system import Sender, System, analysed, stored
 
@@ -28,14 +29,19 @@ async def test_the_orchestrator_is_killed(system: System, tmp_path: Path, point:
     system.worker.start()
     system.orchestrator.start((point, "4", "self", str(marker)))
     await system.until_healthy()
+    # The publisher too: what it does not know to be there is sent by others, or many at once.
+    await system.until_health("ok")
     sender = Sender(system.url)
-    sending = asyncio.create_task(sender.send(REQUESTS))
-    await until(lambda: system.orchestrator.process.poll() is not None)
+    stop = asyncio.Event()
+    # However many it takes: under way at every moment, so that the kill meets one.
+    sending = asyncio.create_task(sender.send_until(stop, pace=0))
+    await until(lambda: system.orchestrator.process.poll() is not None, seconds=60)
     assert system.orchestrator.process.returncode == -signal.SIGKILL
     assert marker.exists()
     assert sender.confirmed <= set(stored(system.dsn))
     assert sender.confirmed < set(sender.sent)
 
+    stop.set()
     system.orchestrator.start()
     await sending
     assert sender.broken
@@ -44,7 +50,9 @@ async def test_the_orchestrator_is_killed(system: System, tmp_path: Path, point:
 
 @pytest.mark.parametrize("who", ["self", "all"])
 @pytest.mark.parametrize("point", WORKER)
-async def test_the_worker_is_killed(system: System, tmp_path: Path, point: str, who: str) -> None:
+async def test_the_worker_is_killed(make_system: MakeSystem, tmp_path: Path, point: str, who: str) -> None:
+    # Given back by the broker. A row that was sent again goes a way of its own, past one of the points.
+    system = make_system(COMMENT_RESEND_AFTER=60)
     marker = tmp_path / "killed"
     system.orchestrator.start()
     # At the first passing: a busy worker takes so many batches in one go that there may be no other.
@@ -52,9 +60,9 @@ async def test_the_worker_is_killed(system: System, tmp_path: Path, point: str, 
     await system.until_healthy()
     sender = Sender(system.url)
     await sender.send(REQUESTS)
-    await until(marker.exists)
+    await until(marker.exists, seconds=60)
     if who == "all":
-        assert system.worker.process.wait(10) == -signal.SIGKILL
+        assert system.worker.process.wait(60) == -signal.SIGKILL
         assert analysed(system.dsn) < set(sender.sent)
         system.worker.start()
 

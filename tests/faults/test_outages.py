@@ -100,6 +100,7 @@ async def test_rabbitmq_is_short_of_memory_and_takes_no_messages(
 
 async def test_messages_lost_by_the_broker_are_sent_again(system: System, broker_url: str) -> None:
     await system.start(system.orchestrator)
+    await system.until_health("ok")
     sender = Sender(system.url)
     await sender.send(8)
     with broker_channel(broker_url) as channel:

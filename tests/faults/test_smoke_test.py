@@ -52,6 +52,7 @@ async def test_a_refusal_is_told_in_the_service_s_own_words(system: System) -> N
     off.orchestrator.start()
     try:
         await off.until_healthy()
+        await off.until_health("ok", intake="off")
         code, lines, _ = run(off, "--url", off.url, "--timeout", "1")
     finally:
         off.orchestrator.kill()
