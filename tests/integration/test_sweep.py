@@ -60,6 +60,8 @@ async def upkeep(settings: Settings, *, away: bool = False) -> AsyncIterator[tup
 def fill(url: str, amount: int) -> None:
     """Messages of somebody else in the workers' queue."""
     with channel(url) as one:
+        # To a queue that nobody has declared yet they would be lost.
+        one.queue_declare(QUEUE_NAME, durable=True, auto_delete=False)
         for _ in range(amount):
             one.basic_publish(amqp.Message("[[0], {}, {}]"), routing_key=QUEUE_NAME)
 
