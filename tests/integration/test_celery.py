@@ -19,7 +19,7 @@ from tests.support.requests import comment, parsed
 
 from comment_monitor.broker import QUEUE_NAME, make_celery
 from comment_monitor.config import Settings
-from comment_monitor.publish import LOOK_EVERY, QUEUE_LIMIT, Publisher
+from comment_monitor.publish import QUEUE_LIMIT, Publisher
 from comment_monitor.runtime import open_runtime
 
 
@@ -116,9 +116,13 @@ async def test_room_is_counted_in_batches_also_where_a_message_names_many(settin
     with publisher_of(settings, together=50) as publisher:
         await until(lambda: publisher.room == QUEUE_LIMIT)
         publisher.publish(range(100))
-        # What was put in and sent, and, a second later, what the broker says.
-        assert publisher.room == QUEUE_LIMIT - 100
-        await asyncio.sleep(2.5 * LOOK_EVERY)
+        # What was put in, is being sent and was sent; and, at the second look from here at the latest, what is told by
+        # the broker.
+        looks = {publisher._looked}
+        while len(looks) < 3:
+            assert publisher.room == QUEUE_LIMIT - 100
+            await asyncio.sleep(0.01)
+            looks.add(publisher._looked)
         assert publisher.room == QUEUE_LIMIT - 100
         outbox_ids(settings.broker_url)
         await until(lambda: publisher.room == QUEUE_LIMIT)
@@ -131,6 +135,8 @@ async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
     with publisher_of(make_settings(CELERY_BROKER_URL=wire.url)) as publisher:
         publisher.publish([1])
         await until(lambda: outbox_ids(settings.broker_url) == [1])
+        # The message is there before its confirmation is here; a look that finds none comes after both.
+        await until(lambda: publisher.room == QUEUE_LIMIT)
         wire.answers = False
         publisher.publish([2])
         await until(lambda: outbox_ids(settings.broker_url) == [2])
@@ -145,6 +151,7 @@ async def test_a_broker_that_went_away_is_an_error_and_once_back_it_is_used_agai
     with publisher_of(make_settings(CELERY_BROKER_URL=wire.url)) as publisher:
         publisher.publish([1])
         await until(lambda: outbox_ids(settings.broker_url) == [1])
+        await until(lambda: publisher.room == QUEUE_LIMIT)
         wire.cut()
         publisher.publish([2])
         await until(lambda: metric("comment_processing_errors_total", reason="broker") > errors)
