@@ -16,7 +16,7 @@ import yaml
 
 from tests.support.rabbitmq import free_port
 
-START_TIMEOUT: Final = 30.0
+START_TIMEOUT: Final = 60.0
 TIMEOUT: Final = 10.0
 # A proxy named in the environment can't reach this machine's loopback.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -63,6 +63,7 @@ class Prometheus:
             with suppress(OSError), _open(f"http://127.0.0.1:{self._port}/-/ready", timeout=TIMEOUT):
                 return
             time.sleep(0.1)
+        self.stop()
         raise RuntimeError(f"Prometheus did not start: {(self._folder / 'log').read_text()[-2000:]}")
 
     def stop(self) -> None:

@@ -97,8 +97,10 @@ class RabbitMQ:
             try:
                 with amqp.Connection(f"127.0.0.1:{self._port}", connect_timeout=2):
                     return
-            except OSError:
+            # Also what a node says that is not yet up with all of itself.
+            except (OSError, amqp.AMQPError):
                 time.sleep(0.2)
+        self.stop()
         raise RuntimeError(f"RabbitMQ did not start; see {self._folder}/out.log")
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """`comment-monitor up` as a user meets it: started as a program, stopped by a signal."""
 
+import json
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_UR
 # What it says once it is up, to the end of the last line.
 IS_UP: Final = re.compile(r" is up.*\nData: .*\n", re.DOTALL)
 # What a busy machine may need for an answer; and, after the end, to be rid of what was killed last.
-PATIENCE: Final = 60
+PATIENCE: Final = 120
 MOMENT: Final = 5
 
 
@@ -106,6 +107,12 @@ class Up:
     def output(self) -> str:
         return self._log.read_text()
 
+    def entries(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log of this event, and of what it started; one that is just being written is none yet."""
+        whole, _, _ = self.output().rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
     def errors(self) -> list[str]:
         """What it says before it ends with exit code 1, without the log lines of what it started."""
         assert self.process.wait() == 1, self.output()
@@ -135,9 +142,15 @@ class Up:
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        for one in self.family():
+        until(self._nothing_is_left)
+
+    def _nothing_is_left(self) -> bool:
+        """Kills what is found; one look may miss what was just being made, and who was killed takes a moment to go."""
+        family = self.family()
+        for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
+        return not family
 
 
 def _works_in(process: psutil.Process, data_dir: str) -> bool:
