@@ -14,6 +14,8 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from prometheus_client import REGISTRY
 
 from comment_monitor import config, migrations
@@ -26,6 +28,12 @@ from tests.support.rabbitmq import RabbitMQ, server_script
 
 TEMPLATE = "template_for_tests"
 _names = itertools.count()
+
+# The same examples at every run, and no limit of time for one of them: a busy machine is no finding.
+hypothesis_settings.register_profile(
+    "tests", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("tests")
 
 
 def execute(dsn: str, statement: str) -> list[tuple[Any, ...]]:
@@ -193,8 +201,11 @@ def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-async def until(condition: Callable[[], Any], *, seconds: float = 30) -> None:
-    """Waits for a condition (a function, or one that gives an awaitable) to come true."""
+async def until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
+    """Waits for a condition (a function, or one that gives an awaitable) to come true.
+
+    The limit is for what never comes: where every processor is taken, a process may need ten seconds for its start.
+    """
     async with asyncio.timeout(seconds):
         while True:
             result = condition()

@@ -85,10 +85,10 @@ async def test_redis_remembers_for_the_time_that_is_set(
         await process(client, *several(3))
         assert len(entries(store)) == 3
         for key in entries(store):
-            store.expire(key, 10)
+            store.expire(key, 600)
         await process(client, comment("c0", "edited"))
     left = sorted(store.ttl(key) for key in entries(store))
-    assert left[:2] == pytest.approx([10, 10], abs=9)
+    assert left[:2] == pytest.approx([600, 600], abs=120)
     assert left[2] == pytest.approx(seconds, abs=120)
 
 
@@ -149,6 +149,10 @@ async def test_garbage_in_redis_is_not_believed(
     assert fates(await process(client, *several(2, "new"))) == (2, 0, 0, 0)
 
 
+# The test's own, and those of the clock that looks for Redis, which may need a connection of its own.
+NOT_OF_A_WRITE: Final = {"config", "config|resetstat", "info", "ping", "client", "client|setinfo", "hello", "select"}
+
+
 @pytest.mark.parametrize("amount", [25, 1000])
 async def test_a_write_asks_redis_once_and_tells_it_once(
     client: httpx.AsyncClient, store: "redis.Redis", amount: int
@@ -161,7 +165,7 @@ async def test_a_write_asks_redis_once_and_tells_it_once(
     # The script's own GET and SET cost no round trip.
     inside = {name: calls.pop(name) for name in ("get", "set")}
     assert inside == {"get": amount, "set": amount}
-    assert {name: count for name, count in calls.items() if name not in {"config", "config|resetstat", "info"}} == {
+    assert {name: count for name, count in calls.items() if name not in NOT_OF_A_WRITE} == {
         "mget": 1,
         "evalsha": 1,
     }

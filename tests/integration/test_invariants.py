@@ -5,8 +5,17 @@ from collections.abc import AsyncIterator
 from itertools import count
 
 import pytest
-from tests.conftest import MakeSettings, execute
-from tests.support.database import analyse_all, broken_promises, holding_text, names, opened, outbox, take_in
+from tests.conftest import MakeSettings, execute, until
+from tests.support.database import (
+    analyse_all,
+    blocked,
+    broken_promises,
+    holding_text,
+    names,
+    opened,
+    outbox,
+    take_in,
+)
 from tests.support.requests import comment
 
 from comment_monitor.config import Settings
@@ -111,6 +120,7 @@ async def test_between_loading_and_storing_nothing_is_broken(settings: Settings,
     await take_in(settings, comment("edited", text))
     with holding_text(settings.postgres_dsn, text):
         task = asyncio.create_task(analyse_all(settings))
+        await until(lambda: blocked(settings.postgres_dsn))
         await take_in(settings, comment("edited", "and edited meanwhile"))
         assert await broken_promises(settings) == []
     await task
