@@ -103,7 +103,10 @@ def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: M
     process = f"{up.url}/comments/process"
     for name in ("first", "second"):
         answer = httpx.post(
-            process, json=body(*(comment(f"{name}-{one}") for one in range(12))), headers={"x-request-id": name}
+            process,
+            json=body(*(comment(f"{name}-{one}") for one in range(12))),
+            headers={"x-request-id": name},
+            timeout=60,
         )
         assert answer.headers["x-request-id"] == name
     for name in ("first", "second"):
@@ -127,7 +130,7 @@ def test_what_fails_in_a_worker_names_the_requests_that_it_fails_for(
         "ALTER TABLE comment_analyses ADD CHECK (comment_id < 0)",
     )
     until_it_sends(up)
-    httpx.post(f"{up.url}/comments/process", json=body(comment(1)), headers={"x-request-id": "unlucky"})
+    httpx.post(f"{up.url}/comments/process", json=body(comment(1)), headers={"x-request-id": "unlucky"}, timeout=60)
     ups.until(lambda: up.entries("batch_failed"))
     failed = up.entries("batch_failed")[0]
     assert failed["request_ids"] == ["unlucky"]
@@ -139,7 +142,7 @@ def test_the_level_of_a_running_system_is_changed_by_a_file(make_up: MakeUp) -> 
     up = make_up().start().wait_until_up()
 
     def post(name: int) -> None:
-        assert httpx.post(f"{up.url}/comments/process", json=body(comment(name))).status_code == 200
+        assert httpx.post(f"{up.url}/comments/process", json=body(comment(name)), timeout=60).status_code == 200
 
     post(1)
     file = up.data_dir / "log-level"
