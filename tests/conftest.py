@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,9 @@ from tests.support.rabbitmq import RabbitMQ, server_script
 
 TEMPLATE = "template_for_tests"
 _names = itertools.count()
+
+# What a script starts in its background is told to ignore Ctrl-C, and hands that on to all that it starts itself.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples at every run, and no limit of time for one of them: a busy machine is no finding.
 hypothesis_settings.register_profile(
