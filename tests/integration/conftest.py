@@ -1,11 +1,14 @@
-"""A running `up` for the tests that need one."""
+"""A running `up`, and other commands, for the tests that need one."""
 
+import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.commands import SERVERS, Done, Run
 from tests.support.up import Up
 
 
@@ -42,3 +45,21 @@ def make_up(migrated: Path) -> Iterator[MakeUp]:
         yield make
         for up in made:
             up.end()
+
+
+@pytest.fixture
+def program(environment: dict[str, str]) -> dict[str, str]:
+    """The variables of a run."""
+    return {name: value for name, value in os.environ.items() if name not in SERVERS} | environment
+
+
+@pytest.fixture
+def ingest(program: dict[str, str], tmp_path: Path) -> Run:
+    """Runs it to its end."""
+
+    def run(*arguments: object, stdin: bytes = b"", command: str = "ingest", **changes: str | None) -> Done:
+        variables = {name: value for name, value in {**program, **changes}.items() if value is not None}
+        line = [sys.executable, "-m", "comment_monitor", command, *map(str, arguments)]
+        return Done(subprocess.run(line, env=variables, cwd=tmp_path, input=stdin, capture_output=True, check=False))
+
+    return run

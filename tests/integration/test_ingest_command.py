@@ -1,9 +1,6 @@
 """`comment-monitor ingest` as a user meets it: started as a program on files, on the test's own database."""
 
-import csv
 import gzip
-import io
-import itertools
 import json
 import os
 import re
@@ -12,87 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from tests.conftest import execute, until
-from tests.support.errors import without_progress
-
-SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
-# Stands in every text and every author, and so may stand in no output.
-SURNAME: Final = "Zmijewski"
-SUM: Final = re.compile(r"(\d+) read: (\d+) stored, (\d+) updated, (\d+) duplicates, (\d+) rejected; [\d,]+ comments/s")
-
-
-class Done:
-    """A run that is over; nothing that it printed is a traceback or of anybody's making but ours."""
-
-    def __init__(self, process: "subprocess.CompletedProcess[bytes]"):
-        self.code = process.returncode
-        self.out, errors = process.stdout.decode(), process.stderr.decode()
-        assert "Traceback" not in self.out + errors
-        assert SURNAME not in self.out + errors
-        # Without the lines of the log, which libraries write too.
-        said = "".join(line for line in errors.splitlines(keepends=True) if not line.startswith('{"event": '))
-        self.err = without_progress(said)
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Read, stored, updated, duplicates, rejected: the final line's."""
-        found = SUM.fullmatch(self.out.splitlines()[-1])
-        assert found, self.out
-        return tuple(map(int, found.groups()))
-
-    def only_error(self) -> str:
-        """The one line on standard error."""
-        (line,) = self.err.splitlines()
-        assert line.startswith("Error: ")
-        return line
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def program(environment: dict[str, str]) -> dict[str, str]:
-    """The variables of a run."""
-    return {name: value for name, value in os.environ.items() if name not in SERVERS} | environment
-
-
-@pytest.fixture
-def ingest(program: dict[str, str], tmp_path: Path) -> Run:
-    """Runs it to its end."""
-
-    def run(*arguments: object, stdin: bytes = b"", command: str = "ingest", **changes: str | None) -> Done:
-        variables = {name: value for name, value in {**program, **changes}.items() if value is not None}
-        line = [sys.executable, "-m", "comment_monitor", command, *map(str, arguments)]
-        return Done(subprocess.run(line, env=variables, cwd=tmp_path, input=stdin, capture_output=True, check=False))
-
-    return run
-
-
-def record(number: object, **more: Any) -> dict[str, Any]:
-    return {
-        "post_id": "p",
-        "id": f"c{number}",
-        "text": f"{SURNAME} text {number}",
-        "author": f"{SURNAME} {number}",
-        **more,
-    }
-
-
-def lines(*records: object) -> bytes:
-    """JSON Lines; bytes stand for themselves."""
-    return b"".join((one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in records)
-
-
-def table(*records: dict[str, Any]) -> bytes:
-    """CSV of these, with every column that any has."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for one in records for name in one)), restval="")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue().encode()
+from tests.support.commands import SURNAME, Run, lines, record, table
 
 
 def stored(dsn: str, columns: str = "comment_id") -> list[Any]:
@@ -323,43 +244,6 @@ async def test_a_run_that_was_killed_is_completed_by_the_next(
     assert (check.code, check.out.splitlines()[-1]) == (0, "5 of 5 hold")
 
 
-def test_a_database_that_is_away_is_one_line(ingest: Run) -> None:
-    done = ingest("-", stdin=lines(record(1)), POSTGRES_DSN="postgresql://nobody@127.0.0.1:1/nothing")
-    assert done.code == 1
-    assert "database" in done.only_error()
-
-
-def test_no_database_at_all_is_one_line_that_names_the_setting(ingest: Run) -> None:
-    done = ingest("-", stdin=lines(record(1)), POSTGRES_DSN=None)
-    assert (done.code, done.out) == (1, "")
-    assert "POSTGRES_DSN" in done.only_error()
-
-
-def test_a_database_without_tables_is_one_line_that_says_what_to_run(ingest: Run, empty_dsn: str) -> None:
-    done = ingest("-", stdin=lines(record(1)), POSTGRES_DSN=empty_dsn)
-    assert done.code == 1
-    assert "comment-monitor migrate" in done.only_error()
-
-
-@pytest.mark.parametrize(
-    "dsn", ["postgresql+asyncpg://u:hush@h/x", "mysql://u:hush@h/x", "postgresql://u:hush@h:port/x", "u:hush"]
-)
-@pytest.mark.parametrize("command", ["migrate", "check", "cleanup", "ingest", "serve", "worker", "up"])
-def test_a_dsn_that_can_not_be_read_is_one_line_without_its_password(ingest: Run, command: str, dsn: str) -> None:
-    arguments = ["-"] if command == "ingest" else []
-    done = ingest(*arguments, command=command, stdin=b"", POSTGRES_DSN=dsn)
-    assert (done.code, done.out) == (1, "")
-    assert "POSTGRES_DSN=<hidden>" in done.only_error()
-    assert "hush" not in done.err
-
-
-def test_a_broker_of_no_kind_that_celery_knows_is_one_line(ingest: Run) -> None:
-    for command, url in itertools.product(("ingest", "worker"), ("foo://u:hush@h", "amqp://u:hush/x@h:5672//")):
-        arguments = ["-"] if command == "ingest" else []
-        done = ingest(*arguments, command=command, stdin=b"", CELERY_BROKER_URL=url)
-        assert (done.code, "CELERY_BROKER_URL" in done.only_error(), "hush" in done.err) == (1, True, False)
-
-
 @pytest.mark.parametrize("way", ["pipe", "fifo"])
 async def test_an_input_that_pauses_holds_up_nobody(
     program: dict[str, str], dsn: str, tmp_path: Path, way: str
@@ -404,57 +288,3 @@ def test_another_compression_is_named_with_what_reads_it(ingest: Run, tmp_path: 
     assert (done.code, done.out) == (1, "")
     assert f"compressed with {name}" in done.only_error()
     assert "| comment-monitor ingest -" in done.only_error()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("ingest - <&-", "Standard input is closed"),
-        ("ingest --dry-run {file} >/dev/full", "can't be written (No space left on device)"),
-        ("check >/dev/full", "can't be written (No space left on device)"),
-        ("cleanup --days 740000", "1<=x<=36500"),
-        ("check --oldest nan", "'nan' is not a valid integer"),
-        ("check --oldest 1e300", "'1e300' is not a valid integer"),
-    ],
-)
-def test_a_misuse_is_one_line(program: dict[str, str], tmp_path: Path, words: str, said: str) -> None:
-    """In a shell, as a user meets it."""
-    file = tmp_path / "some.jsonl"
-    file.write_bytes(lines(record(1)))
-    line = f"{sys.executable} -m comment_monitor {words.format(file=file)}"
-    done = subprocess.run(line, shell=True, env=program, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S602
-    assert done.returncode in {1, 2}
-    assert "Traceback" not in done.stderr
-    assert [one for one in done.stderr.splitlines() if one.startswith("Error: ")] == [done.stderr.splitlines()[-1]]
-    assert said in done.stderr
-
-
-@pytest.mark.parametrize("command", ["migrate", "check", "serve", "worker"])
-def test_a_mode_of_tls_that_does_not_exist_is_named(ingest: Run, command: str) -> None:
-    done = ingest(command=command, POSTGRES_DSN="postgresql://u:hush@127.0.0.1:1/d?sslmode=bogus")
-    assert done.code == 1
-    assert "sslmode must be one of disable, allow" in done.only_error()
-    assert "hush" not in done.err
-
-
-OPTIONS: Final = {
-    "up": "host port metrics-port data-dir",
-    "serve": "host port metrics-port data-dir",
-    "worker": "concurrency host metrics-port data-dir",
-    "migrate": "down data-dir",
-    "check": "oldest data-dir",
-    "ingest": "format source post-id column delimiter dry-run data-dir",
-    "cleanup": "days yes data-dir",
-    "smoke-test": "url timeout keep data-dir",
-    "load-test": "comments duration rate concurrency batch posts duplicates edits seed run-id file repeat api-key retry"
-    " max-p95 max-p99 min-throughput max-error-rate json",
-}
-
-
-@pytest.mark.parametrize("command", OPTIONS)
-def test_help_names_every_option(ingest: Run, command: str) -> None:
-    done = ingest("--help", command=command)
-    assert (done.code, done.err) == (0, "")
-    assert done.out.startswith(f"Usage: python -m comment_monitor {command} [OPTIONS]")
-    named = set(re.findall(r"^  (?:-h, )?--([a-z0-9-]+)", done.out, re.MULTILINE))
-    assert named == {*OPTIONS[command].split(), "help"}
