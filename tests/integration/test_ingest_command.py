@@ -216,6 +216,13 @@ def test_texts_are_kept_character_for_character_and_a_mark_before_the_file_is_no
     assert stored(dsn, "text, author, metadata::text") == [(text, text, metadata.decode()), (text, text, None)]
 
 
+@pytest.mark.parametrize("capacity", [25, 700, 1100])
+def test_a_queue_of_any_capacity_is_enough(ingest: Run, dsn: str, capacity: int) -> None:
+    done = ingest("-", stdin=lines(*map(record, range(6000))), COMMENT_QUEUE_CAPACITY=str(capacity))
+    assert (done.code, done.err, done.counts) == (0, "", (6000, 6000, 0, 0, 0))
+    assert sorted(stored(dsn)) == names(range(6000))
+
+
 async def test_a_run_that_was_killed_is_completed_by_the_next(
     ingest: Run, program: dict[str, str], dsn: str, tmp_path: Path
 ) -> None:

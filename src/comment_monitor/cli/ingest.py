@@ -29,7 +29,8 @@ AGAIN = "Run the same command again to go on: what is stored already counts as a
 Settle = Callable[[list[Comment]], Awaitable[list[Fate]]]
 
 CHUNK = 500
-IN_FLIGHT = 4
+# At the most: what two writers have in hand, and the next write, so that none of them waits for the file.
+IN_FLIGHT = 6
 
 
 @click.command
@@ -143,7 +144,9 @@ async def _run(
             return fates
 
         pausing = _pausing(report.raw)
-        await feed(items, settle_and_count, chunk=CHUNK, in_flight=IN_FLIGHT, on_bad=report.bad, pausing=pausing)
+        # A chunk that the queue has no room for would be refused; one fits where nothing else is.
+        in_flight = max(1, min(IN_FLIGHT, settings.queue_capacity // CHUNK))
+        await feed(items, settle_and_count, chunk=CHUNK, in_flight=in_flight, on_bad=report.bad, pausing=pausing)
 
 
 @asynccontextmanager
