@@ -4,6 +4,7 @@ Written after the commit, holding revision and digest of the text, so an entry i
 comment was committed to this database. Forgotten or away, it costs time only.
 """
 
+import time
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -59,7 +60,7 @@ def _keys(comments: Sequence[Comment], namespace: bytes) -> list[bytes]:
 
 
 class DedupCache:
-    """The cache of one process. `namespace` is that of the database in use; without one nothing is remembered."""
+    """The cache of one process; without the prefix of the database in use it is asked nothing."""
 
     def __init__(self, client: "Redis | None", *, ttl: int):
         self._client = client
@@ -67,7 +68,16 @@ class DedupCache:
         self._breaker = Breaker()
         self._remember = client.register_script(REMEMBER) if client else None
         self._reached = False
-        self.namespace: bytes | None = None
+        self._namespace: bytes | None = None
+        self._until = 0.0
+
+    def go_by(self, namespace: bytes | None, until: float) -> None:
+        """The database's prefix, as read in time to be gone by until then (of `time.monotonic`); None: it has none.
+
+        What was read earlier than what is known changes nothing.
+        """
+        if until >= self._until:
+            self._namespace, self._until = namespace, until
 
     @property
     def state(self) -> str:
@@ -86,14 +96,19 @@ class DedupCache:
 
     @property
     def usable(self) -> bool:
-        """Whether asking makes sense now."""
-        return self._client is not None and self.namespace is not None and self._breaker.closed
+        """Whether what it says can be believed now."""
+        return self.reachable and self._namespace is not None and time.monotonic() < self._until
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it can be told something, as far as is known."""
+        return self._client is not None and self._breaker.closed
 
     def marks(self, comments: Sequence[Comment]) -> Marks:
         """What these comments go by in Redis."""
-        if not self.usable or self.namespace is None:
+        if not self.usable or self._namespace is None:
             return Marks(len(comments), [], [])
-        return Marks(len(comments), _keys(comments, self.namespace), [digest(one) for one in comments])
+        return Marks(len(comments), _keys(comments, self._namespace), [digest(one) for one in comments])
 
     async def seen(self, marks: Marks) -> list[bool]:
         """For each comment whether it is stored with this very text; all False when Redis is away. One round trip."""
@@ -143,7 +158,7 @@ class DedupCache:
     async def _note(self, keys: list[bytes], values: list[bytes]) -> bool:
         if not keys:
             return True
-        if not self.usable or self._remember is None:
+        if not self.reachable or self._remember is None:
             return False
         try:
             await self._remember(keys=keys, args=[self._ttl, *values])

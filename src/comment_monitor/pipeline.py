@@ -18,6 +18,7 @@ from comment_monitor.origins import MOST, Origin, Origins
 from comment_monitor.publish import Publisher
 from comment_monitor.queue import Batch, ProcessingQueue
 from comment_monitor.retry import RETRIED, with_retries
+from comment_monitor.schema import NAMESPACE_LEASE
 from comment_monitor.store import Written
 from comment_monitor.waves import Plan
 
@@ -232,14 +233,15 @@ class Pipeline:
                 for number in range(len(plan.waves))
             ]
             edited = plan.edited(written)
+            asked = time.monotonic()
             namespace = await self._supersede(conn, edited) if edited else None
         if namespace:
-            self._cache.namespace = namespace
+            self._cache.go_by(namespace, asked + NAMESPACE_LEASE)
         return written
 
     async def _supersede(self, conn: Connection, edited: list[Known]) -> bytes:
         """Sees to it that no process takes an old text for the latest one; returns the prefix to go by from now on."""
-        if self._cache.usable:
+        if self._cache.reachable:
             [(current, previous)] = await conn.fetch(store.NAMESPACES)
             if await self._cache.supersede(edited, (current.bytes, previous.bytes)):
                 return bytes(current.bytes)

@@ -9,16 +9,15 @@ from typing import Final, NamedTuple
 
 from comment_monitor import store
 from comment_monitor.db import CONFLICT, Connection, Database, Query
-from comment_monitor.schema import NAMESPACE, SCHEMA_INTERVAL
+from comment_monitor.schema import NAMESPACE, NAMESPACE_LEASE
 
 RECENT_DAYS: Final = 7
 BATCH: Final = 1000
 # Between two batches, so that removal never takes the disk from ingestion.
 PAUSE: Final = 0.02
 MAX_TRIES: Final = 6
-# So long after a change of the prefix in Redis every process goes by the new one: it looks that often, and has to be
-# answered.
-SETTLED: Final = SCHEMA_INTERVAL + 1
+# So long after a change of the prefix in Redis no process goes by the one before.
+SETTLED: Final = NAMESPACE_LEASE
 INDEX_PREFIX: Final = "comments_recent_"
 
 # How many comments were stored before $1, and when the first of them was.

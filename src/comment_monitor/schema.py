@@ -1,5 +1,6 @@
 """Whether the database at hand is one that this code can work on."""
 
+import time
 from typing import Final
 
 from comment_monitor import log, migrations
@@ -10,6 +11,9 @@ logger = log.get(__name__)
 
 # Seconds between two looks.
 SCHEMA_INTERVAL: Final = 2.0
+# Seconds for which a process goes by a prefix in Redis that it has read; a look that hangs does not make it longer. So
+# long after a change of the prefix no process goes by the one before.
+NAMESPACE_LEASE: Final = 2 * SCHEMA_INTERVAL + 1
 
 # The revision of the database, and the prefix of its keys in Redis.
 REVISION: Final = Query("schema_revision", "SELECT version_num FROM alembic_version")
@@ -24,7 +28,9 @@ class Schema:
         self._known = migrations.known_revisions()
         self._head = migrations.head()
         self.revision: str | None = None
+        # The prefix in Redis, and until when (of `time.monotonic`) it may be gone by.
         self.namespace: bytes | None = None
+        self.namespace_until = 0.0
         self._looked = False
         self._told: str | None = None
         # Whether no migration of this release is missing; None: the database could not be asked.
@@ -64,12 +70,12 @@ class Schema:
             async with database.connection() as conn:
                 await self._read(conn)
         except NO_SCHEMA:
-            self.namespace = None
+            self._go_by(None, time.monotonic())
             self.at_head = False
             self.problem = SchemaBehind("The database has no tables yet: run `comment-monitor migrate`.")
         except AWAY as error:
             # It may have changed by now, and an entry under the old one proves nothing.
-            self.namespace = None
+            self._go_by(None, time.monotonic())
             self.at_head = None
             self.problem = DatabaseUnavailable(f"The database can't be used: {in_words(error)}.")
 
@@ -79,10 +85,15 @@ class Schema:
         later = self.revision is not None and self.revision not in self._known
         self.at_head = later or self.revision == self._head
         if later or self.revision in self._usable:
-            self.namespace = (await conn.value(NAMESPACE)).bytes
+            asked = time.monotonic()
+            self._go_by((await conn.value(NAMESPACE)).bytes, asked)
             self.problem = None
         else:
+            self._go_by(None, time.monotonic())
             self.problem = SchemaBehind(
                 f"The database is at revision {self.revision or 'none'}, older than {migrations.OLDEST_USABLE}: "
                 "run `comment-monitor migrate`."
             )
+
+    def _go_by(self, namespace: bytes | None, asked: float) -> None:
+        self.namespace, self.namespace_until = namespace, asked + NAMESPACE_LEASE

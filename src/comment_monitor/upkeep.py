@@ -60,7 +60,7 @@ class Upkeep:
     async def look_at_schema(self) -> None:
         """Whether this process can work on the database, and under which prefix Redis remembers it."""
         await self._schema.look(self._database)
-        self._cache.namespace = self._schema.namespace
+        self._cache.go_by(self._schema.namespace, self._schema.namespace_until)
         metrics.SCHEMA_USABLE.set(not self._schema.problem)
         if self._schema.at_head is None:
             metrics.SCHEMA_AT_HEAD.forget()

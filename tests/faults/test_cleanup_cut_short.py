@@ -98,6 +98,25 @@ async def test_what_it_removed_is_stored_when_it_comes_again(
     system.has_no_complaints()
 
 
+async def test_a_process_whose_look_at_the_database_hangs_does_not_go_by_what_redis_remembers(
+    system: System, tmp_path: Path
+) -> None:
+    """As where all connections for reading are taken: it does not hear of the new prefix."""
+    ids = await old_comments(system)
+    program = Program(tmp_path, system.environment, *CLEANUP)
+    try:
+        # Each look begins with the revision.
+        with holding(system.dsn, "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"):
+            await until(lambda: blocked(system.dsn))
+            program.start()
+            assert await program.until_ended() == 0, program.output
+            assert names(system.dsn) == []
+            assert await sums(system, ids) == (AMOUNT, 0)
+    finally:
+        program.kill()
+    assert await system.broken_promises() == []
+
+
 async def test_what_came_again_before_its_removal_is_stored_once_the_run_is_over(
     system: System, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What Redis remembers may be old, and must not pass for the latest text: an edit taken for a duplicate is lost."""
 
+import math
 import signal
 from pathlib import Path
 
@@ -60,7 +61,7 @@ async def test_processes_that_note_their_edits_in_reverse(redis_url: str) -> Non
     assert client
     async with client:
         cache = DedupCache(client, ttl=3600)
-        cache.namespace = b"test"
+        cache.go_by(b"test", math.inf)
         old, new = (parsed(comment(1, text)).comments[0] for text in ("old", "new"))
         marks = cache.marks([old, new])
         await cache.remember(marks, [(1, 3)])

@@ -1,6 +1,7 @@
 """Duplicates: found in the request, in Redis or in PostgreSQL; Redis saves work and decides nothing."""
 
 import asyncio
+import math
 import random
 import shutil
 import subprocess
@@ -178,7 +179,7 @@ REVISIONS: Final = ((0, 1), (1, 2), (9, 10), (12, 13), (31, 32), (91, 97), (127,
 async def cache_on(url: str) -> AsyncIterator[DedupCache]:
     async with redis.asyncio.Redis.from_url(url) as connection:
         cache = DedupCache(connection, ttl=1800)
-        cache.namespace = b"namespace"
+        cache.go_by(b"namespace", math.inf)
         yield cache
 
 
