@@ -44,6 +44,7 @@ WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ..
     (asyncpg.InvalidCatalogNameError, "the server has no such database"),
     (asyncpg.InvalidAuthorizationSpecificationError, "the server refuses the user or the password"),
     (socket.gaierror, "the host's name is not known"),
+    (TimeoutError, "it did not answer in time"),
     # One of them is a kind of the next.
     (CONFLICT, "{}"),
     (CLOSED, "the server does not permit it ({})"),

@@ -11,6 +11,8 @@ logger = log.get(__name__)
 
 # Seconds between two looks.
 SCHEMA_INTERVAL: Final = 2.0
+# Without an answer for so long, the database is said not to answer; a look itself may wait for minutes.
+SILENCE: Final = 5 * SCHEMA_INTERVAL
 # Seconds for which a process goes by a prefix in Redis that it has read; a look that hangs does not make it longer. So
 # long after a change of the prefix no process goes by the one before.
 NAMESPACE_LEASE: Final = 2 * SCHEMA_INTERVAL + 1
@@ -32,6 +34,7 @@ class Schema:
         self.namespace: bytes | None = None
         self.namespace_until = 0.0
         self._looked = False
+        self._answered = time.monotonic()
         self._told: str | None = None
         # Whether no migration of this release is missing; None: the database could not be asked.
         self.at_head: bool | None = None
@@ -42,6 +45,11 @@ class Schema:
         if self.revision and self.at_head is False:
             return f"{self.revision}, and not yet {self._head}"
         return self.revision or "unknown"
+
+    def silence(self) -> str | None:
+        """What is wrong where a look has been under way for long; it may be the only one that waits."""
+        seconds = time.monotonic() - self._answered
+        return f"The database has not answered for {seconds:.0f} s." if seconds > SILENCE else None
 
     def require(self) -> None:
         """Raises SchemaBehind or DatabaseUnavailable where work can't be done now."""
@@ -54,6 +62,7 @@ class Schema:
         A command that can't begin says so itself; a service looks again, and logs what it still finds.
         """
         await self._find_out(database)
+        self._answered = time.monotonic()
         now = self.problem.slug if self.problem else None
         first, self._looked = not self._looked, True
         if first:

@@ -1,6 +1,7 @@
 """PostgreSQL restarted, killed, absent or not migrated: 503 with Retry-After meanwhile, and 200 stays true."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -8,7 +9,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tests.conftest import MakeSettings, execute, until, with_database
 from tests.faults.conftest import MakeSystem
-from tests.support.database import blocked, take_in
+from tests.support.database import blocked, holding, take_in
 from tests.support.locks import cut_all, cut_blocked, locked
 from tests.support.requests import comment
 from tests.support.system import System, analysed, assert_unavailable, traffic
@@ -68,6 +69,20 @@ async def test_postgres_is_there_and_closed(make_system: MakeSystem, dsn: str, c
     finally:
         system.end()
         execute(elsewhere, f"DROP ROLE {user}")
+
+
+async def test_a_database_that_takes_no_end_is_told_of_long_before_it_is_given_up(system: System) -> None:
+    await system.start(system.orchestrator)
+    await system.until_health("ok", database="ok")
+    # What each look begins with.
+    with holding(system.dsn, "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"):
+        await until(lambda: blocked(system.dsn))
+        await system.until_health("degraded")
+        _, found = await system.health()
+        assert re.fullmatch(r"The database has not answered for \d+ s\.", found["checks"]["database"])
+        # It may be that look alone which waits.
+        assert (await system.post(comment(1))).json()["stored"] == 1
+    await system.until_health("ok", database="ok")
 
 
 async def test_all_connections_are_cut_again_and_again(system: System) -> None:

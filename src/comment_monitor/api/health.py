@@ -24,9 +24,9 @@ class Health(msgspec.Struct):
 async def health(service: NamedDependency[Service]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
     runtime = service.runtime
-    schema = runtime.schema.problem
+    problem = runtime.schema.problem.detail if runtime.schema.problem else runtime.schema.silence()
     checks = {
-        "database": schema.detail if schema else "ok",
+        "database": problem or "ok",
         "schema": runtime.schema.in_words(),
         "cache": runtime.cache.state,
         "broker": runtime.publisher.state,
@@ -35,5 +35,5 @@ async def health(service: NamedDependency[Service]) -> Response[Health]:
     }
     if service.leaving:
         return Response(Health("draining", checks), status_code=503, headers={"Retry-After": "1"})
-    degraded = schema or checks["cache"] == "away" or checks["broker"] == "away"
+    degraded = problem or checks["cache"] == "away" or checks["broker"] == "away"
     return Response(Health("degraded" if degraded else "ok", checks))
