@@ -80,6 +80,8 @@ class Schema:
                 await self._read(conn)
         except NO_SCHEMA:
             self._go_by(None, time.monotonic())
+            # That of a database which was here before says nothing of this one.
+            self.revision = None
             self.at_head = False
             self.problem = SchemaBehind("The database has no tables yet: run `comment-monitor migrate`.")
         except AWAY as error:

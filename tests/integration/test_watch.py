@@ -178,3 +178,14 @@ async def test_of_a_database_that_is_away_no_migration_is_missed(make_settings: 
         await until(lambda: "comment_schema_at_head" not in {one.name for one in Known(REGISTRY).collect()})
         execute(elsewhere, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await until(lambda: metric("comment_schema_at_head") == 1)
+
+
+async def test_of_a_database_that_lost_its_tables_no_revision_is_told(make_settings: MakeSettings, dsn: str) -> None:
+    async with open_client(make_settings()) as client:
+        await until(lambda: metric("comment_schema_at_head") == 1)
+        migrations.downgrade(dsn, "base")
+        execute(dsn, "DROP TABLE alembic_version")
+        await until(lambda: metric("comment_schema_at_head") == 0)
+        checks = (await client.get("/health")).json()["checks"]
+        assert checks["schema"] == "unknown"
+        assert "no tables" in checks["database"]
