@@ -8,7 +8,7 @@ from typing import Final
 
 from comment_monitor import log, metrics, store, watch
 from comment_monitor.config import Settings
-from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, Database
+from comment_monitor.db import AWAY, CLOSED, CONFLICT, NO_SCHEMA, Database
 from comment_monitor.dedup import DedupCache
 from comment_monitor.publish import Publisher
 from comment_monitor.schema import SCHEMA_INTERVAL, Schema
@@ -45,7 +45,9 @@ class Upkeep:
             (INDEX_INTERVAL, self.measure_recent_index),
         ]
         stop = asyncio.Event()
-        tasks = [asyncio.create_task(_every(interval, step, stop), name=step.__name__) for interval, step in clocks]
+        tasks = [
+            asyncio.create_task(self._every(interval, step, stop), name=step.__name__) for interval, step in clocks
+        ]
         if self._settings.check_interval:
             tasks.append(asyncio.create_task(self._check_at_times(stop), name="check_promises"))
         try:
@@ -87,7 +89,7 @@ class Upkeep:
         # Not at the start: pods that come together would all read whole tables, just when there is much to do.
         interval = self._settings.check_interval
         await _wait(stop, interval * random.random())  # noqa: S311 - no secret
-        await _every(interval, self.check_promises, stop)
+        await self._every(interval, self.check_promises, stop)
 
     async def sweep(self) -> None:
         """Sends due outbox rows, the longest due first, while there is room for them at the broker."""
@@ -102,17 +104,25 @@ class Upkeep:
             if len(rows) < limit:
                 return
 
+    async def _every(self, interval: float, step: Step, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await step()
+            except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
+                self._waits(step, error)
+            except Exception:
+                metrics.count_error("upkeep")
+                logger.exception("upkeep_failed", step=step.__name__)
+            await _wait(stop, interval)
 
-async def _every(interval: float, step: Step, stop: asyncio.Event) -> None:
-    while not stop.is_set():
-        try:
-            await step()
-        except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
-            logger.debug("upkeep_waits", step=step.__name__, error=type(error).__name__)
-        except Exception:
+    def _waits(self, step: Step, error: Exception) -> None:
+        """Of a database that is away `look_at_schema` tells; of a table that is closed to us nobody else would."""
+        name = type(error).__name__
+        if isinstance(error, CLOSED) and not isinstance(error, CONFLICT) and not self._schema.problem:
             metrics.count_error("upkeep")
-            logger.exception("upkeep_failed", step=step.__name__)
-        await _wait(stop, interval)
+            logger.warning("upkeep_refused", step=step.__name__, error=name)
+        else:
+            logger.debug("upkeep_waits", step=step.__name__, error=name)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -189,3 +189,19 @@ async def test_of_a_database_that_lost_its_tables_no_revision_is_told(make_setti
         checks = (await client.get("/health")).json()["checks"]
         assert checks["schema"] == "unknown"
         assert "no tables" in checks["database"]
+
+
+async def test_a_table_that_is_closed_to_a_clock_alone_is_told_of(make_settings: MakeSettings, dsn: str) -> None:
+    """The database can be used, so nothing else says that nobody sweeps, or measures what waits."""
+    user = f"user_of_{psycopg2.extensions.parse_dsn(dsn)['dbname']}"
+    execute(dsn, f"CREATE ROLE {user} LOGIN PASSWORD 'secret'")
+    try:
+        execute(dsn, f"GRANT SELECT ON alembic_version, installation, comments TO {user}")
+        before = metric("comment_processing_errors_total", reason="upkeep")
+        own = psycopg2.extensions.make_dsn(dsn, user=user, password="secret")  # noqa: S106
+        async with open_client(make_settings(POSTGRES_DSN=own)):
+            await until(lambda: metric("comment_processing_errors_total", reason="upkeep") > before)
+            assert metric("comment_schema_usable") == 1
+    finally:
+        execute(dsn, f"DROP OWNED BY {user}")
+        execute(dsn, f"DROP ROLE {user}")
