@@ -122,6 +122,7 @@ SCHEMA_AT_HEAD: Final = LateGauge(
     "comment_schema_at_head",
     "1: no migration of this process's release is missing in the database; 0: one is, which work may go on without "
     "(comment_schema_usable). None while the database can't be asked. A worker does not look.",
+    mode="livemin",
 )
 RECENT_INDEX: Final = LateGauge(
     "comment_recent_index_age_seconds",

@@ -296,3 +296,27 @@ def test_folders_that_a_kill_left_behind_are_removed_by_the_next_and_those_in_us
             with suppress(ValueError):
                 end(one)
     assert folders() == {tmp_path / f"{OWN_PREFIX}just-made"}
+
+
+LOOKED: Final = """
+import sys
+from comment_monitor import metrics
+metrics.SCHEMA_AT_HEAD.set(int(sys.argv[1]))
+print("looked", flush=True)
+input()
+"""
+
+
+def test_of_two_releases_at_once_the_one_that_misses_its_migration_is_told(tmp_path: Path) -> None:
+    """Whichever looked last."""
+    with ExitStack() as stack:
+        started = []
+        for at_head in "101":
+            one = program(tmp_path, "-c", LOOKED, at_head)
+            stack.callback(kill, one)
+            started.append(one)
+            assert one.stdout
+            assert one.stdout.readline() == "looked\n"
+        assert value(told(tmp_path), "comment_schema_at_head") == 0
+        kill(started[1])
+        assert value(told(tmp_path), "comment_schema_at_head") == 1
