@@ -93,6 +93,11 @@ COUNT_START: Final = Query(
     "count_start", "UPDATE analysis_outbox SET starts = starts + 1 WHERE id = $1 RETURNING starts"
 )
 
+# One that came to its end, if to no good one.
+TAKE_BACK_START: Final = Query(
+    "take_back_start", "UPDATE analysis_outbox SET starts = greatest(starts - 1, 0) WHERE id = $1"
+)
+
 # Two workers that store the same text at once must see each other, or neither finds the repetition.
 LOCK_TEXTS: Final = Query(
     "lock_texts",

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -23,6 +23,10 @@ logger = log.get(__name__)
 COMMENTS_STORED_TOGETHER: Final = 125
 COMMENTS_A_TURN: Final = 8
 NOT_KNOWN: Final[Origins] = {}
+TAKE_BACK_TIMEOUT: Final = 5
+# Over COMMENT_PROCESSING_TIMEOUT, and well before the task's hard limit: who waits for the database until that one is
+# killed, and looks as if a comment had done it.
+MOST_OVER: Final = 5
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
 
 
@@ -41,21 +45,26 @@ class Worker:
         self._settings = settings
         self._database = database
 
-    async def analyse_batch(self, outbox_id: int, *, redelivered: bool, known: Origins = NOT_KNOWN) -> None:
+    async def analyse_batch(
+        self, outbox_id: int, *, redelivered: bool, known: Origins = NOT_KNOWN, deadline: float | None = None
+    ) -> None:
         """Analyses one outbox row's comments; a row that is gone was done by someone else.
 
         Never raises: where PostgreSQL stays away, or the unforeseen happens, the row is as it was, and the sweep
         sends it again. Lines bear the batch's id, and those of the requests behind it as far as they are known.
         """
         with structlog.contextvars.bound_contextvars(batch_id=outbox_id, **_named(known, [outbox_id])):
-            await self._analyse_whatever_happens(outbox_id, redelivered)
+            await self._analyse_whatever_happens(outbox_id, redelivered, deadline)
 
-    async def _analyse_whatever_happens(self, outbox_id: int, redelivered: bool) -> None:
+    async def _analyse_whatever_happens(self, outbox_id: int, redelivered: bool, deadline: float | None) -> None:
+        delivery = Delivery(redelivered)
         try:
-            await with_retries(self._settings, partial(self._analyse, outbox_id, Delivery(redelivered)))
+            async with asyncio.timeout_at(deadline):
+                await with_retries(self._settings, partial(self._analyse, outbox_id, delivery))
         except RETRIED as error:
             metrics.count_error("database-unavailable")
             logger.warning("batch_postponed", error=type(error).__name__)
+            await self._take_back_start(outbox_id, delivery)
         except Exception:
             metrics.count_error("internal")
             logger.exception("batch_failed")
@@ -65,17 +74,24 @@ class Worker:
     ) -> None:
         """Analyses outbox rows: several that come for the first time together, others one by one.
 
-        Never raises, as `analyse_batch`.
+        Never raises, as `analyse_batch`. What the database leaves no time for is the sweep's.
         """
         rest = list(outbox_ids)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._settings.processing_timeout + MOST_OVER
         # Rows that come again may have ended their process: one of them must not take the others with it.
         if len(rest) > 1 and not redelivered:
             try:
-                rest = await self._analyse_together(rest, known)
+                async with asyncio.timeout_at(deadline):
+                    rest = await self._analyse_together(rest, known)
             except Exception as error:  # noqa: BLE001 - whichever row it was, by itself it gets its own treatment
                 logger.warning("batches_taken_apart", batches=len(outbox_ids), error=type(error).__name__)
-        for outbox_id in rest:
-            await self.analyse_batch(outbox_id, redelivered=redelivered, known=known)
+        for number, outbox_id in enumerate(rest):
+            if clock() >= deadline:
+                metrics.count_error("database-unavailable")
+                logger.warning("batches_postponed", batches=len(rest) - number)
+                break
+            await self.analyse_batch(outbox_id, redelivered=redelivered, known=known, deadline=deadline)
 
     async def _analyse_together(self, outbox_ids: Sequence[int], known: Origins) -> list[int]:
         """Returns the rows that have to be dealt with by themselves: sent before, or with a comment that failed.
@@ -93,6 +109,11 @@ class Worker:
                 if saving:
                     rest += await saving
                 saving = asyncio.create_task(self._save_part(part, results, started, known))
+        except asyncio.CancelledError:
+            # The time is up.
+            if saving:
+                saving.cancel()
+            raise
         finally:
             if saving:
                 rest += await saving
@@ -156,6 +177,18 @@ class Worker:
             metrics.ANALYSIS.labels(outcome="failed").inc(len(saved.comments))
         logger.error("batch_isolated", comments=len(batch.comments), starts=starts)
         return True
+
+    async def _take_back_start(self, outbox_id: int, delivery: Delivery) -> None:
+        """A try that the database ended says nothing of a comment that ends its worker.
+
+        Else a long lock, or a missing privilege, would have good comments marked failed. Best effort: where the
+        database is away, no start is counted.
+        """
+        if delivery.starts is None:
+            return
+        with suppress(Exception):
+            async with asyncio.timeout(TAKE_BACK_TIMEOUT), self._database.connection() as conn:
+                await conn.fetch(store.TAKE_BACK_START, outbox_id)
 
     async def _store(self, batch: Loaded, results: list[tuple[int, int, Analysis | Failure]]) -> None:
         """Stores what succeeded; what failed stays in the outbox for a later try, or is marked failed at last."""

@@ -21,7 +21,7 @@ from tests.support.database import (
     terminate_blocked,
 )
 from tests.support.requests import comment
-from tests.support.triggers import SERIALIZATION_FAILURE, refuse
+from tests.support.triggers import INSUFFICIENT_PRIVILEGE, SERIALIZATION_FAILURE, allow, refuse
 
 from comment_monitor import analysis
 from comment_monitor.analysis import VERSION, Finding
@@ -285,6 +285,20 @@ async def test_one_that_was_cut_short_too_often_counts_as_failed_once_also_where
     await analyse_all(settings, redelivered=True)
     assert results(settings.postgres_dsn)["1"].status == "failed"
     assert analysed("failed") == failed + 1
+
+
+async def test_no_comment_is_marked_failed_because_its_result_was_not_to_be_stored_for_long(
+    make_settings: MakeSettings, dsn: str
+) -> None:
+    settings = make_settings(COMMENT_MAX_RETRIES=1)
+    await take_in(settings, comment(1))
+    await take_in(settings, comment(2), comment(3))
+    await refuse(dsn, "INSERT", "comment_analyses", code=INSUFFICIENT_PRIVILEGE)
+    for _ in range(3):
+        await analyse_all(settings, redelivered=True)
+    await allow(dsn)
+    await analyse_all(settings, redelivered=True)
+    assert {name: one.status for name, one in results(dsn).items()} == dict.fromkeys("123", "done")
 
 
 async def test_it_is_tried_again_later_and_later_and_at_last_marked_failed_with_the_reason(

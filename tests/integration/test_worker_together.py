@@ -14,8 +14,10 @@ from tests.support.database import (
     take_in,
     terminate_blocked,
 )
+from tests.support.locks import locked
 from tests.support.requests import comment
 
+from comment_monitor.broker import make_celery
 from comment_monitor.config import Settings
 from comment_monitor.worker import open_worker
 
@@ -97,3 +99,19 @@ async def test_a_connection_that_is_cut_costs_time_only(settings: Settings) -> N
     await task
     assert len(results(settings.postgres_dsn)) == 200
     assert outbox(settings.postgres_dsn) == []
+
+
+@pytest.mark.parametrize("redelivered", [False, True])
+async def test_who_waits_for_a_lock_gives_up_before_its_process_is_killed_for_it(
+    make_settings: MakeSettings, redelivered: bool
+) -> None:
+    """Killed, it would look as if a comment had done it, which is marked failed after some times."""
+    settings = make_settings(COMMENT_PROCESSING_TIMEOUT=15, COMMENT_MAX_RETRIES=1)
+    for number in range(3):
+        await take_in(settings, comment(number))
+    with locked(settings.postgres_dsn, "comment_analyses"):
+        async with asyncio.timeout(make_celery(settings).conf.task_time_limit):
+            await analyse_together(settings, redelivered=redelivered)
+    assert execute(settings.postgres_dsn, "SELECT starts FROM analysis_outbox") == [(0,)] * 3
+    await analyse_together(settings, redelivered=redelivered)
+    assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}

@@ -7,6 +7,7 @@ from tests.conftest import execute
 DATA_EXCEPTION = "22000"
 SERIALIZATION_FAILURE = "40001"
 LOCK_NOT_AVAILABLE = "55P03"
+INSUFFICIENT_PRIVILEGE = "42501"
 # What nobody foresaw.
 RAISED = "P0001"
 
