@@ -7,6 +7,7 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ FRAMES: Final = 6
 
 def configure(level: str) -> None:
     """Sets up structlog, and sends the same way what others log, warn of, or end by."""
+    if sys.stderr is None:
+        # Closed by who started it (`2>&-`): nobody reads the log, and that is no reason not to work.
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,

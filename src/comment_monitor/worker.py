@@ -36,6 +36,17 @@ class Delivery:
     def __init__(self, redelivered: bool):
         self.redelivered = redelivered
         self.starts: int | None = None
+        self._limit = asyncio.timeout(None)
+
+    def until(self, deadline: float | None) -> asyncio.Timeout:
+        """The time that there is for it, as a context."""
+        self._limit = asyncio.timeout_at(deadline)
+        return self._limit
+
+    def let_store(self) -> None:
+        """What is analysed is to be stored: there is some time for that, however long the analysis took."""
+        if deadline := self._limit.when():
+            self._limit.reschedule(max(deadline, asyncio.get_running_loop().time() + MOST_OVER))
 
 
 class Worker:
@@ -59,7 +70,7 @@ class Worker:
     async def _analyse_whatever_happens(self, outbox_id: int, redelivered: bool, deadline: float | None) -> None:
         delivery = Delivery(redelivered)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with delivery.until(deadline):
                 await with_retries(self._settings, partial(self._analyse, outbox_id, delivery))
         except RETRIED as error:
             metrics.count_error("database-unavailable")
@@ -74,7 +85,8 @@ class Worker:
     ) -> None:
         """Analyses outbox rows: several that come for the first time together, others one by one.
 
-        Never raises, as `analyse_batch`. What the database leaves no time for is the sweep's.
+        Never raises, as `analyse_batch`. What there is no time for, as where the database keeps the first waiting, is
+        left to the sweep.
         """
         rest = list(outbox_ids)
         clock = asyncio.get_running_loop().time
@@ -149,6 +161,7 @@ class Worker:
             return
         found = analyse_all([text for _, _, text in batch.comments])
         results = [(id_, revision, one) for (id_, revision, _), one in zip(batch.comments, found, strict=True)]
+        delivery.let_store()
         await self._store(batch, results)
         metrics.ANALYSIS_DURATION.observe(time.perf_counter() - started)
 

@@ -71,6 +71,14 @@ def test_a_misuse_is_one_line(program: dict[str, str], tmp_path: Path, words: st
     assert said in done.stderr
 
 
+def test_without_a_standard_error_it_works_all_the_same(program: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "some.jsonl"
+    file.write_bytes(lines(record(1)))
+    line = f"{sys.executable} -m comment_monitor ingest {file} 2>&-"
+    done = subprocess.run(line, shell=True, env=program, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S602
+    assert (done.returncode, done.stdout[:17]) == (0, "1 read: 1 stored,")
+
+
 @pytest.mark.parametrize("command", ["migrate", "check", "serve", "worker"])
 def test_a_mode_of_tls_that_does_not_exist_is_named(ingest: Run, command: str) -> None:
     done = ingest(command=command, POSTGRES_DSN="postgresql://u:hush@127.0.0.1:1/d?sslmode=bogus")

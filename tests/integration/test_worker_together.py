@@ -1,6 +1,7 @@
 """Several outbox rows in one go: what one by one would have given, in fewer transactions, and none in another's way."""
 
 import asyncio
+import time
 
 import pytest
 from tests.conftest import MakeSettings, execute, until
@@ -17,6 +18,8 @@ from tests.support.database import (
 from tests.support.locks import locked
 from tests.support.requests import comment
 
+from comment_monitor import analysis
+from comment_monitor.analysis import Finding
 from comment_monitor.broker import make_celery
 from comment_monitor.config import Settings
 from comment_monitor.worker import open_worker
@@ -99,6 +102,23 @@ async def test_a_connection_that_is_cut_costs_time_only(settings: Settings) -> N
     await task
     assert len(results(settings.postgres_dsn)) == 200
     assert outbox(settings.postgres_dsn) == []
+
+
+async def test_an_analysis_that_takes_all_of_the_time_is_stored(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done; thrown away it would be begun again, for ever."""
+
+    def slow(_text: str, _found: object) -> dict[str, object]:
+        time.sleep(1)
+        return {}
+
+    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("slow", slow)))
+    await take_in(settings, comment(1))
+    async with open_worker(settings) as worker:
+        deadline = asyncio.get_running_loop().time() + 0.5
+        await worker.analyse_batch(outbox(settings.postgres_dsn)[0].id, redelivered=True, deadline=deadline)
+    assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
 
 
 @pytest.mark.parametrize("redelivered", [False, True])
