@@ -25,6 +25,7 @@ from comment_monitor.config import Settings
 from comment_monitor.embedded.postgres import EmbeddedPostgres
 from comment_monitor.embedded.redis import EmbeddedRedis
 from comment_monitor.runtime import Runtime, open_runtime
+from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ, server_script
 
 TEMPLATE = "template_for_tests"
@@ -94,7 +95,7 @@ def need_rabbitmq() -> None:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+def rabbitmq_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """A RabbitMQ for the whole run, where rabbitmq-server is installed."""
     need_rabbitmq()
     server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
@@ -103,6 +104,13 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_of_all: RabbitMQ) -> RabbitMQ:
+    """The same with nothing in its queue: what names rows of an earlier test's database names rows of this one too."""
+    empty(rabbitmq_of_all.url)
+    return rabbitmq_of_all
 
 
 @pytest.fixture

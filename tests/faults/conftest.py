@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import System
 
@@ -25,8 +24,7 @@ PROMPT = {
 
 @pytest.fixture
 def broker_url(rabbitmq: RabbitMQ) -> str:
-    """RabbitMQ, without what an earlier test left in the queue."""
-    empty(rabbitmq.url)
+    """RabbitMQ with an empty queue."""
     return rabbitmq.url
 
 

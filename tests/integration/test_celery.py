@@ -13,7 +13,7 @@ import amqp
 import pytest
 from tests.conftest import MakeSettings, metric, until
 from tests.support.database import outbox, results, take_in
-from tests.support.messages import Wire, channel, empty, messages, named, outbox_ids
+from tests.support.messages import Wire, channel, messages, named, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
@@ -25,7 +25,6 @@ from comment_monitor.runtime import open_runtime
 
 @pytest.fixture
 def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ) -> Settings:
-    empty(rabbitmq.url)
     return make_settings(CELERY_BROKER_URL=rabbitmq.url)
 
 

@@ -55,7 +55,6 @@ async def test_a_message_names_just_the_requests_whose_comments_are_in_each_batc
     make_settings: MakeSettings, rabbitmq: RabbitMQ
 ) -> None:
     """Also where many requests share a write, with comments that are known, edited, sent twice, or in another's."""
-    messages(rabbitmq.url)
     settings = make_settings(CELERY_BROKER_URL=rabbitmq.url, COMMENT_BATCH_SIZE="5")
     chance = random.Random(5)
     async with open_runtime(settings, application="test") as runtime:

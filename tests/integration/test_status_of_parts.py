@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from tests.conftest import execute, until
 from tests.support.exported import ours, until_told, value
-from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment
 from tests.support.system import Program, System
@@ -20,7 +19,6 @@ from tests.support.system import Program, System
 
 @pytest.fixture
 async def system(tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ) -> AsyncIterator[System]:
-    empty(rabbitmq.url)
     one = System(
         tmp_path,
         {**environment, "CELERY_BROKER_URL": rabbitmq.url, "COMMENT_CHECK_INTERVAL": "1"},

@@ -9,7 +9,7 @@ import amqp
 import pytest
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import holding, opened, outbox, take_in
-from tests.support.messages import Wire, channel, empty, messages, outbox_ids
+from tests.support.messages import Wire, channel, messages, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
@@ -31,7 +31,6 @@ def overdue(settings: Settings, amount: int) -> None:
 
 @pytest.fixture
 def broker_url(rabbitmq: RabbitMQ) -> str:
-    empty(rabbitmq.url)
     return rabbitmq.url
 
 

@@ -10,7 +10,6 @@ from celery import Celery
 from celery.events.state import State
 from tests.conftest import MakeSettings, until
 from tests.support.database import outbox
-from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 from tests.support.system import Program
@@ -75,7 +74,6 @@ async def worked(
     make_settings: MakeSettings, url: str, folder: Path, switch: dict[str, str]
 ) -> AsyncIterator[Listener]:
     """A worker that has analysed 30 comments, and who listened meanwhile."""
-    empty(url)
     settings = make_settings(CELERY_BROKER_URL=url, **switch)
     environment = {"POSTGRES_DSN": settings.postgres_dsn, "CELERY_BROKER_URL": url, **switch}
     worker = Program(folder, environment, "worker", "--concurrency", "1", "--metrics-port", "0")

@@ -11,7 +11,6 @@ import pytest
 from tests.conftest import MakeSettings, project_root, until
 from tests.support.database import broken_promises, outbox, results
 from tests.support.deadly import EXIT, HANG, KILL
-from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
@@ -25,7 +24,6 @@ MATES = ("a", "b", "c")
 @pytest.fixture
 def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> Settings:
     """One retry, so that it is soon over; or as many as a test names."""
-    empty(rabbitmq.url)
     return make_settings(
         CELERY_BROKER_URL=rabbitmq.url,
         COMMENT_PROCESSING_TIMEOUT=15,

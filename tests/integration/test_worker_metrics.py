@@ -14,7 +14,6 @@ from tests.conftest import MakeSettings, execute, project_root, until
 from tests.support.database import outbox, results, take_in
 from tests.support.deadly import EXIT, HANG, KILL
 from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_told, value
-from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ, free_port
 from tests.support.requests import comment, parsed
 
@@ -37,7 +36,6 @@ ORCHESTRATORS = {
 
 @pytest.fixture
 def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ) -> Settings:
-    empty(rabbitmq.url)
     return make_settings(
         CELERY_BROKER_URL=rabbitmq.url,
         COMMENT_PROCESSING_TIMEOUT=15,
