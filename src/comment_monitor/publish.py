@@ -68,7 +68,9 @@ class Publisher:
         if not (self._reached and self._breaker.closed):
             return 0
         # Not the length of the queue: what the thread has taken out of it is on its way, and not yet in the depth.
-        return max(0, QUEUE_LIMIT - int(self._depth) - self._ids.unfinished_tasks)
+        # Asked before the depth: what is settled meanwhile counts twice, and never not at all.
+        unfinished = self._ids.unfinished_tasks
+        return max(0, QUEUE_LIMIT - unfinished - int(self._depth))
 
     def publish(self, outbox_ids: Sequence[int], origins: Origins | None = None) -> None:
         """Hands ids to the thread, with the requests behind them where they are known; never blocks."""

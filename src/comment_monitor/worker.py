@@ -24,8 +24,8 @@ COMMENTS_STORED_TOGETHER: Final = 125
 COMMENTS_A_TURN: Final = 8
 NOT_KNOWN: Final[Origins] = {}
 TAKE_BACK_TIMEOUT: Final = 5
-# Over COMMENT_PROCESSING_TIMEOUT, and well before the task's hard limit: who waits for the database until that one is
-# killed, and looks as if a comment had done it.
+# Over COMMENT_PROCESSING_TIMEOUT, and well before the task's hard limit: a process that waits for the database until
+# then is killed, and it looks as if a comment had done it.
 MOST_OVER: Final = 5
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
 

@@ -71,7 +71,7 @@ async def test_postgres_is_there_and_closed(make_system: MakeSystem, dsn: str, c
         execute(elsewhere, f"DROP ROLE {user}")
 
 
-async def test_a_database_that_takes_no_end_is_told_of_long_before_it_is_given_up(system: System) -> None:
+async def test_a_database_that_does_not_answer_is_told_of_long_before_it_is_given_up(system: System) -> None:
     await system.start(system.orchestrator)
     await system.until_health("ok", database="ok")
     # What each look begins with.

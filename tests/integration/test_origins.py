@@ -23,11 +23,6 @@ from comment_monitor import origins
 from comment_monitor.runtime import open_runtime
 
 
-def until_it_sends(up: Up) -> None:
-    """The broker is reached: what is stored before is left to the sweep, which does not know whose it is."""
-    ups.until(lambda: httpx.get(f"{up.url}/health", timeout=60).json()["checks"]["broker"] == "ok")
-
-
 def of_request(up: Up, event: str, name: str) -> list[dict[str, Any]]:
     """The lines of an event that bear a request's id."""
     return [one for one in up.entries(event) if name in one["request_ids"]]
@@ -97,8 +92,7 @@ async def test_a_message_names_just_the_requests_whose_comments_are_in_each_batc
 
 
 def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: MakeUp, rabbitmq: RabbitMQ) -> None:
-    up = make_up(LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url).start().wait_until_up()
-    until_it_sends(up)
+    up = make_up(LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url).start().wait_until_up().wait_until_well()
     process = f"{up.url}/comments/process"
     for name in ("first", "second"):
         answer = httpx.post(
@@ -128,7 +122,8 @@ def test_what_fails_in_a_worker_names_the_requests_that_it_fails_for(
         f"dbname=comments user=postgres host={up.data_dir}/postgres.socket",
         "ALTER TABLE comment_analyses ADD CHECK (comment_id < 0)",
     )
-    until_it_sends(up)
+    # What is stored before the broker is reached is left to the sweep, which does not know whose it is.
+    up.wait_until_well()
     httpx.post(f"{up.url}/comments/process", json=body(comment(1)), headers={"x-request-id": "unlucky"}, timeout=60)
     ups.until(lambda: up.entries("batch_failed"))
     failed = up.entries("batch_failed")[0]
