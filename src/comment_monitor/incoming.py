@@ -8,13 +8,24 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_METADATA, MAX_NAME, MAX_TEXT, Comment
+from comment_monitor.model import (
+    MAX_AUTHOR,
+    MAX_ID,
+    MAX_METADATA,
+    MAX_NAME,
+    MAX_TEXT,
+    MAX_URL,
+    Comment,
+    normalise_source,
+)
+from comment_monitor.removed import is_removed
 from comment_monitor.spans import Reader, StructureError
 
 DEFAULT_SOURCE: Final = "threads"
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
-Author = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AUTHOR)]
+Author = Annotated[str, msgspec.Meta(max_length=MAX_AUTHOR)]
+Url = Annotated[str, msgspec.Meta(max_length=MAX_URL)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -23,6 +34,9 @@ FIRST_MOMENT: Final = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC)
 FIRST_YEAR: Final = FIRST_MOMENT.year
 LAST_YEAR: Final = LAST_MOMENT.year
+# What a bigint of PostgreSQL holds. Some platforms count dislikes down from likes, so a number may be negative.
+MIN_LIKES: Final = -(2**63)
+MAX_LIKES: Final = 2**63 - 1
 UNSTORABLE: Final = "holds a NUL character or a lone surrogate"
 
 # Up to the next lone surrogate, whose digits are the group, or to the end: every escape before it is passed as a whole.
@@ -42,21 +56,29 @@ class IncomingComment(msgspec.Struct, gc=False, kw_only=True):
 
     id: Id
     text: Text
-    author: Author
+    author: Author | None = None
     timestamp: Moment | None = None
     parent_id: Id | None = None
     metadata: msgspec.Raw = ABSENT
+    author_id: Author | None = None
+    edited_at: Moment | None = None
+    url: Url | None = None
+    likes: int | None = None
 
 
 class LooseComment(msgspec.Struct, gc=False, kw_only=True):
-    """The same with a timestamp that may be blank."""
+    """The same with times that may be blank."""
 
     id: Id
     text: Text
-    author: Author
+    author: Author | None = None
     timestamp: str | None = None
     parent_id: str | None = None
     metadata: msgspec.Raw = ABSENT
+    author_id: Author | None = None
+    edited_at: str | None = None
+    url: Url | None = None
+    likes: int | None = None
 
 
 class BadCommentError(Exception):
@@ -85,11 +107,13 @@ def _any_int(_: str) -> int:
 
 
 def check_name(name: str, value: str | None) -> str:
-    """A post's or a source's name, of a comment that carries its own.
+    """A post's or a source's name, of a comment that carries its own; a source in its one spelling.
 
     Raises:
         BadCommentError: it is missing, too long or can't be stored.
     """
+    if value and name == "source":
+        value = normalise_source(value)
     if not value:
         raise BadCommentError(f"`{name}` is missing")
     if len(value) > MAX_NAME:
@@ -128,35 +152,41 @@ def take(post_id: str, source: str, incoming: IncomingComment) -> Comment:
     text = incoming.text
     if text.isspace():
         raise BadCommentError("`text` is blank")
-    moment = incoming.timestamp
-    if moment is not None and (moment.tzinfo is not UTC or not FIRST_YEAR < moment.year < LAST_YEAR):
-        moment = _utc(moment)
     metadata = incoming.metadata
+    author_id, edited_at, url, likes = incoming.author_id, incoming.edited_at, incoming.url, incoming.likes
+    if likes is not None and not MIN_LIKES <= likes <= MAX_LIKES:
+        raise BadCommentError("`likes` is too large a number")
     return Comment(
         source=source,
         post_id=post_id,
         id=incoming.id,
         text=text,
-        author=incoming.author,
-        timestamp=moment,
+        author=_known(incoming.author),
+        timestamp=_utc("timestamp", incoming.timestamp),
         parent_id=incoming.parent_id or None,
         metadata=None if metadata is ABSENT else _metadata(metadata),
+        author_id=_known(author_id) if author_id else None,
+        edited_at=_utc("edited_at", edited_at) if edited_at else None,
+        url=_known(url) if url else None,
+        likes=likes,
+        removed=is_removed(source, text),
     )
 
 
+def _known(value: str | None) -> str | None:
+    """None where it is blank: platforms send an empty name where they withhold one."""
+    return value if value and not value.isspace() else None
+
+
 def _check_storable(incoming: IncomingComment) -> None:
-    for name, value in (("id", incoming.id), ("author", incoming.author), ("text", incoming.text)):
-        if fault := text_fault(value):
+    for name in ("id", "author", "text", "parent_id", "author_id", "url"):
+        if fault := text_fault(getattr(incoming, name) or ""):
             raise BadCommentError(f"`{name}` {fault}")
-    if incoming.parent_id is not None and (fault := text_fault(incoming.parent_id)):
-        raise BadCommentError(f"`parent_id` {fault}")
 
 
 def _loose(item: msgspec.Raw) -> IncomingComment:
     try:
         loose = msgspec.json.decode(item, type=LooseComment)
-        stamp = loose.timestamp.strip() if loose.timestamp else None
-        timestamp = msgspec.convert(stamp, Moment) if stamp else None
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadCommentError(in_words(error)) from None
     if loose.parent_id and len(loose.parent_id) > MAX_ID:
@@ -165,10 +195,35 @@ def _loose(item: msgspec.Raw) -> IncomingComment:
         id=loose.id,
         text=loose.text,
         author=loose.author,
-        timestamp=timestamp,
+        timestamp=read_moment("timestamp", loose.timestamp),
         parent_id=loose.parent_id,
         metadata=loose.metadata,
+        author_id=loose.author_id,
+        edited_at=read_moment("edited_at", loose.edited_at),
+        url=loose.url,
+        likes=loose.likes,
     )
+
+
+def read_moment(name: str, text: str | None) -> datetime | None:
+    """A moment as senders write it: RFC 3339 with an offset; None where it is blank.
+
+    Raises:
+        BadCommentError: it is something else. The reason names the field, and says what is missing.
+    """
+    text = text.strip() if text else ""
+    if not text:
+        return None
+    try:
+        return msgspec.convert(text, Moment)
+    except msgspec.ValidationError as error:
+        raise BadCommentError(_not_a_moment(name, str(error))) from None
+
+
+def _not_a_moment(name: str, error: str) -> str:
+    if "timezone" in error:
+        return f"`{name}` has no offset from UTC; RFC 3339 has one, such as 2026-01-31T09:30:00Z or ...T10:30:00+01:00"
+    return f"`{name}` must be RFC 3339, such as 2026-01-31T09:30:00Z"
 
 
 # What the decoder says, and what a sender of JSON understands by it.
@@ -193,18 +248,21 @@ def in_words(error: Exception, whole: str = "the comment") -> str:
         return "nested too deeply"
     text = str(error).replace("$.", "").replace(" - at `$`", "")
     if "RFC3339" in text or "timezone" in text:
-        return "`timestamp` must be RFC 3339, such as 2026-01-31T09:30:00Z"
+        return _not_a_moment("edited_at" if "edited_at" in text else "timestamp", text)
     for pattern, words in WORDS:
         if found := pattern.search(text):
             parts = found.groupdict()
             field = parts.pop("at")
             at = f"`{field}`" if field else whole
-            return words.format(at=at, **{name: _type_names(value) for name, value in parts.items()})
+            return words.format(
+                at=at, **{name: _type_names(value, wanted=name == "want") for name, value in parts.items()}
+            )
     return text
 
 
-def _type_names(value: str) -> str:
-    return " or ".join(TYPES.get(name, name) for name in value.split(" | "))
+def _type_names(value: str, *, wanted: bool) -> str:
+    names = " or ".join(TYPES.get(name, name) for name in value.split(" | "))
+    return names.replace("a number", "a whole number") if wanted else names
 
 
 def text_fault(value: str) -> str | None:
@@ -212,14 +270,16 @@ def text_fault(value: str) -> str | None:
     return UNSTORABLE if "\0" in value else None
 
 
-def _utc(moment: datetime) -> datetime:
+def _utc(name: str, moment: datetime | None) -> datetime | None:
+    if moment is None or (moment.tzinfo is UTC and FIRST_YEAR < moment.year < LAST_YEAR):
+        return moment
     try:
         result = moment.astimezone(UTC)
     except OverflowError:
         result = FIRST_MOMENT
     # The driver takes the very first and the very last moment for infinity.
     if result in {FIRST_MOMENT, LAST_MOMENT}:
-        raise BadCommentError("`timestamp` lies outside the years 1 to 9999")
+        raise BadCommentError(f"`{name}` lies at or beyond the ends of the years 1 to 9999 (in UTC)")
     return result
 
 

@@ -9,28 +9,49 @@ MAX_ID: Final = 200
 MAX_AUTHOR: Final = 200
 MAX_TEXT: Final = 10_000
 MAX_NAME: Final = 200
+MAX_URL: Final = 2000
 # A page of comments has to fit into memory, whatever was sent with them.
 MAX_METADATA: Final = 65_536
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 
 
+def normalise_source(name: str) -> str:
+    """The one spelling of a platform's name: lower case, without blanks around it."""
+    return name.strip().lower()
+
+
 class Comment(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One comment that passed every check."""
+    """One comment that passed every check. None: the sender did not say."""
 
     source: str
     post_id: str
     id: str
     text: str
-    author: str
-    timestamp: datetime | None = None  # aware, in UTC; None: unknown
+    author: str | None
+    timestamp: datetime | None = None  # aware, in UTC
     parent_id: str | None = None
     metadata: str | None = None  # JSON object, as it came
+    author_id: str | None = None
+    edited_at: datetime | None = None  # aware, in UTC
+    url: str | None = None
+    likes: int | None = None
+    removed: bool = False  # the text is a platform's notice that the comment is gone
 
     @property
     def key(self) -> tuple[str, str]:
         """A comment's identity in the whole system."""
         return (self.source, self.id)
+
+    @property
+    def details(self) -> tuple[str | None, datetime | None, str | None, int | None]:
+        """The fields that few senders give; all None for nearly every comment."""
+        return (self.author_id, self.edited_at, self.url, self.likes)
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """All that a repeat of this comment is compared by."""
+        return (self.post_id, self.author, self.text, *self.details)
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):

@@ -22,7 +22,7 @@ from comment_monitor.incoming import (
     text_fault,
     without_lone_surrogates,
 )
-from comment_monitor.model import Comment, Name, Parsed, Rejection
+from comment_monitor.model import Comment, Name, Parsed, Rejection, normalise_source
 from comment_monitor.spans import Reader, StructureError
 
 # Members of the body beside the comments; a request has three.
@@ -78,12 +78,12 @@ def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
         raise NotJson(f"The body is not UTF-8 at byte {error.start}.") from None
     except (msgspec.MsgspecError, RecursionError):
         return None
-    _check_names(request.post_id, request.source)
+    source = _check_names(request.post_id, request.source)
     if len(request.comments) > max_comments:
         raise _too_many(max_comments)
     # A decoded NUL is an escape in the document, so that one look at the bytes is a look at every text.
     build = build_comment if b"\\u0000" in body else take
-    return _gather(request.post_id, request.source, request.comments, build)
+    return _gather(request.post_id, source, request.comments, build)
 
 
 def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
@@ -106,7 +106,7 @@ def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
         checked = False
     try:
         parts = _Parts(body, checked=checked, max_comments=max_comments)
-        return _gather(parts.head.post_id, parts.head.source, parts.comments(), build_comment)
+        return _gather(parts.head.post_id, parts.source, parts.comments(), build_comment)
     except StructureError as error:
         raise NotJson(f"{error}.") from None
 
@@ -125,7 +125,7 @@ class _Parts:
         reader = Reader(body)
         self.head = self._head(reader, max_comments) if reader.next_is(b"{") else _decode_head(body)
         reader.end()
-        _check_names(self.head.post_id, self.head.source)
+        self.source = _check_names(self.head.post_id, self.head.source)
 
     def comments(self) -> Iterator[msgspec.Raw]:
         """Each comment, one after the other."""
@@ -201,10 +201,14 @@ def _decode_head(document: bytes) -> Head:
         raise NotJson(f"{in_words(error)}.") from None
 
 
-def _check_names(post_id: str, source: str) -> None:
+def _check_names(post_id: str, source: str) -> str:
+    """Returns the source in its one spelling."""
     for name, value in (("post_id", post_id), ("source", source)):
         if fault := text_fault(value):
             raise InvalidRequest(f"`{name}` {fault}.")
+    if not (source := normalise_source(source)):
+        raise InvalidRequest("`source` is blank.")
+    return source
 
 
 def _at_most(most: int, items: Iterator[slice]) -> Iterator[slice]:

@@ -33,12 +33,30 @@ def reasons(*comments: Any) -> list[str | None]:
         (comment(1, "x" * 10_001), "text"),
         (comment(1, "a\0b"), "NUL"),
         (comment(1, "\ud800"), "surrogate"),
-        (comment(1, author=""), "author"),
+        (comment(1, author=17), "`author` must be a string or null"),
+        (comment(1, author="a\0"), "NUL"),
+        (comment(1, author_id="x" * 201), "`author_id` is longer than 200"),
+        (comment(1, author_id=17), "author_id"),
+        (comment(1, author_id="a\0"), "`author_id` holds a NUL"),
+        (comment(1, edited_at="yesterday"), "`edited_at` must be RFC 3339"),
+        (comment(1, edited_at="2026-01-01T00:00:00"), "`edited_at` has no offset"),
+        (comment(1, edited_at="0001-01-01T00:00:00Z"), "`edited_at` lies at"),
+        (comment(1, url="x" * 2001), "`url` is longer than 2000"),
+        (comment(1, url=["https://example.com"]), "url"),
+        (comment(1, url="a\0"), "`url` holds a NUL"),
+        (comment(1, likes="12"), "`likes` must be a whole number or null, not a string"),
+        (comment(1, likes=1.5), "`likes` must be a whole number or null, not a number"),
+        (comment(1, likes=True), "likes"),
+        (comment(1, likes=2**63), "`likes` is too large"),
+        (comment(1, likes=-(2**63) - 1), "`likes` is too large"),
         (comment(1, author="x" * 201), "author"),
         (comment(1, timestamp="yesterday"), "RFC 3339"),
-        (comment(1, timestamp="2026-01-01T00:00:00"), "RFC 3339"),
+        (comment(1, timestamp="2026-01-01T00:00:00"), "`timestamp` has no offset"),
+        (comment(1, timestamp="2026-01-31 10:00:00"), "`timestamp` has no offset"),
+        (comment(1, timestamp="2026-01-31"), "RFC 3339"),
+        (comment(1, timestamp="1769852400"), "RFC 3339"),
         (comment(1, timestamp=17), "timestamp"),
-        (comment(1, timestamp="0001-01-01T00:00:00+05:00"), "timestamp"),
+        (comment(1, timestamp="0001-01-01T00:00:00+05:00"), "`timestamp` lies at or beyond the ends of the years"),
         (comment(1, parent_id="x" * 201), "200"),
         (comment(1, metadata=[1]), "metadata"),
         (comment(1, metadata={"a": ["\0"]}), "NUL"),
@@ -73,11 +91,48 @@ def test_a_bad_comment_is_rejected_by_name_and_its_neighbours_are_not(bad: Any, 
         comment(1, metadata={"a": "\\u0000"}),
         comment(1, metadata={}),
         comment(1, unknown_field=3),
+        comment(1, author_id="x" * 200, url="y" * 2000, likes=2**63 - 1, edited_at="2026-01-31 09:30:00+00:00"),
+        comment(1, author_id=None, url=None, likes=None, edited_at=None),
+        comment(1, author_id=" ", url="", edited_at=" "),
+        comment(1, likes=-3),
     ],
 )
 def test_what_is_within_the_bounds_is_taken(good: Any) -> None:
     """The limits themselves, an unknown time, and fields that are not ours."""
     assert reasons(good) == [None]
+
+
+UNKNOWN_AUTHORS = [{}, {"author": None}, {"author": ""}, {"author": " \u3000"}]
+
+
+@pytest.mark.parametrize("author", UNKNOWN_AUTHORS)
+@pytest.mark.parametrize("neighbour", [comment("other"), {"id": ""}])
+def test_an_author_that_is_withheld_is_unknown(author: dict[str, Any], neighbour: dict[str, Any]) -> None:
+    """Null, empty, blank or absent; beside a comment that is decoded one by one as well."""
+    parsed = parse_request(json.dumps(body({"id": "1", "text": "t", **author}, neighbour)).encode(), max_comments=10)
+
+    assert parsed.comments[0].author is None
+
+
+@pytest.mark.parametrize("neighbour", [comment("other"), {"id": ""}])
+def test_the_optional_fields_are_read(neighbour: dict[str, Any]) -> None:
+    details: dict[str, Any] = {
+        "author_id": "17",
+        "edited_at": "2026-01-31T10:30:00+01:00",
+        "url": "https://example.com/1",
+        "likes": 3,
+    }
+    parsed = parse_request(json.dumps(body(comment(1, **details), neighbour)).encode(), max_comments=10)
+
+    edited_at = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    assert parsed.comments[0].details == ("17", edited_at, "https://example.com/1", 3)
+
+
+@pytest.mark.parametrize("source", ["threads", "Threads", " THREADS ", "\tthreads\n"])
+def test_a_source_has_one_spelling(source: str) -> None:
+    parsed = parse_request(json.dumps(body(comment(1), source=source)).encode(), max_comments=10)
+
+    assert parsed.comments[0].source == "threads"
 
 
 def test_text_and_metadata_are_kept_as_they_came() -> None:
@@ -97,7 +152,7 @@ def test_text_and_metadata_are_kept_as_they_came() -> None:
         (comment(1, parent_id=3), "`parent_id` must be a string or null, not a number"),
         (comment(1, "x" * 10_001), "`text` is longer than 10000 characters"),
         (comment(""), "`id` is empty"),
-        ({"id": "1", "text": "x"}, "`author` is missing"),
+        ({"id": "1"}, "`text` is missing"),
         ([], "the comment must be an object, not an array"),
     ],
 )
@@ -152,6 +207,7 @@ def test_what_is_not_json_says_so(raw: bytes) -> None:
         {"post_id": "p\0", "comments": []},
         {"post_id": "\ud800", "comments": []},
         {"post_id": "p", "source": "", "comments": []},
+        {"post_id": "p", "source": " \t", "comments": []},
         {"post_id": "x" * 201, "comments": []},
     ],
 )
