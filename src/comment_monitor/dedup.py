@@ -1,7 +1,7 @@
 """What Redis remembers of stored comments: it saves PostgreSQL work and decides nothing.
 
-Written after the commit, holding revision and digest of the text, so an entry is proof that this text of this
-comment was committed to this database. Forgotten or away, it costs time only.
+Written after the commit, holding revision and digest of the comment, so an entry is proof that this very comment was
+committed to this database. Forgotten or away, it costs time only.
 """
 
 import time
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
-from comment_monitor.model import Comment
+from comment_monitor.model import NO_DETAILS, Comment
 
 logger = log.get(__name__)
 
@@ -49,8 +49,11 @@ class Marks(NamedTuple):
 
 
 def digest(comment: Comment) -> bytes:
-    """12 bytes that stand for the text."""
-    return blake2b(comment.text.encode(), digest_size=12).digest()
+    """12 bytes that stand for all that a repeat is compared by. NUL, which no field holds, keeps the fields apart."""
+    content = f"{comment.post_id}\0{comment.author or ''}\0{comment.text}"
+    if comment.details != NO_DETAILS:
+        content += "".join(f"\0{'' if one is None else one}" for one in comment.details)
+    return blake2b(content.encode(), digest_size=12).digest()
 
 
 def _keys(comments: Sequence[Comment], namespace: bytes) -> list[bytes]:
@@ -111,7 +114,7 @@ class DedupCache:
         return Marks(len(comments), _keys(comments, self._namespace), [digest(one) for one in comments])
 
     async def seen(self, marks: Marks) -> list[bool]:
-        """For each comment whether it is stored with this very text; all False when Redis is away. One round trip."""
+        """For each comment whether it is stored just like this; all False when Redis is away. One round trip."""
         if not marks.keys or not self.usable or self._client is None:
             return [False] * marks.amount
         try:

@@ -161,7 +161,7 @@ def take(post_id: str, source: str, incoming: IncomingComment) -> Comment:
         post_id=post_id,
         id=incoming.id,
         text=text,
-        author=_known(incoming.author),
+        author=_author(source, incoming.author),
         timestamp=_utc("timestamp", incoming.timestamp),
         parent_id=incoming.parent_id or None,
         metadata=None if metadata is ABSENT else _metadata(metadata),
@@ -176,6 +176,11 @@ def take(post_id: str, source: str, incoming: IncomingComment) -> Comment:
 def _known(value: str | None) -> str | None:
     """None where it is blank: platforms send an empty name where they withhold one."""
     return value if value and not value.isspace() else None
+
+
+def _author(source: str, name: str | None) -> str | None:
+    """None too where a notice stands in the place of the name: "[deleted]" is nobody."""
+    return name if name and not name.isspace() and not is_removed(source, name) else None
 
 
 def _check_storable(incoming: IncomingComment) -> None:

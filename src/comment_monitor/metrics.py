@@ -85,7 +85,7 @@ ERRORS: Final = Counter(
 )
 DUPLICATES: Final = Counter(
     "comment_duplicates_detected_total",
-    "Duplicates by where they were found: in the same write, in Redis, in PostgreSQL.",
+    "Duplicates by where they were found: in the same write, in Redis, in PostgreSQL, among the earlier versions.",
     ["tier"],
 )
 DB_QUERY_DURATION: Final = Histogram(
@@ -170,12 +170,13 @@ ALL: Final = (
 
 # The label values that can occur. They are made at import, so that a rate has a zero to start from and an alert
 # is never on an absent series.
-TIERS: Final = ("request", "cache", "database")
+TIERS: Final = ("request", "cache", "database", "version")
 ERROR_REASONS: Final = (
     "all-rejected",
     "analysis",
     "broker",
     "cache",
+    "conflict",
     "database-unavailable",
     "disabled",
     "draining",

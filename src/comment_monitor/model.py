@@ -54,6 +54,9 @@ class Comment(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return (self.post_id, self.author, self.text, *self.details)
 
 
+NO_DETAILS: Final = (None, None, None, None)
+
+
 class Rejection(msgspec.Struct, frozen=True, gc=False):
     """Why the comment at this index of the request was not taken."""
 

@@ -13,12 +13,12 @@ from comment_monitor import errors, log, metrics, store, tracing
 from comment_monitor.config import Settings
 from comment_monitor.db import NO_SCHEMA, Connection, Database
 from comment_monitor.dedup import DedupCache, Known, Marks
-from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
+from comment_monitor.model import DUPLICATE, NO_DETAILS, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.origins import MOST, Origin, Origins
 from comment_monitor.publish import Publisher
 from comment_monitor.queue import Batch, ProcessingQueue
 from comment_monitor.retry import RETRIED, with_retries
-from comment_monitor.schema import NAMESPACE_LEASE
+from comment_monitor.schema import NAMESPACE_LEASE, Schema
 from comment_monitor.store import Written
 from comment_monitor.waves import Plan
 
@@ -28,8 +28,16 @@ logger = log.get(__name__)
 class Pipeline:
     """One process's way from parsed comments to committed ones."""
 
-    def __init__(self, settings: Settings, database: Database, cache: DedupCache, publisher: Publisher):
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        cache: DedupCache,
+        publisher: Publisher,
+        schema: Schema | None = None,
+    ):
         self.settings = settings
+        self._schema = schema
         self.queue = ProcessingQueue(settings.queue_capacity)
         self._database = database
         self._cache = cache
@@ -81,6 +89,7 @@ class Pipeline:
             return await self._settle(comments)
 
     async def _settle(self, comments: Sequence[Comment]) -> list[Fate]:
+        self._require_storable(comments)
         size = self.settings.batch_size
         parts = [comments[at : at + size] for at in range(0, len(comments), size)]
         # Texts of one comment are taken in their order, so its batches may not overtake each other: one write has all.
@@ -97,6 +106,23 @@ class Pipeline:
             metrics.count_error(errors.Timeout.slug)
             late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
             raise errors.Timeout(late) from None
+
+    @property
+    def _before_009(self) -> bool:
+        return self._schema is not None and self._schema.before_009
+
+    def _require_storable(self, comments: Sequence[Comment]) -> None:
+        """The schema of the release before has no place for some of what a comment may tell: it comes with a migration.
+
+        Raises:
+            SchemaBehind: a comment tells it.
+        """
+        if self._before_009 and any(one.author is None or one.details != NO_DETAILS for one in comments):
+            metrics.count_error(errors.SchemaBehind.slug)
+            raise errors.SchemaBehind(
+                "Comments without an author, or with author_id, edited_at, url or likes, are taken once the database "
+                "is migrated: run `comment-monitor migrate`, or repeat the request later."
+            )
 
     async def _writer(self) -> None:
         while (group := await self.queue.take(self.settings.write_group_size)) is not None:
@@ -184,7 +210,7 @@ class Pipeline:
         return [[next(fates) for _ in part] for part in parts]
 
     async def _look(self, comments: Sequence[Comment], marks: Marks, seen: Sequence[bool]) -> list[int]:
-        """Which comments that Redis did not know are stored with this very text; none where one stands twice.
+        """Which comments that Redis did not know are stored just like this; none where one stands twice.
 
         They are noted at once: the note of a text that is no longer the latest must not come later than it has to.
         (Of one that stands twice, the first has to lock it: its edit in a later wave would lock out of order.)
@@ -195,7 +221,8 @@ class Pipeline:
 
         async def look() -> list[int]:
             async with self._database.connection() as conn:
-                return await store.look_for(conn, [comments[index] for index in unknown])
+                asked = [comments[index] for index in unknown]
+                return await store.look_for(conn, asked, before_009=self._before_009)
 
         found = [unknown[place] for place in await with_retries(self.settings, look)]
         await self._cache.remember(marks, [(index, 0) for index in found])
@@ -229,6 +256,7 @@ class Pipeline:
                     plan.wave(number),
                     batch_size=self.settings.batch_size,
                     resend_after=self.settings.resend_after if sent else None,
+                    before_009=self._before_009,
                 )
                 for number in range(len(plan.waves))
             ]
@@ -250,6 +278,8 @@ class Pipeline:
 
 def _count(plan: Plan) -> None:
     new, edited = plan.new_and_edited()
+    if conflicts := len(plan.fates) - new - edited - plan.duplicates.total():
+        metrics.count_error("conflict", conflicts)
     metrics.STORED.labels(kind="new").inc(new)
     metrics.STORED.labels(kind="edited").inc(edited)
     for tier, amount in plan.duplicates.items():

@@ -60,7 +60,7 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
     cache = DedupCache(client, ttl=settings.dedup_cache_ttl)
     publisher = Publisher(make_celery(settings) if settings.broker_url else None, together=batches_a_message(settings))
     schema = Schema()
-    pipeline = Pipeline(settings, writing, cache, publisher)
+    pipeline = Pipeline(settings, writing, cache, publisher, schema)
     upkeep = Upkeep(settings, writing, schema, cache, publisher)
     limit = RateLimit(settings.rate_limit_per_minute, settings.redis_url, timeout=REDIS_TIMEOUT)
     try:

@@ -51,6 +51,11 @@ class Schema:
         seconds = time.monotonic() - self._answered
         return f"The database has not answered for {seconds:.0f} s." if seconds > SILENCE else None
 
+    @property
+    def before_009(self) -> bool:
+        """Whether the schema is that of the release before: work goes on, without what the migration brings."""
+        return self.revision == "008"
+
     def require(self) -> None:
         """Raises SchemaBehind or DatabaseUnavailable where work can't be done now."""
         if self.problem:

@@ -1,54 +1,16 @@
 """The statements that write comments, their place in the analysis queue and their results. None of them commits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from asyncpg import Record
 
 from comment_monitor.analysis import VERSION, Analysis, Failure
 from comment_monitor.db import Connection, Query
-from comment_monitor.model import STORED, UPDATED, Comment, Fate
-
-# Stores new comments, takes the text of edited ones (a trigger keeps the old text as a version), leaves duplicates
-# alone, and queues what is new or edited for analysis in rows of at most $10 comments: all in one statement,
-# whatever the number of comments. $11 is -1 for rows that are left to the sweep, else 0. The comments arrive sorted by
-# identity, so that two writers lock in one order. Where all of them are new, which is nearly always, no row says so:
-# their ids rise as they came.
-WRITE: Final = Query(
-    "write_comments",
-    """
-    WITH written AS (
-        INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
-        SELECT source, comment_id, post_id, author, text, posted_at, parent_id, metadata::json
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-                    $8::text[])
-            AS new (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
-        ON CONFLICT (source, comment_id) DO UPDATE SET text = excluded.text
-            WHERE c.text IS DISTINCT FROM excluded.text
-        RETURNING c.id, c.source, c.comment_id, c.revision
-    ), numbered AS (
-        SELECT id, (row_number() OVER (ORDER BY id) - 1) / $10::int AS part FROM written
-    ), queued AS (
-        INSERT INTO analysis_outbox (comment_ids, due_at, resends)
-        SELECT array_agg(id ORDER BY id), now() + make_interval(secs => $9), $11 FROM numbered GROUP BY part
-        ORDER BY part
-        RETURNING id
-    )
-    SELECT id, source, comment_id, revision FROM written
-    WHERE (SELECT count(*) FROM written WHERE revision = 1) < cardinality($2)
-    UNION ALL
-    SELECT id, NULL, NULL, NULL FROM queued
-    """,
-)
-
-# Which of some comments are stored with this very text. A conflict in the statement above locks its row, which makes
-# a page dirty and is logged; this does neither.
-LOOK: Final = Query(
-    "look_for_comments",
-    """
-    SELECT place - 1 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS new (source, id, text, place)
-    JOIN comments c ON c.source = new.source AND c.comment_id = new.id AND c.text = new.text
-    """,
-)
+from comment_monitor.model import NO_DETAILS, STORED, UPDATED, Comment, Fate
+from comment_monitor.removed import is_removed
+from comment_monitor.upsert import LOOK, LOOK_BEFORE_009, UNCHANGED, WRITE, WRITE_BEFORE_009, WRITE_DETAILS
 
 # Disowns all that Redis remembers: something is about to be committed that it can't be told of.
 NEW_NAMESPACE: Final = Query(
@@ -79,7 +41,7 @@ NAMESPACES: Final = Query("cache_namespaces", "SELECT cache_namespace, previous_
 LOAD_BATCHES: Final = Query(
     "load_batches",
     """
-    SELECT o.id AS outbox_id, o.starts, o.resends, o.failures, c.id, c.revision, c.text
+    SELECT o.id AS outbox_id, o.starts, o.resends, o.failures, c.id, c.revision, c.source, c.text
     FROM analysis_outbox o
     LEFT JOIN LATERAL unnest(o.comment_ids) AS wanted (id) ON true
     LEFT JOIN comments c ON c.id = wanted.id
@@ -182,22 +144,44 @@ SWEEP: Final = Query(
 )
 
 
+class Unchanged(NamedTuple):
+    """A stored comment whose text a write left as it was, and why.
+
+    `outcome`: `same` (the row holds what came), `version` (what came is an earlier text, or an earlier edit) or
+    `conflict` (it is another comment, of the post `post_id`).
+    """
+
+    outcome: str
+    revision: int
+    post_id: str | None
+
+
+# What is known of a row by a release that did not say.
+SAME: Final = Unchanged("same", 0, None)
+
+
 class Written(NamedTuple):
     """What a write did: the fate and revision of each comment that is new or edited, and the outbox rows made.
 
     The comments of `fates` fill the rows in this order, each row up to its size. `all_new`: every comment was stored,
-    and `fates` does not name them; they fill the rows in the order in which they were given.
+    and `fates` does not name them; they fill the rows in the order in which they were given. `unchanged`: the others.
     """
 
     fates: dict[tuple[str, str], tuple[Fate, int]]
     outbox: list[int]
     all_new: bool = False
+    unchanged: dict[tuple[str, str], Unchanged] = {}  # noqa: RUF012 - nobody changes it
 
 
 async def write(
-    conn: Connection, comments: Sequence[Comment], *, batch_size: int, resend_after: float | None
+    conn: Connection,
+    comments: Sequence[Comment],
+    *,
+    batch_size: int,
+    resend_after: float | None,
+    before_009: bool = False,
 ) -> Written:
-    """Stores comments of distinct identity, sorted by it. What is not in `fates` afterwards is a duplicate.
+    """Stores comments of distinct identity, sorted by it.
 
     Args:
         conn: a connection in a transaction.
@@ -205,9 +189,39 @@ async def write(
         batch_size: comments at most in an outbox row.
         resend_after: seconds after which the sweep sends the rows again; None: they are not going to be sent by the
             caller, so the sweep sends them as soon as it can.
+        before_009: whether the schema is still that of the release before.
     """
-    rows = await conn.fetch(
-        WRITE,
+    columns = _columns(comments)
+    query = WRITE_BEFORE_009 if before_009 else WRITE
+    if not before_009 and _any_details(comments):
+        query = WRITE_DETAILS
+        columns += _detail_columns(comments)
+    rows = await conn.fetch(query, *columns, resend_after or 0, batch_size, -1 if resend_after is None else 0)
+    outbox = sorted(row["id"] for row in rows if row["source"] is None)
+    written = sorted((row for row in rows if row["outcome"] == "written"), key=itemgetter("id"))
+    fates = {
+        (row["source"], row["comment_id"]): (STORED if row["revision"] == 1 else UPDATED, row["revision"])
+        for row in written
+    }
+    if outbox and len(rows) == len(outbox):
+        return Written(fates, outbox, all_new=True)
+    unchanged = _unchanged(row for row in rows if row["source"] is not None and row["outcome"] != "written")
+    missing = [one for one in comments if one.key not in fates and one.key not in unchanged]
+    if before_009:
+        unchanged |= {one.key: SAME for one in missing}
+    elif missing:
+        unchanged |= _unchanged(await conn.fetch(UNCHANGED, *_identity_columns(missing)))
+    return Written(fates, outbox, unchanged=unchanged)
+
+
+def _unchanged(rows: Iterable[Record]) -> dict[tuple[str, str], Unchanged]:
+    return {
+        (row["source"], row["comment_id"]): Unchanged(row["outcome"], row["revision"], row["post_id"]) for row in rows
+    }
+
+
+def _columns(comments: Sequence[Comment]) -> list[list[Any]]:
+    return [
         [c.source for c in comments],
         [c.id for c in comments],
         [c.post_id for c in comments],
@@ -216,26 +230,35 @@ async def write(
         [c.timestamp for c in comments],
         [c.parent_id for c in comments],
         [c.metadata for c in comments],
-        resend_after or 0,
-        batch_size,
-        -1 if resend_after is None else 0,
-    )
-    outbox = sorted(id_ for id_, source, _, _ in rows if source is None)
-    fates = {
-        (source, comment_id): (STORED if revision == 1 else UPDATED, revision)
-        for _, source, comment_id, revision in sorted((row for row in rows if row[1] is not None), key=itemgetter(0))
-    }
-    return Written(fates, outbox, all_new=bool(outbox) and not fates)
+    ]
 
 
-async def look_for(conn: Connection, comments: Sequence[Comment]) -> list[int]:
-    """Which of these, by their place, are stored with this very text."""
-    rows = await conn.fetch(LOOK, *([getattr(one, name) for one in comments] for name in ("source", "id", "text")))
+def _any_details(comments: Sequence[Comment]) -> bool:
+    return any(one.removed or one.details != NO_DETAILS for one in comments)
+
+
+def _detail_columns(comments: Sequence[Comment]) -> list[list[Any]]:
+    return [*map(list, zip(*(one.details for one in comments), strict=True)), [one.removed for one in comments]]
+
+
+def _identity_columns(comments: Sequence[Comment]) -> list[list[Any]]:
+    return [*_columns(comments)[:5], *_detail_columns(comments)]
+
+
+async def look_for(conn: Connection, comments: Sequence[Comment], *, before_009: bool = False) -> list[int]:
+    """Which of these, by their place, are stored just like this, so that a write would change nothing."""
+    if before_009:
+        rows = await conn.fetch(LOOK_BEFORE_009, *_columns(comments)[:5])
+    else:
+        rows = await conn.fetch(LOOK, *_identity_columns(comments))
     return [place for (place,) in rows]
 
 
 class Loaded(NamedTuple):
-    """A batch to analyse: (id, revision, text) of each comment that still exists, and its row's counters."""
+    """A batch to analyse: (id, revision, text) of each comment that still exists, and its row's counters.
+
+    The text is empty where it is a notice that the comment is gone: nothing is to be read out of it.
+    """
 
     outbox_id: int
     comments: list[tuple[int, int, str]]
@@ -247,12 +270,12 @@ class Loaded(NamedTuple):
 async def load_batches(conn: Connection, outbox_ids: Sequence[int]) -> list[Loaded]:
     """The batches behind outbox rows; one that is done already is left out."""
     batches: dict[int, Loaded] = {}
-    for outbox_id, starts, resends, failures, id_, revision, text in await conn.fetch(LOAD_BATCHES, outbox_ids):
+    for outbox_id, starts, resends, failures, id_, revision, source, text in await conn.fetch(LOAD_BATCHES, outbox_ids):
         batch = batches.get(outbox_id)
         if batch is None:
             batch = batches[outbox_id] = Loaded(outbox_id, [], starts, resends, failures)
         if id_ is not None:
-            batch.comments.append((id_, revision, text))
+            batch.comments.append((id_, revision, "" if is_removed(source, text) else text))
     return list(batches.values())
 
 

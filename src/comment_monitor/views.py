@@ -10,18 +10,39 @@ from asyncpg import Record
 from comment_monitor.cursor import PostId, RowId, decode_cursor, encode_cursor
 from comment_monitor.db import Database, Query
 from comment_monitor.errors import NotFound
+from comment_monitor.model import normalise_source
 
-COLUMNS: Final = """
-    c.id AS row_id, c.comment_id, c.source, c.post_id, c.author, c.text, c.posted_at, c.occurred_at, c.parent_id,
+_DETAILS: Final = """
+    coalesce(c.posted_ahead, c.posted_at) AS posted_at, c.author_id, c.edited_at, c.url, c.likes, c.removed_at
+"""
+# On the schema of the release before.
+_NO_DETAILS: Final = """
+    c.posted_at, NULL AS author_id, NULL::timestamptz AS edited_at, NULL AS url, NULL::bigint AS likes,
+    NULL::timestamptz AS removed_at
+"""
+_COLUMNS: Final = """
+    c.id AS row_id, c.comment_id, c.source, c.post_id, c.author, c.text, c.occurred_at, c.parent_id,
     c.created_at, c.revision, c.metadata, a.status, a.revision AS analysed_revision, a.language, a.sentiment,
     a.sentiment_score, a.labels, a.analyser_version, a.analysed_at, a.error
 """
+
+# The earlier texts of a comment, the latest first, of which so many are shown.
+MAX_VERSIONS: Final = 100
+_VERSIONS: Final[LiteralString] = f"""
+    LEFT JOIN LATERAL (
+        SELECT array_agg(revision) AS revisions, array_agg(text) AS texts, array_agg(replaced_at) AS times
+        FROM (SELECT revision, text, replaced_at FROM comment_versions WHERE comment_id = c.id
+            ORDER BY revision DESC LIMIT {MAX_VERSIONS:d}) AS kept
+    ) AS versions ON true
+"""  # noqa: S608 - constants
 
 # A filter's name, its condition and how its value is bound. All are given by position, in this order.
 FILTERS: Final[dict[str, LiteralString]] = {
     "post_id": "c.post_id = {}",
     "author": "c.author = {}",
-    "source": "c.source = {}",
+    # In the spelling that is asked for, or in the one that every source has: rows older than that rule may differ.
+    "source": "c.source = ANY ({}::text[])",
+    "id": "c.comment_id = {}",
     "parent_id": "c.parent_id = {}",
     "since": "c.occurred_at >= {}::timestamptz",
     "until": "c.occurred_at < {}::timestamptz",
@@ -45,19 +66,37 @@ class AnalysisView(msgspec.Struct, kw_only=True):
     error: str | None
 
 
+class VersionView(msgspec.Struct, kw_only=True):
+    """An earlier text of a comment."""
+
+    revision: int
+    text: str
+    replaced_at: datetime
+
+
 class CommentView(msgspec.Struct, kw_only=True):
-    """A stored comment; `analysis` is null until its latest text is analysed."""
+    """A stored comment; `analysis` is null until its latest text is analysed.
+
+    `author` is null where the platform withholds it. `removed_at`: since when `text` is a notice that the comment is
+    gone. `versions`, of a comment that is asked for by its id: its earlier texts, the latest first.
+    """
 
     id: str
     source: str
     post_id: str
-    author: str
+    author: str | None
+    author_id: str | None
     text: str
     timestamp: datetime | None
+    edited_at: datetime | None
     parent_id: str | None
+    url: str | None
+    likes: int | None
     created_at: datetime
+    removed_at: datetime | None
     metadata: Any
     analysis: AnalysisView | None
+    versions: list[VersionView] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CommentPage(msgspec.Struct, kw_only=True):
@@ -102,14 +141,33 @@ class PostSummary(msgspec.Struct, kw_only=True):
     labels: dict[str, int]
 
 
-async def comments(database: Database, filters: dict[str, Any], *, limit: int, cursor: str | None) -> CommentPage:
-    """A page of comments, newest first.
+def _select(*, versions: bool, before_009: bool) -> LiteralString:
+    """The comments with their results; those of an older text would speak of words no longer there."""
+    details = _NO_DETAILS if before_009 else _DETAILS
+    more = ", versions.*" if versions else ""
+    return f"""
+        SELECT {_COLUMNS}, {details}{more} FROM comments c
+        LEFT JOIN comment_analyses a ON a.comment_id = c.id AND a.revision = c.revision
+        {_VERSIONS if versions else ""}
+    """  # noqa: S608 - constants
+
+
+def spellings(source: str) -> list[str]:
+    """The source as it is asked for, and in its one spelling."""
+    return list(dict.fromkeys((source, normalise_source(source))))
+
+
+async def comments(
+    database: Database, filters: dict[str, Any], *, limit: int, cursor: str | None, before_009: bool = False
+) -> CommentPage:
+    """A page of comments, newest first; with their versions where one is asked for by its id.
 
     Args:
         database: where to read.
         filters: name in FILTERS to value; None means not asked for.
         limit: rows at the most.
         cursor: `next_cursor` of the page before.
+        before_009: whether the schema is still that of the release before.
 
     Raises:
         BadRequest: the cursor can't be read.
@@ -118,19 +176,17 @@ async def comments(database: Database, filters: dict[str, Any], *, limit: int, c
     values: list[Any] = []
     for name, value in filters.items():
         if value is not None:
-            values.append(value)
+            values.append(spellings(value) if name == "source" else value)
             conditions.append(FILTERS[name].format(f"${len(values)}"))
     if cursor is not None:
         moment, row_id = decode_cursor(cursor, RowId)
         values += [moment, row_id]
         conditions.append(f"(c.occurred_at, c.id) < (${len(values) - 1}::timestamptz, ${len(values)}::bigint)")
     where: LiteralString = " AND ".join(conditions) or "true"
-    # Results are joined where they belong to the latest text: an older one would speak of words no longer there.
     sql: LiteralString = f"""
-        SELECT {COLUMNS} FROM comments c
-        LEFT JOIN comment_analyses a ON a.comment_id = c.id AND a.revision = c.revision
+        {_select(versions=filters.get("id") is not None, before_009=before_009)}
         WHERE {where} ORDER BY c.occurred_at DESC, c.id DESC LIMIT {limit + 1:d}
-    """  # noqa: S608 - put together from constants; values are bound
+    """
     async with database.connection() as conn:
         rows = await conn.fetch(Query("list_comments", sql), *values)
     more = len(rows) > limit
@@ -141,25 +197,18 @@ async def comments(database: Database, filters: dict[str, Any], *, limit: int, c
     )
 
 
-# One comment by its identity.
-ONE: Final = Query(
-    "get_comment",
-    f"""
-    SELECT {COLUMNS} FROM comments c
-    LEFT JOIN comment_analyses a ON a.comment_id = c.id AND a.revision = c.revision
-    WHERE c.source = $1 AND c.comment_id = $2
-    """,  # noqa: S608 - constants
-)
-
-
-async def comment(database: Database, source: str, comment_id: str) -> CommentView:
-    """One comment.
+async def comment(database: Database, source: str, comment_id: str, *, before_009: bool = False) -> CommentView:
+    """One comment by its identity.
 
     Raises:
         NotFound: it is not stored.
     """
+    sql: LiteralString = f"""
+        {_select(versions=True, before_009=before_009)}
+        WHERE c.source = ANY ($1::text[]) AND c.comment_id = $2 ORDER BY array_position($1, c.source) LIMIT 1
+    """
     async with database.connection() as conn:
-        rows = await conn.fetch(ONE, source, comment_id)
+        rows = await conn.fetch(Query("get_comment", sql), spellings(source), comment_id)
     if not rows:
         raise NotFound("No such comment is stored.")
     return _comment(rows[0])
@@ -183,13 +232,24 @@ def _comment(row: Record) -> CommentView:
         source=row["source"],
         post_id=row["post_id"],
         author=row["author"],
+        author_id=row["author_id"],
         text=row["text"],
         timestamp=row["posted_at"],
+        edited_at=row["edited_at"],
         parent_id=row["parent_id"],
+        url=row["url"],
+        likes=row["likes"],
         created_at=row["created_at"],
+        removed_at=row["removed_at"],
         metadata=None if row["metadata"] is None else msgspec.Raw(row["metadata"].encode()),
         analysis=analysis,
+        versions=_versions(row) if "revisions" in row else msgspec.UNSET,
     )
+
+
+def _versions(row: Record) -> list[VersionView]:
+    kept = zip(row["revisions"] or (), row["texts"] or (), row["times"] or (), strict=True)
+    return [VersionView(revision=revision, text=text, replaced_at=moment) for revision, text, moment in kept]
 
 
 # The posts, newest comment first. Distinct post ids are found by leaping through the index from one to the next,
@@ -250,7 +310,7 @@ SUMMARY: Final = Query(
     WITH found AS (
         SELECT c.author, c.parent_id, c.revision, c.occurred_at, a.status, a.language, a.sentiment, a.labels
         FROM comments c LEFT JOIN comment_analyses a ON a.comment_id = c.id AND a.revision = c.revision
-        WHERE c.post_id = $1 AND c.source = $2
+        WHERE c.post_id = $1 AND c.source = ANY ($2::text[])
     )
     SELECT 'total' AS kind, NULL AS name, count(*) AS amount, count(DISTINCT author) AS authors,
         count(parent_id) AS replies, count(*) FILTER (WHERE revision > 1) AS edited,
@@ -275,12 +335,12 @@ async def post_summary(database: Database, source: str, post_id: str) -> PostSum
         NotFound: it has no comments.
     """
     async with database.connection() as conn:
-        rows = await conn.fetch(SUMMARY, post_id, source)
+        rows = await conn.fetch(SUMMARY, post_id, spellings(source))
     total = next(row for row in rows if row["kind"] == "total")
     if not total["amount"]:
         raise NotFound("No comment of such a post is stored.")
     return PostSummary(
-        source=source,
+        source=normalise_source(source),
         post_id=post_id,
         comments=total["amount"],
         authors=total["authors"],

@@ -1,8 +1,7 @@
 """Which comments of one write go to PostgreSQL, and in which order, when identities repeat within the write.
 
 One statement can touch a row once. So the first occurrence of each identity goes in the first wave, a later one
-with another text (an edit of it) in the next, and so on; a repeat of the same text goes nowhere. Nearly always
-there is one wave.
+that says something else in the next, and so on; an exact repeat goes nowhere. Nearly always there is one wave.
 """
 
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 
 from comment_monitor.dedup import Known
 from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate
-from comment_monitor.store import Written
+from comment_monitor.store import Unchanged, Written
 
 
 class Plan:
@@ -26,6 +25,8 @@ class Plan:
         self.waves: list[list[int]] = []
         self.duplicates: Counter[str] = Counter()
         self.fates: list[Fate] = [DUPLICATE] * len(comments)
+        # Of each repeat within the write, the comment that it repeats: what becomes of that one becomes of both.
+        self._repeats: dict[int, int] = {}
         if len(set(keys)) == len(keys):
             self._take_distinct(seen, frozenset(found))
         else:
@@ -43,40 +44,56 @@ class Plan:
             self.duplicates["database"] = len(found)
 
     def _take_repeated(self, seen: Sequence[bool]) -> None:
-        latest: dict[tuple[str, str], tuple[str, int]] = {}
+        latest: dict[tuple[str, str], tuple[int, int]] = {}
         for index, (key, comment) in enumerate(zip(self._keys, self.comments, strict=True)):
-            text, depth = latest.get(key, (None, 0))
-            if text == comment.text:
-                self.duplicates["request"] += 1
-            elif text is None and seen[index]:
+            before, depth = latest.get(key, (None, 0))
+            if before is not None and self.comments[before].content == comment.content:
+                self._repeats[index] = before
+                continue
+            if before is None and seen[index]:
                 self.duplicates["cache"] += 1
-                latest[key] = (comment.text, 0)
             else:
                 if depth == len(self.waves):
                     self.waves.append([])
                 self.waves[depth].append(index)
-                latest[key] = (comment.text, depth + 1)
+                depth += 1
+            latest[key] = (index, depth)
 
     def wave(self, number: int) -> list[Comment]:
         """The comments of one wave, sorted by identity."""
         return [self.comments[index] for index in self.waves[number]]
 
     def apply(self, written: Sequence[Written]) -> list[tuple[int, int]]:
-        """Takes over what each wave's write did; returns index and revision of what Redis should remember of it.
-
-        A duplicate's revision is not known here: 0, which yields to whatever Redis holds.
-        """
+        """Takes over what each wave's write did; returns index and revision of what Redis should remember of it."""
         known: dict[tuple[str, str], tuple[int, int]] = {}
         for wave, result in zip(self.waves, written, strict=True):
-            otherwise = (STORED, 1) if result.all_new else (DUPLICATE, 0)
             for index in wave:
                 key = self._keys[index]
-                fate, revision = result.fates.get(key, otherwise)
-                self.fates[index] = fate
-                known[key] = (index, revision)
-                if fate is DUPLICATE:
-                    self.duplicates["database"] += 1
+                if key in result.fates or result.all_new:
+                    self.fates[index], revision = result.fates.get(key, (STORED, 1))
+                    known[key] = (index, revision)
+                elif self._take_unchanged(index, result.unchanged[key]):
+                    known[key] = (index, result.unchanged[key].revision)
+        for index, before in self._repeats.items():
+            if self.fates[before].kind == "rejected":
+                self.fates[index] = self.fates[before]
+            else:
+                self.duplicates["request"] += 1
         return list(known.values())
+
+    def _take_unchanged(self, index: int, row: Unchanged) -> bool:
+        """Takes over that a row kept its text; returns whether the row holds just what came."""
+        if row.outcome == "conflict":
+            self.fates[index] = Fate("rejected", self._conflict(self.comments[index], row))
+            return False
+        self.fates[index] = DUPLICATE
+        self.duplicates["version" if row.outcome == "version" else "database"] += 1
+        return row.outcome == "same"
+
+    @staticmethod
+    def _conflict(comment: Comment, row: Unchanged) -> str:
+        reason = f"id {comment.id} belongs to another comment (post {row.post_id})"
+        return reason if row.post_id != comment.post_id else f"{reason}: by another author"
 
     def queued(self, written: Sequence[Written], size: int) -> dict[int, list[int]]:
         """The indexes of the comments in each outbox row, of `size` at the most."""

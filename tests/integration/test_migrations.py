@@ -132,7 +132,8 @@ async def test_a_reader_in_the_way_of_a_downgrade_ends_it_with_one_line_and_noth
     assert (code, out) == (1, "")
     assert error == "Error: Not migrated: canceling statement due to lock timeout\n"
     assert schema(dsn) == before
-    assert migrations.current(dsn) == migrations.head()
+    # The step of 010 changes nothing, so it is done; that of 009 can't begin.
+    assert migrations.current(dsn) == "009"
 
 
 async def test_a_migration_killed_in_the_middle_leaves_nothing_half_made(empty_dsn: str) -> None:

@@ -38,6 +38,7 @@ CONTRACT: Final[dict[str, dict[str, str]]] = {
     "GET /comments/{source}/{comment_id}": {**READING, "404": PROBLEM},
     "GET /posts": READING,
     "GET /posts/{source}/{post_id}/summary": {**READING, "404": PROBLEM},
+    "GET /posts/summary": {**READING, "404": PROBLEM},
     "GET /health": {"200": "application/json", "503": "application/json"},
 }
 # The same examples at every run, and none kept on disk.
@@ -238,7 +239,8 @@ DEEP: Final = 100_000
 
 
 def _one(fields: str, *, beside: str = "") -> bytes:
-    return f'{{"post_id":"p","comments":[{beside}{{"id":"1","text":"t","author":"a",{fields}}}]}}'.encode()
+    one = f'{beside}{{"id":"1","text":"t","author":"a",{fields}}}'
+    return f'{{"post_id":"p","source":"nasty","comments":[{one}]}}'.encode()
 
 
 GOOD: Final = '{"id":"0","text":"t","author":"a"},'
@@ -275,7 +277,12 @@ NASTY: Final[dict[str, tuple[bytes, int]]] = {
     "nulls": (b'{"post_id":null,"source":null,"comments":null}', 422),
     "comments of null": (EMPTY.replace(b"[]", b"[null,null]"), 422),
     "fields of null": (_one('"id":null,"text":null,"author":null'), 422),
-    "optional fields of null": (_one('"timestamp":null,"parent_id":null,"metadata":null'), 200),
+    "optional fields of null": (
+        _one(
+            '"timestamp":null,"parent_id":null,"metadata":null,"author_id":null,"edited_at":null,"url":null,"likes":null'
+        ),
+        200,
+    ),
     "a number": (b"1", 422),
     "no comments": (EMPTY, 200),
     "10,000 comments": (json.dumps(body(*map(comment, range(10_000)))).encode(), 200),

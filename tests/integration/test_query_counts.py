@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from tests.conftest import MakeSettings, execute, metric, open_client
 from tests.support.database import outbox
-from tests.support.intake import process, several
-from tests.support.requests import comment
+from tests.support.intake import PATH, process, several
+from tests.support.requests import body, comment
 from tests.support.statements import Statements
 
 from comment_monitor.embedded.postgres import EmbeddedPostgres
@@ -39,6 +39,28 @@ async def test_repeats_cost_one_statement_as_well(
         await process(client, *several(amount))
         sent.forget()
         assert (await process(client, *several(amount)))["duplicates"] == amount
+        assert sent.visits() == [ONE_WRITE]
+
+
+@pytest.mark.parametrize("amount", [25, 1000])
+@pytest.mark.parametrize("kind", ["conflicts", "renames", "earlier versions", "all kinds"])
+async def test_telling_what_a_known_id_comes_with_costs_no_statement_more(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int, kind: str
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings()) as client:
+        await process(client, *several(amount))
+        await process(client, *(comment(one["id"], "edited") for one in several(amount)))
+        kinds = {
+            "conflicts": [comment(one["id"], "another", author="ben") for one in several(amount)],
+            "renames": [comment(one["id"], "edited", author="anna") for one in several(amount)],
+            "earlier versions": several(amount),
+        }
+        chosen = kinds[kind] if kind in kinds else [kinds[one][at] for at, one in enumerate([*kinds] * (amount // 3))]
+        sent.forget()
+        response = await client.post(PATH, json=body(comment("new"), *chosen[1:]))
+        assert response.status_code == 200
+        assert response.json()["duplicates"] + len(response.json()["rejected"]) == len(chosen) - 1
         assert sent.visits() == [ONE_WRITE]
 
 
@@ -87,7 +109,11 @@ async def test_an_edit_of_a_comment_new_in_the_same_request_costs_one_write_more
 
 @pytest.mark.parametrize("amount", [1, 50])
 @pytest.mark.parametrize(
-    "path", ["/comments?limit=50", "/comments/threads/c0", "/posts", "/posts/threads/post/summary"]
+    "path",
+    [
+        *("/comments?limit=50", "/comments/threads/c0", "/comments?source=threads&id=c0", "/posts"),
+        *("/posts/threads/post/summary", "/posts/summary?source=threads&post_id=post"),
+    ],
 )
 async def test_reading_is_one_statement_however_much_it_finds(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, path: str, amount: int

@@ -198,7 +198,12 @@ async def test_several_filters_give_what_meets_all_of_them(reader: httpx.AsyncCl
 
 
 async def test_what_nothing_meets_is_an_empty_last_page(reader: httpx.AsyncClient) -> None:
-    for filters in ({"post_id": "p"}, {"label": "quest"}, {"q": "p%w"}, {"q": "p_o"}, {"author": "AUTHOR 1"}):
+    for filters in (
+        {"post_id": "p"},
+        {"q": "p%w"},
+        {"q": "p_o"},
+        {"author": "AUTHOR 1"},
+    ):
         assert await get(reader, "/comments", **filters) == {"items": [], "next_cursor": None}
 
 
@@ -212,7 +217,7 @@ async def test_every_field_is_what_was_sent_and_found(reader: httpx.AsyncClient)
         assert one["analysis"]["error"] is None
         assert tuple(one["analysis"]["labels"]) == wanted.labels
         assert (one["analysis"]["language"], one["analysis"]["sentiment"]) == (wanted.language, wanted.sentiment)
-        assert one == await get(reader, address("comments", wanted.source, wanted.id))
+        assert {**one, "versions": []} == await get(reader, address("comments", wanted.source, wanted.id))
 
 
 async def test_a_day_begins_at_midnight_utc_and_a_plus_need_not_be_escaped(reader: httpx.AsyncClient) -> None:
@@ -268,10 +273,13 @@ async def test_an_id_of_any_characters_is_found_by_its_path(client: httpx.AsyncC
     for name in NAMES:
         await send(client, comment(name), post_id=name, source=name)
     for name in NAMES:
+        source = name.strip().lower()
         found = await get(client, address("comments", name, name))
-        assert (found["source"], found["id"], found["post_id"]) == (name, name, name)
+        assert (found["source"], found["id"], found["post_id"]) == (source, name, name)
+        assert (await get(client, "/comments", source=name, id=name))["items"] == [found]
         summary = await get(client, address("posts", name, name, "/summary"))
-        assert (summary["source"], summary["post_id"], summary["comments"]) == (name, name, 1)
+        assert (summary["source"], summary["post_id"], summary["comments"]) == (source, name, 1)
+        assert await get(client, "/posts/summary", source=name, post_id=name) == summary
 
 
 async def test_posts_stand_by_their_newest_comment_for_each_source_with_counts(reader: httpx.AsyncClient) -> None:
@@ -342,7 +350,9 @@ async def test_a_new_text_has_no_analysis_until_it_is_its_own(
     await analyse(make_settings())
     assert await seen() == await seen(sentiment="positive") == ["positive"]
     await send(client, comment(1, HATE))
-    assert await get(client, "/comments/threads/1") == (await get(client, "/comments"))["items"][0]
+    one = await get(client, "/comments/threads/1")
+    assert [version["text"] for version in one.pop("versions")] == [LOVE]
+    assert one == (await get(client, "/comments"))["items"][0]
     assert await seen() == [None]
     assert await seen(sentiment="positive") == await seen(language="en") == []
     await analyse(make_settings())
@@ -360,8 +370,9 @@ async def test_text_author_and_ids_come_back_character_for_character(client: htt
     await send(client, {"id": "1", "text": VERBATIM, "author": VERBATIM, "parent_id": VERBATIM}, source=VERBATIM)
     (listed,) = (await get(client, "/comments", author=VERBATIM, parent_id=VERBATIM, source=VERBATIM))["items"]
     found = await get(client, address("comments", VERBATIM, "1"))
-    assert found == listed
-    assert [found[name] for name in ("text", "author", "parent_id", "source")] == [VERBATIM] * 4
+    assert found == {**listed, "versions": []}
+    assert [found[name] for name in ("text", "author", "parent_id")] == [VERBATIM] * 3
+    assert found["source"] == VERBATIM.strip().lower()
 
 
 async def test_metadata_comes_back_character_for_character(client: httpx.AsyncClient) -> None:

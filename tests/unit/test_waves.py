@@ -3,11 +3,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment
-from comment_monitor.store import Written
+from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate
+from comment_monitor.store import Unchanged, Written
 from comment_monitor.waves import Plan
 
+# A text that only a new comment may have: to a stored one it is another comment's.
+REFUSED = "z"
 pairs = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.booleans()), max_size=12)
+
+
+CONFLICT = Fate("rejected")
 
 
 def make(id_: str, text: str) -> Comment:
@@ -23,14 +28,19 @@ def play(plan: Plan, rows: dict[tuple[str, str], str]) -> list[Written]:
         keys = [one.key for one in wave]
         assert len(set(keys)) == len(keys), "one statement can touch a row once"
         assert keys == sorted(keys), "locks are taken in one order"
-        fates = {}
+        fates, unchanged = {}, {}
         for one in wave:
             if one.key not in rows:
                 fates[one.key] = (STORED, 1)
+            elif one.text == REFUSED != rows[one.key]:
+                unchanged[one.key] = Unchanged("conflict", 1, "another post")
+                continue
             elif rows[one.key] != one.text:
                 fates[one.key] = (UPDATED, 2)
+            else:
+                unchanged[one.key] = Unchanged("same", 1, "p")
             rows[one.key] = one.text
-        done.append(Written(fates, []))
+        done.append(Written(fates, [], unchanged=unchanged))
     return done
 
 
@@ -48,9 +58,12 @@ def test_a_write_ends_like_the_same_comments_one_by_one(given_pairs: list[tuple[
     expected = []
     for one in comments:
         old = expected_rows.get(one.key)
+        if old not in {None, one.text} and one.text == REFUSED:
+            expected.append(CONFLICT)
+            continue
         expected.append(STORED if old is None else DUPLICATE if old == one.text else UPDATED)
         expected_rows[one.key] = one.text
-    assert plan.fates == expected
+    assert [CONFLICT if fate.kind == "rejected" else fate for fate in plan.fates] == expected
     assert rows == expected_rows
     assert plan.duplicates.total() == expected.count(DUPLICATE)
 

@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> Litestar:
             read.get_comment,
             read.list_posts,
             read.post_summary,
+            read.find_post_summary,
             health.health,
             home,
             openapi_json,

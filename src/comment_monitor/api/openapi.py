@@ -12,7 +12,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 from comment_monitor import __version__
-from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_NAME, MAX_TEXT
+from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_NAME, MAX_TEXT, MAX_URL
 
 PHRASES: Final = {
     400: "The body is not JSON, or a parameter is not valid",
@@ -54,11 +54,33 @@ def _text(low: int, high: int, description: str, **more: Any) -> Schema:
 NULLABLE: Final = [OpenAPIType.STRING, OpenAPIType.NULL]
 COMMENT: Final = Schema(
     type=OpenAPIType.OBJECT,
-    required=["id", "text", "author"],
+    required=["id", "text"],
     properties={
         "id": _text(1, MAX_ID, "Identity within the source."),
         "text": _text(1, MAX_TEXT, "Stored character for character. Not blank; no NUL, no lone surrogate."),
-        "author": _text(1, MAX_AUTHOR, "Who wrote it."),
+        "author": Schema(
+            type=NULLABLE,
+            max_length=MAX_AUTHOR,
+            description="Who wrote it; absent, null or blank: unknown, as where a platform withholds names.",
+        ),
+        "author_id": Schema(
+            type=NULLABLE,
+            max_length=MAX_AUTHOR,
+            description="The author's identifier at the source. Where given, it decides instead of the name whether "
+            "two authors are the same.",
+        ),
+        "edited_at": Schema(
+            type=NULLABLE,
+            description="When the text was edited last, RFC 3339 with an offset: the latest edit wins, in whichever "
+            "order edits come.",
+        ),
+        "url": Schema(type=NULLABLE, max_length=MAX_URL, description="Where the comment stands; kept as it comes."),
+        "likes": Schema(
+            type=[OpenAPIType.INTEGER, OpenAPIType.NULL],
+            description="As last sent.",
+            minimum=-(2**63),
+            maximum=2**63 - 1,
+        ),
         "timestamp": Schema(type=NULLABLE, description="RFC 3339 with an offset; absent or blank: unknown."),
         "parent_id": Schema(type=NULLABLE, max_length=MAX_ID, description="The comment that this one answers."),
         "metadata": Schema(
@@ -71,7 +93,7 @@ REQUEST: Final = Schema(
     required=["post_id", "comments"],
     properties={
         "post_id": _text(1, MAX_NAME, "The post under which the comments stand."),
-        "source": _text(1, MAX_NAME, "The platform.", default="threads"),
+        "source": _text(1, MAX_NAME, "The platform, in lower case whichever way it is sent.", default="threads"),
         "comments": Schema(type=OpenAPIType.ARRAY, items=COMMENT, description="At most 10,000."),
     },
 )

@@ -4,19 +4,22 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-import msgspec
 from litestar import Request, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
 from comment_monitor import views
+from comment_monitor.analysis.rules import RULES
 from comment_monitor.api.middleware import SLASH
 from comment_monitor.api.openapi import problems
 from comment_monitor.api.state import Service
 from comment_monitor.errors import BadRequest
-from comment_monitor.model import MAX_NAME
+from comment_monitor.incoming import BadCommentError, read_moment
+from comment_monitor.model import MAX_ID, MAX_NAME
 
+DAY: Final = "2026-01-31"
+LABELS: Final = tuple(rule.label for rule in RULES)
 SENTIMENTS: Final = ("positive", "neutral", "negative")
 LANGUAGE: Final = re.compile("[a-z]{2}|und")
 
@@ -25,7 +28,8 @@ Moment = Annotated[
     str | None,
     QueryParameter(
         max_length=40,
-        description="RFC 3339, such as 2026-01-31T09:30:00Z; or a day, which begins at midnight UTC.",
+        description="As a comment's `timestamp`: RFC 3339, such as 2026-01-31T09:30:00Z; or a day, which begins at "
+        "midnight UTC.",
     ),
 ]
 Limit = Annotated[int, QueryParameter(ge=1, le=500)]
@@ -64,35 +68,51 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     since: Moment = None,
     until: Moment = None,
     q: Annotated[str | None, QueryParameter(max_length=200, description="Words in the text, in any case.")] = None,
-    label: Words = None,
+    label: Annotated[str | None, QueryParameter(schema_extra={"enum": [*LABELS]})] = None,
     language: Annotated[
         str | None, QueryParameter(description="ISO 639-1, or `und`.", schema_extra={"maxLength": 3})
     ] = None,
     sentiment: Annotated[str | None, QueryParameter(schema_extra={"enum": [*SENTIMENTS]})] = None,
+    id: Annotated[  # noqa: A002 - the parameter's name
+        str | None,
+        QueryParameter(
+            max_length=MAX_ID,
+            description="With `source`: one comment, with its earlier texts; for ids with a slash, which a proxy may "
+            "decode in a path.",
+        ),
+    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> views.CommentPage:
     """Comments that meet all given filters."""
     service.runtime.schema.require()
+    if id is not None and source is None:
+        raise BadRequest("`id` needs `source` beside it: the same id may stand on several platforms.")
     filters: dict[str, Any] = {
         "post_id": plain("post_id", post_id),
         "author": plain("author", author),
         "source": plain("source", source),
+        "id": plain("id", id),
         "parent_id": plain("parent_id", parent_id),
         "since": moment("since", since),
         "until": moment("until", until),
         "q": plain("q", q),
-        "label": plain("label", label),
+        "label": a_label(label),
         "language": a_language(language),
         "sentiment": a_sentiment(sentiment),
     }
-    return await views.comments(service.runtime.reading, filters, limit=limit, cursor=cursor)
+    runtime = service.runtime
+    before = runtime.schema.before_009
+    return await views.comments(runtime.reading, filters, limit=limit, cursor=cursor, before_009=before)
 
 
 @get(
     "/comments/{source:str}/{comment_id:str}",
     summary="One comment",
-    description="A slash in the id is written %2F.",
+    description=(
+        "With its earlier texts. A slash in the id is written %2F; `GET /comments?source=&id=` finds the same where a "
+        "proxy decodes that."
+    ),
     before_request=check_parameters,
     responses=problems(400, 404, 503),
     tags=["comments"],
@@ -102,7 +122,9 @@ async def get_comment(
 ) -> views.CommentView:
     """The comment of this identity."""
     service.runtime.schema.require()
-    return await views.comment(service.runtime.reading, segment("source", source), segment("comment_id", comment_id))
+    source, comment_id = segment("source", source), segment("comment_id", comment_id)
+    before = service.runtime.schema.before_009
+    return await views.comment(service.runtime.reading, source, comment_id, before_009=before)
 
 
 @get(
@@ -134,10 +156,37 @@ async def post_summary(
     return await views.post_summary(service.runtime.reading, segment("source", source), segment("post_id", post_id))
 
 
+@get(
+    "/posts/summary",
+    summary="A post's comments in numbers, by parameters",
+    description="For post ids with a slash, which a proxy may decode in a path.",
+    before_request=check_parameters,
+    responses=problems(400, 404, 503),
+    tags=["posts"],
+)
+async def find_post_summary(
+    service: NamedDependency[Service],
+    source: Annotated[str, QueryParameter(max_length=200)],
+    post_id: Annotated[str, QueryParameter(max_length=200)],
+) -> views.PostSummary:
+    """The same as by the path."""
+    service.runtime.schema.require()
+    plain("source", source)
+    plain("post_id", post_id)
+    return await views.post_summary(service.runtime.reading, source, post_id)
+
+
 def plain(name: str, value: str | None) -> str | None:
     """A text that PostgreSQL can take."""
     if value is not None and "\0" in value:
         raise BadRequest(f"`{name}` holds a NUL character.")
+    return value
+
+
+def a_label(value: str | None) -> str | None:
+    """A label that the analysis may give."""
+    if value is not None and value not in LABELS:
+        raise BadRequest(f"`label` must be one of {', '.join(LABELS)}.")
     return value
 
 
@@ -163,16 +212,17 @@ def segment(name: str, value: str) -> str:
 
 
 def moment(name: str, value: str | None) -> datetime | None:
-    """A moment from a query parameter. An unescaped `+` of an offset arrives as a space, and means itself."""
-    if not value:
-        return None
-    text = value.strip().replace(" ", "+")
-    if len(text) == len("2026-01-31"):
+    """A moment from a query parameter, in each form that a comment's `timestamp` may have; or a day.
+
+    An unescaped `+` of an offset arrives as a space, and means itself; the space before the time may stay one.
+    """
+    text = value.strip() if value else ""
+    if len(text) == len(DAY):
         text += "T00:00:00Z"
     try:
-        result: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
-        return result.astimezone(UTC)
-    except msgspec.ValidationError:
-        raise BadRequest(f"`{name}` must be RFC 3339, such as 2026-01-31T09:30:00Z, or a day.") from None
+        found = read_moment(name, text[: len(DAY) + 1] + text[len(DAY) + 1 :].replace(" ", "+"))
+        return found.astimezone(UTC) if found else None
+    except BadCommentError as error:
+        raise BadRequest(f"{error}, or a day.") from None
     except OverflowError:
-        raise BadRequest(f"`{name}` lies outside the years 1 to 9999.") from None
+        raise BadRequest(f"`{name}` lies at or beyond the ends of the years 1 to 9999 (in UTC).") from None
