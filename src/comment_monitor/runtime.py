@@ -10,7 +10,7 @@ import redis.backoff
 
 from comment_monitor.broker import batches_a_message, make_celery
 from comment_monitor.config import Settings, require_dsn
-from comment_monitor.db import Database, open_database
+from comment_monitor.db import GENERIC_PLANS, Database, open_database
 from comment_monitor.dedup import DedupCache
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.limits import RateLimit
@@ -27,6 +27,7 @@ class Runtime(NamedTuple):
 
     settings: Settings
     writing: Database
+    background: Database
     reading: Database
     schema: Schema
     cache: DedupCache
@@ -46,9 +47,13 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
     require_dsn(settings)
     writing = await open_database(
         settings.postgres_dsn,
-        size=settings.writers + 2,
+        size=settings.writers,
         timeout=settings.processing_timeout,
         application=application,
+        plans=GENERIC_PLANS,
+    )
+    background = await open_database(
+        settings.postgres_dsn, size=2, timeout=settings.processing_timeout, application=application
     )
     reading = await open_database(
         settings.postgres_dsn,
@@ -61,16 +66,17 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
     publisher = Publisher(make_celery(settings) if settings.broker_url else None, together=batches_a_message(settings))
     schema = Schema()
     pipeline = Pipeline(settings, writing, cache, publisher, schema)
-    upkeep = Upkeep(settings, writing, schema, cache, publisher)
+    upkeep = Upkeep(settings, background, schema, cache, publisher)
     limit = RateLimit(settings.rate_limit_per_minute, settings.redis_url, timeout=REDIS_TIMEOUT)
     try:
         await upkeep.look_at_schema()
         async with upkeep.running(), pipeline.running():
-            yield Runtime(settings, writing, reading, schema, cache, limit, pipeline, upkeep, publisher)
+            yield Runtime(settings, writing, background, reading, schema, cache, limit, pipeline, upkeep, publisher)
     finally:
         publisher.close(timeout=5)
         await limit.close()
         await writing.close()
+        await background.close()
         await reading.close()
         if client:
             await client.aclose()

@@ -156,7 +156,7 @@ class Unchanged(NamedTuple):
     post_id: str | None
 
 
-# What is known of a row by a release that did not say.
+# A row that holds just what came, whose revision was not asked for.
 SAME: Final = Unchanged("same", 0, None)
 
 
@@ -164,7 +164,8 @@ class Written(NamedTuple):
     """What a write did: the fate and revision of each comment that is new or edited, and the outbox rows made.
 
     The comments of `fates` fill the rows in this order, each row up to its size. `all_new`: every comment was stored,
-    and `fates` does not name them; they fill the rows in the order in which they were given. `unchanged`: the others.
+    and `fates` does not name them; they fill the rows in the order in which they were given. `unchanged` names the
+    others, but for those that are SAME.
     """
 
     fates: dict[tuple[str, str], tuple[Fate, int]]
@@ -197,7 +198,7 @@ async def write(
         query = WRITE_DETAILS
         columns += _detail_columns(comments)
     rows = await conn.fetch(query, *columns, resend_after or 0, batch_size, -1 if resend_after is None else 0)
-    outbox = sorted(row["id"] for row in rows if row["source"] is None)
+    outbox = sorted(row["id"] for row in rows if row["outcome"] is None)
     written = sorted((row for row in rows if row["outcome"] == "written"), key=itemgetter("id"))
     fates = {
         (row["source"], row["comment_id"]): (STORED if row["revision"] == 1 else UPDATED, row["revision"])
@@ -206,11 +207,11 @@ async def write(
     if outbox and len(rows) == len(outbox):
         return Written(fates, outbox, all_new=True)
     unchanged = _unchanged(row for row in rows if row["source"] is not None and row["outcome"] != "written")
-    missing = [one for one in comments if one.key not in fates and one.key not in unchanged]
-    if before_009:
-        unchanged |= {one.key: SAME for one in missing}
-    elif missing:
-        unchanged |= _unchanged(await conn.fetch(UNCHANGED, *_identity_columns(missing)))
+    same = sum(row["id"] for row in rows if row["source"] is None and row["outcome"] == "same")
+    if not before_009 and len(fates) + len(unchanged) + same < len(comments):
+        # Another writer stored one of them while the statement was under way.
+        others = [one for one in comments if one.key not in fates and one.key not in unchanged]
+        unchanged |= _unchanged(await conn.fetch(UNCHANGED, *_identity_columns(others)))
     return Written(fates, outbox, unchanged=unchanged)
 
 

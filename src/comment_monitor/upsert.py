@@ -64,8 +64,10 @@ _GIVEN_DETAILS: Final = "author_id, edited_at, url, likes, CASE WHEN removed THE
 # new or edited for analysis in rows of at most {size} comments: all in one statement, whatever the number of comments.
 # {resends} is -1 for rows that are left to the sweep, else 0. The comments arrive sorted by identity, so that two
 # writers lock in one order. Where all of them are new, which is nearly always, no row says so: their ids rise as they
-# came. Of the others each is named, and why the row took nothing; `unchanged` locks the rows once more (this
-# transaction holds their locks already), so as to see them as they are now and not as this statement's snapshot does.
+# came. Of the others each is named whose row changed, or was not to be changed; those that are stored just like this
+# are counted. `unchanged` locks the rows once more (this transaction holds their locks already), so as to see them as
+# they are now and not as this statement's snapshot does; it looks each up by the unique index, whatever the planner
+# believes of the table's size.
 _WRITE: Final = """
     WITH written AS (
         INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at, posted_ahead, parent_id,
@@ -90,16 +92,19 @@ _WRITE: Final = """
         WHERE (SELECT count(*) FROM written) < cardinality($2)
             AND (source, comment_id) NOT IN (SELECT source, comment_id FROM written)
     ), unchanged AS (
-        SELECT c.source, c.comment_id, c.revision, c.post_id, {why} AS outcome
-        FROM rest JOIN comments c ON c.source = rest.source AND c.comment_id = rest.comment_id
-        FOR NO KEY UPDATE OF c
+        SELECT rest.source, rest.comment_id, c.revision, c.post_id, {why} AS outcome
+        FROM rest CROSS JOIN LATERAL (
+            SELECT * FROM comments WHERE source = rest.source AND comment_id = rest.comment_id FOR NO KEY UPDATE
+        ) AS c
     )
     SELECT id, source, comment_id, revision, CASE WHEN queued THEN 'written' ELSE 'same' END AS outcome,
         NULL AS post_id
     FROM written
     WHERE (SELECT count(*) FILTER (WHERE queued AND revision = 1) FROM written) < cardinality($2)
     UNION ALL
-    SELECT NULL, source, comment_id, revision, outcome, post_id FROM unchanged
+    SELECT NULL, source, comment_id, revision, outcome, post_id FROM unchanged WHERE outcome <> 'same'
+    UNION ALL
+    SELECT count(*), NULL, NULL, NULL, 'same', NULL FROM unchanged WHERE outcome = 'same' HAVING count(*) > 0
     UNION ALL
     SELECT id, NULL, NULL, NULL, NULL, NULL FROM outbox
 """
@@ -171,7 +176,9 @@ _NEW: Final = f"(SELECT * FROM {_IDENTITY}) AS new"  # noqa: S608 - constants
 LOOK: Final = Query(
     "look_for_comments",
     f"""
-    SELECT place - 1 FROM {_NEW} JOIN comments c ON c.source = new.source AND c.comment_id = new.comment_id
+    SELECT place - 1 FROM {_NEW} CROSS JOIN LATERAL (
+        SELECT * FROM comments WHERE source = new.source AND comment_id = new.comment_id OFFSET 0
+    ) AS c
     WHERE NOT ({_ELSEWHERE}) AND {_SAME_TEXT} AND NOT ({_CHANGED})
     """.replace("{new}", "new"),  # noqa: S608 - constants
 )

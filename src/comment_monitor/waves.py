@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from comment_monitor.dedup import Known
 from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate
-from comment_monitor.store import Unchanged, Written
+from comment_monitor.store import SAME, Unchanged, Written
 
 
 class Plan:
@@ -72,8 +72,8 @@ class Plan:
                 if key in result.fates or result.all_new:
                     self.fates[index], revision = result.fates.get(key, (STORED, 1))
                     known[key] = (index, revision)
-                elif self._take_unchanged(index, result.unchanged[key]):
-                    known[key] = (index, result.unchanged[key].revision)
+                elif self._take_unchanged(index, result.unchanged.get(key, SAME)):
+                    known[key] = (index, result.unchanged.get(key, SAME).revision)
         for index, before in self._repeats.items():
             if self.fates[before].kind == "rejected":
                 self.fates[index] = self.fates[before]

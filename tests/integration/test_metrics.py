@@ -222,10 +222,11 @@ async def timeout(stage: Stage) -> None:
     # It limits each statement and each connecting too, which must not end first where the machine is busy.
     async with open_client(msgspec.structs.replace(stage.make(), processing_timeout=4)) as client:
         # Without a connection there is no statement that could run into its own limit first.
-        acquired = [await service(client).runtime.writing.pool.acquire() for _ in range(4)]
+        pool = service(client).runtime.writing.pool
+        acquired = [await pool.acquire() for _ in range(pool.get_max_size())]
         refused(await client.post(PATH, content=SENT), 503, "timeout")
         for one in acquired:
-            await service(client).runtime.writing.pool.release(one)
+            await pool.release(one)
 
 
 async def database_unavailable(stage: Stage) -> None:
@@ -269,11 +270,17 @@ async def broker(stage: Stage) -> None:
         await until(lambda: reason("broker") > before)
 
 
+async def conflict(stage: Stage) -> None:
+    await stage.send(200, content=msgspec.json.encode(body(comment(1), post_id="another post")))
+    await stage.send(422)
+
+
 SCENARIOS: Final[dict[str, Callable[[Stage], Awaitable[None]]]] = {
     "all-rejected": lambda stage: stage.send(422, content=msgspec.json.encode(body(comment("")))),
     "analysis": analysis,
     "broker": broker,
     "cache": lambda stage: stage.send(200, REDIS_URL=NOWHERE),
+    "conflict": conflict,
     "database-unavailable": database_unavailable,
     "disabled": lambda stage: stage.send(503, COMMENT_MONITORING_ENABLED="false"),
     "draining": draining,
