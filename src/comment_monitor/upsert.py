@@ -136,7 +136,7 @@ WRITE_DETAILS: Final = _write(details=True, first=14)
 
 # The same on the schema of the release before, for as long as the migration has yet to run: another text is an edit.
 WRITE_BEFORE_009: Final = Query(
-    "write_comments",
+    "write_comments_before_009",
     """
     WITH written AS (
         INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at, parent_id, metadata)
@@ -183,7 +183,7 @@ LOOK: Final = Query(
     """.replace("{new}", "new"),  # noqa: S608 - constants
 )
 LOOK_BEFORE_009: Final = Query(
-    "look_for_comments",
+    "look_for_comments_before_009",
     """
     SELECT place - 1 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
         WITH ORDINALITY AS new (source, id, post_id, author, text, place)
