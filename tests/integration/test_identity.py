@@ -1,6 +1,8 @@
 """Which comment an id stands for: an edit, a rename and a repeat are told from another comment of the same id."""
 
 import asyncio
+import copy
+import itertools
 import random
 from typing import Any, Final
 
@@ -293,3 +295,54 @@ async def test_counts_add_up_where_all_kinds_come_in_one_request(client: httpx.A
     for one in response.json()["rejected"]:
         assert sent[one["index"]]["id"] == one["id"]
         assert sent[one["index"]]["text"] == "third"
+
+
+def _as_kept(table: Table) -> dict[str, tuple[object, ...]]:
+    return {
+        id_: (row.post_id, row.author, row.author_id, row.text, row.likes, row.url, row.removed, tuple(row.versions))
+        for id_, row in table.rows.items()
+    }
+
+
+def _as_stored(dsn: str) -> dict[str, tuple[object, ...]]:
+    rows = execute(
+        dsn,
+        "SELECT comment_id, post_id, author, author_id, text, likes, url, removed_at IS NOT NULL,"
+        " ARRAY(SELECT v.text FROM comment_versions v WHERE v.comment_id = c.id ORDER BY revision) FROM comments c",
+    )
+    return {id_: (*more, tuple(versions)) for id_, *more, versions in rows}
+
+
+KINDS: Final = ("stored", "updated", "duplicate", "rejected")
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_requests_that_race_end_like_the_same_requests_in_some_order(
+    make_settings: MakeSettings, dsn: str, seed: int
+) -> None:
+    """Over two processes, of which one has no Redis: outcomes, rows and versions are those of one sequence."""
+    choice = random.Random(seed)
+    table = Table()
+    async with (
+        open_client(make_settings(COMMENT_WRITERS=3)) as one,
+        open_client(make_settings(COMMENT_WRITERS=3, REDIS_URL="")) as other,
+    ):
+        for _ in range(25):
+            sent = [_made_up(choice) for _ in range(3)]
+            clients = [choice.choice((one, other)) for _ in sent]
+            answers = await asyncio.gather(
+                *(
+                    post(client, comment_, post_id=post_)
+                    for client, (post_, comment_) in zip(clients, sent, strict=True)
+                )
+            )
+            found = [KINDS[fates(answer).index(1)] for answer in answers]
+            stored = _as_stored(dsn)
+            for order in itertools.permutations(range(len(sent))):
+                tried = copy.deepcopy(table)
+                outcomes = {at: tried.take(*sent[at]) for at in order}
+                if [outcomes[at] for at in range(len(sent))] == found and _as_kept(tried) == stored:
+                    table = tried
+                    break
+            else:
+                pytest.fail(f"no order of {sent} on {_as_kept(table)} gives {found} and {stored}")

@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
+from sqlalchemy.exc import OperationalError
 from tests.conftest import MakeSettings, execute, open_client, until
-from tests.support.database import analyse_all, broken_promises, opened
+from tests.support.database import analyse_all, broken_promises, holding, opened
 from tests.support.intake import PATH, fates, process, refused, service
 from tests.support.requests import body, comment, parsed
 
@@ -173,3 +175,18 @@ def test_many_comments_are_renamed_in_small_transactions(empty_dsn: str) -> None
     # 4,500 were of the right spelling, in the one transaction that made them all.
     sizes = execute(empty_dsn, "SELECT count(*) FROM comments GROUP BY xmin::text ORDER BY 1")
     assert sizes == [(500,), (2000,), (2000,), (4500,)]
+
+
+def test_a_renaming_that_is_cut_short_goes_on_at_the_next_start(empty_dsn: str) -> None:
+    on_008(empty_dsn, *(("Threads", str(number), "p", "ana", "t") for number in range(5000)))
+    migrations.upgrade(empty_dsn, "009")
+    with (
+        holding(empty_dsn, "SELECT FROM comments WHERE comment_id = '4999' FOR UPDATE"),
+        pytest.raises(OperationalError, match="lock timeout"),
+    ):
+        migrations.upgrade(empty_dsn)
+    assert migrations.current(empty_dsn) == "009"
+    assert {source for (source,) in execute(empty_dsn, "SELECT DISTINCT source FROM comments")} >= {"threads"}
+    migrations.upgrade(empty_dsn)
+    assert execute(empty_dsn, "SELECT source, count(*) FROM comments GROUP BY 1") == [("threads", 5000)]
+    assert migrations.current(empty_dsn) == migrations.head()
