@@ -7,8 +7,9 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 
 from comment_monitor.errors import Problem
-from comment_monitor.ingest import BadLine, FileError, Numbered
+from comment_monitor.file_kind import FileError
 from comment_monitor.model import Comment, Fate
+from comment_monitor.numbered import BadLine, Numbered
 from comment_monitor.pausing import PausingInput
 
 

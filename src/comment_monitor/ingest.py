@@ -1,233 +1,150 @@
-"""Comments from files: JSON Lines and CSV, gzip or not, of any size in constant memory.
+"""Comments from files: JSON Lines, CSV and what other tools write, of any size in constant memory.
 
-A line that can't be read is named with its number and the rest goes on. Reading again is safe: what is stored
-already is counted as a duplicate.
+The format comes from the content, not from the name. A line that can't be read is named with its number and the rest
+goes on. Reading again is safe: what is stored already is counted as a duplicate.
 """
 
 import csv
-import gzip
-import io
-import json
-import zlib
+import re
 from collections.abc import Iterator, Mapping
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, Literal, NamedTuple
 
 import msgspec
 
-from comment_monitor.incoming import (
-    DEFAULT_SOURCE,
-    BadCommentError,
-    build_comment,
-    check_name,
-    id_of,
-    in_words,
-    without_lone_surrogates,
+from comment_monitor.csv_comments import SEPARATOR_LINE, read_csv
+from comment_monitor.file_kind import FileError
+from comment_monitor.file_stream import BOM, Text, open_stream, open_text
+from comment_monitor.json_comments import ARRAY, MAX_LINE, read_documents, read_json_lines
+from comment_monitor.numbered import BadLine, Defaults, Numbered, within_posts
+from comment_monitor.presets import FIELDS, PRESETS, Mapper
+
+__all__ = [
+    "FIELDS", "MAX_LINE", "PRESETS", "BadLine", "FileError", "Numbered", "Reading", "open_comments", "open_stream",
+    "read_csv", "read_json_lines",
+]  # fmt: skip
+
+DELIMITERS: Final = (",", ";", "\t", "|")
+PRETTY: Final = (
+    "one JSON document over several lines, not JSON Lines, which has one object a line (jq -c . makes it so)"
 )
-from comment_monitor.model import Comment
+_FIRST_LINE: Final = re.compile(rb"\s*+([^\r\n]*+)(\r?\n\s*+([^\n]?))?")
+_A_JSON_LINE: Final = re.compile(rb"^[ \t]*+\{", re.MULTILINE)
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
-OTHER_COMPRESSIONS: Final = (
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstdcat FILE"),
-    (b"\xfd7zXZ\x00", "xz", "xzcat FILE"),
-    (b"BZh", "bzip2", "bzcat FILE"),
-    (b"PK\x03\x04", "zip", "unzip -p FILE"),
-)
-# A text of 10,000 characters, all escaped, with its metadata, fits many times over.
-MAX_LINE: Final = 4 * 1024 * 1024
-# What reading a compressed file raises where it is damaged.
-DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
-FIELDS: Final = ("source", "post_id", "id", "text", "author", "timestamp", "parent_id", "metadata")
+Kind = Literal["jsonl", "csv"]
 
 
-class BadLine(NamedTuple):
-    """A line that holds no comment that can be stored."""
+class Reading(NamedTuple):
+    """How a file is to be read. None: as its content says."""
 
-    line: int
-    id: str | None
-    reason: str
-
-
-class FileError(Exception):
-    """The file can't be read on from here. What came before is stored."""
-
-
-class LineHead(msgspec.Struct, kw_only=True):
-    """What a line says of its post; the comment itself is read like a request's."""
-
+    kind: Kind | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
     post_id: str | None = None
     source: str | None = None
+    columns: Mapping[str, str] = {}
+    preset: str | None = None
+    ids_within_posts: bool = False
 
 
-_head = msgspec.json.Decoder(LineHead)
-
-
-class Numbered(NamedTuple):
-    """A comment and the line it stood on."""
-
-    line: int
-    comment: Comment
-
-
-def open_stream(raw: IO[bytes]) -> IO[bytes]:
-    """The plain bytes of a file that may be gzip (told by its first bytes, not by its name).
+def open_comments(raw: IO[bytes], how: Reading) -> Iterator[Numbered | BadLine]:
+    """The comments of a file. What it is comes out at once; its lines are read as they are asked for.
 
     Raises:
-        FileError: it is compressed in another way.
+        FileError: it is nothing that can be read here; or, from the iterator, not further than to here.
     """
-    buffered = io.BufferedReader(raw, 1 << 20) if isinstance(raw, io.RawIOBase) else raw
-    peek = buffered.peek(6) if isinstance(buffered, io.BufferedReader) else b""
-    for magic, name, command in OTHER_COMPRESSIONS:
-        if peek.startswith(magic):
-            raise FileError(f"compressed with {name}, and only gzip is read here: {command} | comment-monitor ingest -")
-    return gzip.GzipFile(fileobj=buffered) if peek[:2] == GZIP_MAGIC else buffered  # type: ignore[return-value]
+    text = open_text(raw, how.encoding)
+    items = _read(text, how)
+    return within_posts(items) if how.ids_within_posts else items
 
 
-def read_json_lines(stream: IO[bytes], *, post_id: str | None, source: str | None) -> Iterator[Numbered | BadLine]:
-    """Comments from JSON Lines; `post_id` and `source` stand in where a line has none.
-
-    Raises:
-        FileError: a compressed file is damaged or cut short.
-    """
-    for number, line in _lines(stream):
-        if not line.strip():
-            continue
-        if number == 1 and line.lstrip().startswith(b"["):
-            raise FileError("a JSON array, not JSON Lines, which has one object a line (jq -c '.[]' makes it so)")
-        if len(line) > MAX_LINE:
-            yield BadLine(number, None, f"the line is longer than {MAX_LINE} bytes")
-            continue
-        try:
-            yield Numbered(number, _from_json(line, post_id, source))
-        except BadCommentError as error:
-            hint = " (a CSV file? --format csv reads it)" if number == 1 and not line.lstrip().startswith(b"{") else ""
-            yield BadLine(number, id_of(msgspec.Raw(line)), f"{error}{hint}")
-
-
-def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    try:
-        while line := stream.readline(MAX_LINE + 2):
-            number += 1
-            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if len(line) > MAX_LINE:
-                while line and not line.endswith(b"\n"):
-                    line = stream.readline(MAX_LINE)
-    except DAMAGE as error:
-        raise FileError(f"damaged or cut short after line {number} ({error})") from None
-
-
-def _from_json(line: bytes, post_id: str | None, source: str | None) -> Comment:
-    try:
-        line.decode()
-        head = _head.decode(line)
-    except UnicodeDecodeError as error:
-        raise BadCommentError(f"not UTF-8 at byte {error.start}") from None
-    except msgspec.ValidationError as error:
-        raise BadCommentError(in_words(error, "the line")) from None
-    except (msgspec.MsgspecError, RecursionError) as error:
-        mended = without_lone_surrogates(line)
-        if mended == line:
-            raise BadCommentError(f"not JSON: {error}") from None
-        return _from_json(mended, post_id, source)
-    return build_comment(
-        check_name("post_id", head.post_id or post_id),
-        check_name("source", head.source or source or DEFAULT_SOURCE),
-        msgspec.Raw(line),
-    )
-
-
-def read_csv(
-    stream: IO[bytes],
-    *,
-    post_id: str | None,
-    source: str | None,
-    columns: Mapping[str, str],
-    delimiter: str = ",",
-) -> Iterator[Numbered | BadLine]:
-    """Comments from CSV with a header row. `columns` maps our field names to the file's, where they differ.
-
-    Columns that are no field are left out; `metadata` holds a JSON object. A row with more or fewer values than the
-    header has names is rejected: a text with an unquoted delimiter would be cut there.
-
-    Raises:
-        FileError: the header lacks a needed column, or the file can't be read on.
-    """
-    csv.field_size_limit(MAX_LINE)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, strict=True, delimiter=delimiter)
-    names = {field: columns.get(field, field) for field in FIELDS}
-    number = 0
-    try:
-        header = next(rows, None)
-        if header is None:
-            return
-        _check_header(header, names, needed=["id", "text", "author", *([] if post_id else ["post_id"])])
-        number = rows.line_num
-        for row in rows:
-            number = rows.line_num
-            if not row:
-                continue
-            if len(row) != len(header):
-                wrong = (
-                    f"{len(row)} values under {len(header)} columns; a value that holds a {delimiter!r} needs quotes"
-                )
-                yield BadLine(number, _value(row, header, names["id"]), wrong)
-                continue
-            yield _from_row(number, dict(zip(header, row, strict=True)), names, post_id, source)
-    except csv.Error as error:
-        raise FileError(f"not CSV after line {number} ({error})") from None
-    except DAMAGE as error:
-        raise FileError(f"damaged or cut short after line {number} ({error})") from None
-    finally:
-        # Or its end would close the stream, which is the caller's.
-        text.detach()
-
-
-def _check_header(header: list[str], names: Mapping[str, str], *, needed: list[str]) -> None:
-    """The first line names the columns.
-
-    Raises:
-        FileError: one that is needed is missing, or one of ours stands twice.
-    """
-    if missing := [names[field] for field in needed if names[field] not in header]:
-        shown = ", ".join(map(repr, header[:10]))[:200].encode("ascii", "backslashreplace").decode()
-        raise FileError(
-            f"the header has no column {', '.join(missing)}; it has {shown}. "
-            "--column FIELD=NAME names another, --delimiter what stands between them; the file must be UTF-8"
+def _read(text: Text, how: Reading) -> Iterator[Numbered | BadLine]:
+    head = text.head.replace(BOM, b"") if text.head.startswith(BOM) else text.head
+    if (how.kind or _kind(head, how)) == "csv":
+        delimiter = how.delimiter or _delimiter(_header(head), _names(how))
+        return read_csv(
+            text.stream,
+            post_id=how.post_id,
+            source=how.source,
+            columns=how.columns,
+            delimiter=delimiter,
+            preset=how.preset,
         )
-    if twice := [name for name in names.values() if header.count(name) > 1]:
-        raise FileError(f"the header names the column {twice[0]} more than once")
+    mapper = Mapper(how.preset, how.columns) if how.preset or how.columns else None
+    if mapper and _is_document(head, mapper):
+        return read_documents(text.stream, Defaults(how.post_id, how.source), mapper)
+    if head.lstrip().startswith(b"["):
+        raise FileError(ARRAY)
+    if _is_pretty(head):
+        raise FileError(PRETTY)
+    return read_json_lines(text.stream, post_id=how.post_id, source=how.source, mapper=mapper)
 
 
-def _value(row: list[str], header: list[str], name: str) -> str | None:
-    at = header.index(name)
-    return row[at] if at < len(row) else None
+def _names(how: Reading) -> frozenset[str]:
+    """The names that a header of this file may have."""
+    rules = Mapper(how.preset, how.columns).rules.values()
+    return frozenset(path.casefold() for rule in rules for path in rule.paths)
 
 
-def _from_row(
-    number: int, row: dict[str, str], names: Mapping[str, str], post_id: str | None, source: str | None
-) -> Numbered | BadLine:
-    values = {field: row.get(name) for field, name in names.items()}
-    item = {field: value for field, value in values.items() if value not in (None, "") or field == "text"}
+def _kind(head: bytes, how: Reading) -> Kind:
+    first = head.lstrip()[:1]
+    if first in (b"{", b"["):
+        return "jsonl"
+    header = _header(head)
+    known = _cells(header, _delimiter(header, _names(how))) & _names(how)
+    # A line of something else before JSON Lines is one bad line.
+    return "jsonl" if not known and _A_JSON_LINE.search(head) else "csv"
+
+
+def _header(head: bytes) -> str:
+    lines = [line for line in re.split(r"[\r\n]+", head.decode("utf-8", "replace").strip("\r\n"), maxsplit=2) if line]
+    if lines and lines[0].lower().startswith(SEPARATOR_LINE):
+        return lines[0] if len(lines[0]) > len(SEPARATOR_LINE) else "".join(lines[1:2])
+    return lines[0] if lines else ""
+
+
+def _delimiter(header: str, names: frozenset[str]) -> str:
+    """What is between the names of a header: with it most of ours are found, or else most names at all."""
+    if header.lower().startswith(SEPARATOR_LINE) and len(header) == len(SEPARATOR_LINE) + 1:
+        return header[-1]
+    found = {one: _cells(header, one) for one in DELIMITERS}
+    return max(DELIMITERS, key=lambda one: (len(found[one] & names), len(found[one])))
+
+
+def _cells(header: str, delimiter: str) -> frozenset[str]:
     try:
-        comment = build_comment(
-            check_name("post_id", values["post_id"] or post_id),
-            check_name("source", values["source"] or source or DEFAULT_SOURCE),
-            _as_json(item, item.pop("metadata", None)),
-        )
-    except BadCommentError as error:
-        return BadLine(number, values["id"], str(error))
-    return Numbered(number, comment)
+        row = next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error:
+        return frozenset()
+    return frozenset(name.strip(' "\ufeff\t\u00a0').casefold() for name in row)
 
 
-def _as_json(item: dict[str, str | None], metadata: str | None) -> msgspec.Raw:
-    """The row as JSON, with its metadata in the characters in which it came."""
+def _is_document(head: bytes, mapper: Mapper) -> bool:
+    """Whether it is JSON that does not have one comment a line: an array, an object around it, or lines within one."""
+    if head.lstrip().startswith(b"[") or _is_pretty(head):
+        return True
+    container = mapper.preset.container if mapper.preset else None
+    first, ended = _first_line(head)
+    if not container or not first.startswith(b"{"):
+        return False
     try:
-        raw = (metadata or "null").encode()
-        msgspec.json.decode(raw, type=msgspec.Raw)
-        head = json.dumps(item, ensure_ascii=False).encode()
+        return container in msgspec.json.decode(first, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError):
-        raise BadCommentError("`metadata` is not JSON") from None
-    except UnicodeEncodeError:
-        raise BadCommentError("the line is not UTF-8") from None
-    return msgspec.Raw(head[:-1] + b',"metadata":' + raw + b"}")
+        return not ended
+
+
+def _is_pretty(head: bytes) -> bool:
+    """Whether its first line is no whole object, and its second one goes on with it."""
+    found = _FIRST_LINE.match(head)
+    if not found or not found[1].startswith(b"{") or found[3] not in (b'"', b"}"):
+        return False
+    try:
+        msgspec.json.decode(found[1], type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return True
+    return False
+
+
+def _first_line(head: bytes) -> tuple[bytes, bool]:
+    """The first line, and whether its end is there."""
+    found = _FIRST_LINE.match(head)
+    return (found[1], found[2] is not None) if found else (b"", False)

@@ -1,8 +1,11 @@
 """`comment-monitor ingest`."""
 
 import asyncio
+import codecs
 import io
 import os
+import re
+import signal
 import stat
 import sys
 import time
@@ -10,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import NoReturn
 
 import click
 
@@ -19,36 +22,62 @@ from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.feed import feed
-from comment_monitor.ingest import FIELDS, BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
+from comment_monitor.ingest import FIELDS, PRESETS, BadLine, FileError, Kind, Numbered, Reading, open_comments
 from comment_monitor.model import Comment, Fate
 from comment_monitor.pausing import PausingInput
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20
 AGAIN = "Run the same command again to go on: what is stored already counts as a duplicate."
+INTERRUPTED = f"interrupted; what was under way may be stored as well. {AGAIN}"
 Settle = Callable[[list[Comment]], Awaitable[list[Fate]]]
 
 CHUNK = 500
 # At the most: what two writers have in hand, and the next write, so that none of them waits for the file.
 IN_FLIGHT = 6
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 
 
 @click.command
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--format", "kind", type=click.Choice(["jsonl", "csv"]), help="[default: by the file's name, else jsonl]")
-@click.option("--source", help="Source of comments that name none. [default: threads]")
+@click.option("--format", "kind", type=click.Choice(["jsonl", "csv"]), help="[default: by the file's content]")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Read what this tool writes: which of its members is which field, integer ids, times in seconds.",
+)
+@click.option("--source", help="Source of comments that name none. [default: the preset's, else threads]")
 @click.option("--post-id", help="Post of comments that name none.")
-@click.option("--column", "columns", multiple=True, metavar="FIELD=NAME", help="CSV: the column that holds FIELD.")
-@click.option("--delimiter", default=",", show_default=True, help="CSV: what stands between two values; \\t: a tab.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="FIELD=NAME",
+    help="CSV: the column that holds FIELD. JSON: its member, with dots into objects (author=user.name).",
+)
+@click.option(
+    "--id-scope",
+    type=click.Choice(["source", "post"]),
+    default="source",
+    show_default=True,
+    help="post: ids are unique within a post only, and are stored as POST/ID.",
+)
+@click.option("--delimiter", help="CSV: what stands between two values; \\t: a tab. [default: by the header]")
+@click.option(
+    "--encoding", help="Encoding of the text, such as windows-1252. [default: UTF-8, or by its byte order mark]"
+)
 @click.option("--dry-run", is_flag=True, help="Read and check every line, store nothing.")
 @data_dir_option
 def ingest(
     file: Path,
-    kind: str | None,
+    kind: Kind | None,
+    preset: str | None,
     source: str | None,
     post_id: str | None,
     columns: tuple[str, ...],
-    delimiter: str,
+    id_scope: str,
+    delimiter: str | None,
+    encoding: str | None,
     dry_run: bool,
     data_dir: Path,
 ) -> None:
@@ -59,48 +88,70 @@ def ingest(
 
     Exit code 0: every line is stored or known. 1: some line was rejected, or the file could not be read to its end.
     """
+    how = Reading(
+        kind=kind,
+        encoding=_encoding(encoding),
+        delimiter=_delimiter(delimiter),
+        post_id=post_id,
+        source=source,
+        columns=dict(map(_pair, columns)),
+        preset=preset,
+        ids_within_posts=id_scope == "post",
+    )
+    _check_post(how)
     settings = load_settings(data_dir)
     if not dry_run:
         require_dsn(settings, data_dir)
-    is_csv = kind == "csv" or (kind is None and ".csv" in file.suffixes)
-    names = _columns(columns, is_csv=is_csv)
+    # The first line may be long in coming, and is waited for before the loop that hears of signals.
+    signal.signal(signal.SIGTERM, _interrupt)
     with _open(file) as raw, Progress(_size(file), file.name) as progress:
-        stream = _stream(file, raw)
-        items = (
-            read_csv(stream, post_id=post_id, source=source, columns=names, delimiter=_delimiter(delimiter))
-            if is_csv
-            else read_json_lines(stream, post_id=post_id, source=source)
-        )
         report = _Report(progress, raw)
-        try:
-            asyncio.run(_run(settings, items, report, dry_run=dry_run))
-        except* FileError as group:
-            report.failure = f"{file}: {group.exceptions[0]}"
-        except* errors.Problem as group:
-            report.failure = f"stopped: {group.exceptions[0]} {AGAIN}"
-        except* KeyboardInterrupt:
-            report.failure = f"interrupted; what was under way may be stored as well. {AGAIN}"
-        finally:
-            if pausing := _pausing(raw):
-                pausing.stop()
+        _read(file, how, settings, report, dry_run=dry_run)
     report.show(dry_run=dry_run)
     sys.exit(1 if report.failure or report.fates["rejected"] else 0)
+
+
+def _read(file: Path, how: Reading, settings: Settings, report: "_Report", *, dry_run: bool) -> None:
+    try:
+        items = open_comments(report.raw, how)
+    except FileError as error:
+        raise click.ClickException(f"{file}: {error}") from None
+    except KeyboardInterrupt:
+        report.failure = INTERRUPTED
+        return
+    try:
+        asyncio.run(_run(settings, items, report, dry_run=dry_run))
+    except* FileError as group:
+        report.failure = f"{file}: {group.exceptions[0]}"
+    except* errors.Problem as group:
+        report.failure = f"stopped: {group.exceptions[0]} {AGAIN}"
+    except* (KeyboardInterrupt, asyncio.CancelledError):
+        report.failure = INTERRUPTED
+    finally:
+        if isinstance(report.raw, PausingInput):
+            report.raw.stop()
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 class _Report:
     """Counts while it runs, sums up at the end."""
 
-    def __init__(self, progress: Progress, raw: IO[bytes]):
+    def __init__(self, progress: Progress, raw: io.RawIOBase):
         self.progress = progress
         self.raw = raw
         self.fates: Counter[str] = Counter()
         self.failure: str | None = None
         self._started = time.monotonic()
         self._named = 0
+        self._csv_faults = 0
 
     def bad(self, line: BadLine) -> None:
         """Names a rejected line."""
         self.fates["rejected"] += 1
+        self._csv_faults += line.is_csv_fault
         self._named += 1
         if self._named <= NAMED:
             name = f" ({line.id})" if line.id else ""
@@ -117,6 +168,9 @@ class _Report:
         """The sum."""
         seconds = max(time.monotonic() - self._started, 1e-6)
         total = self.fates.total()
+        if self._csv_faults:
+            lines = "line was" if self._csv_faults == 1 else "lines were"
+            click.echo(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
         if dry_run:
             click.echo(f"{total} read: {self.fates['valid']} valid, {self.fates['rejected']} rejected; nothing stored")
         else:
@@ -136,6 +190,9 @@ async def _run(
     *,
     dry_run: bool,
 ) -> None:
+    task = asyncio.current_task()
+    if task:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with _settler(settings, dry_run=dry_run) as settle:
 
         async def settle_and_count(comments: list[Comment]) -> list[Fate]:
@@ -143,7 +200,7 @@ async def _run(
             report.settled(fates)
             return fates
 
-        pausing = _pausing(report.raw)
+        pausing = report.raw if isinstance(report.raw, PausingInput) else None
         # A chunk that the queue has no room for would be refused; one fits where nothing else is.
         in_flight = max(1, min(IN_FLIGHT, settings.queue_capacity // CHUNK))
         await feed(items, settle_and_count, chunk=CHUNK, in_flight=in_flight, on_bad=report.bad, pausing=pausing)
@@ -166,43 +223,60 @@ async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle
         yield runtime.pipeline.settle
 
 
-def _open(file: Path) -> IO[bytes]:
+def _open(file: Path) -> io.RawIOBase:
     if str(file) == "-":
         if sys.stdin is None:
             raise click.ClickException("Standard input is closed: there is nothing to read.")
-        raw = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        raw: io.RawIOBase = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     else:
         try:
             raw = file.open("rb", buffering=0)
+        except IsADirectoryError:
+            raise click.ClickException(
+                f"{file} is a folder: name a file in it, or several with `cat {file}/* | comment-monitor ingest -`."
+            ) from None
         except OSError as error:
-            raise click.ClickException(f"{file} can't be read: {error.strerror}.") from None
+            raise click.ClickException(f"{file} can't be read: {error.strerror}.{_if_address(file)}") from None
     regular = stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
-    return io.BufferedReader(raw if regular else PausingInput(raw), 1 << 20)
+    return raw if regular else PausingInput(raw)
 
 
-def _stream(file: Path, raw: IO[bytes]) -> IO[bytes]:
-    try:
-        return open_stream(raw)
-    except FileError as error:
-        raise click.ClickException(f"{file}: {error}") from None
-
-
-def _pausing(raw: IO[bytes]) -> PausingInput | None:
-    below = raw.raw if isinstance(raw, io.BufferedReader) else None
-    return below if isinstance(below, PausingInput) else None
+def _if_address(file: Path) -> str:
+    """What to do where it is an address: a path has one slash where that had two."""
+    if not (found := _URL.match(str(file))):
+        return ""
+    scheme, rest = found["scheme"], str(file)[found.end() :]
+    if scheme.lower() == "file":
+        return f" It is an address: name the path, /{rest}."
+    return f" It is an address: `curl -fsSL {scheme}://{rest} | comment-monitor ingest -` reads it."
 
 
 def _size(file: Path) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def _columns(columns: tuple[str, ...], *, is_csv: bool) -> dict[str, str]:
-    if columns and not is_csv:
-        raise click.UsageError("--column is for CSV files; --format csv reads the file as one.")
-    return dict(_pair(column) for column in columns)
+def _check_post(how: Reading) -> None:
+    preset = PRESETS[how.preset] if how.preset else None
+    if preset and preset.post and not how.post_id and "post_id" not in how.columns:
+        raise click.UsageError(f"--preset {how.preset} needs --post-id: its lines do not name {preset.post}.")
 
 
-def _delimiter(given: str) -> str:
+def _encoding(given: str | None) -> str | None:
+    if given is None:
+        return None
+    try:
+        b"a".decode(given)
+        codecs.getincrementaldecoder(given)
+        name = codecs.lookup(given).name
+    except (LookupError, UnicodeError, ValueError, TypeError):
+        hint = "must be an encoding of text, such as utf-8, utf-16, windows-1252 or shift_jis"
+        raise click.BadParameter(f"{given}: {hint}", param_hint="--encoding") from None
+    return name
+
+
+def _delimiter(given: str | None) -> str | None:
+    if given is None:
+        return None
     delimiter = "\t" if given == "\\t" else given
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise click.BadParameter(f"{given}: must be one character, such as ; or \\t", param_hint="--delimiter")

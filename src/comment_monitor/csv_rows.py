@@ -1,0 +1,212 @@
+"""Rows of CSV, read on behind a line that is no CSV: that line is named, and the next one that can be read is a row.
+
+Python's reader takes rows apart; here is what it lacks: it ends at the first quote that is not closed, and has no bound
+on how far it looks for the closing one.
+"""
+
+import csv
+import io
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Self
+
+# The most bytes of one row, and so of what is read ahead in search of a closing quote.
+MAX_ROW: Final = 4 * 1024 * 1024
+# How often, on average, a byte may be read again behind a quote that is never closed.
+REREADS: Final = 4
+BOM: Final = "\ufeff"
+_LONE_CR: Final = re.compile(r"\r++(?![\r\n]|\Z)")
+_CR_ENDS: Final = re.compile(rb"[^\r\n]*+\r(?![\r\n])")
+_FREE: Final = tuple(map(chr, range(0xE000, 0xE010)))
+
+UNCLOSED: Final = "not CSV: a quote is opened here and never closed"
+AFTER_QUOTE: Final = 'not CSV: text after a closing quote; within a value a quote is written twice ("")'
+TOO_LONG: Final = f"the row is longer than {MAX_ROW} bytes"
+LONE_CR: Final = "a carriage return in a value without quotes"
+
+
+class Row(NamedTuple):
+    """The values of a row, and the line on which it ends."""
+
+    line: int
+    values: list[str]
+
+
+class BadRow(NamedTuple):
+    """A line that is left out."""
+
+    line: int
+    reason: str
+
+
+class _RowTooLongError(Exception):
+    """What belongs to the row is longer than it may be."""
+
+
+def ends_in_cr(head: bytes) -> bool:
+    """Whether the lines of a file that begins like this end in CR alone, as those of old Macs do."""
+    return _CR_ENDS.match(head) is not None
+
+
+class Rows:
+    """The rows of a file, blank ones left out. `width`, once set, is how many values a row has to have.
+
+    Surplus empty values at a row's end are cut off. Bytes that are no UTF-8 become lone surrogates.
+    """
+
+    def __init__(self, stream: io.BufferedIOBase, delimiter: str, *, cr_only: bool = False):
+        csv.field_size_limit(MAX_ROW)
+        self._delimiter = delimiter
+        self._lines = _Lines(stream, cr_only=cr_only)
+        self._reader = csv.reader(self._lines, strict=True, delimiter=delimiter)
+        self.width: int | None = None
+
+    def keep_marks(self, *, keep: bool) -> None:
+        """Whether a byte order mark at a row's beginning is part of its first value: a text may begin with it."""
+        self._lines.keep_marks = keep
+
+    @property
+    def line(self) -> int:
+        """The line that was read last."""
+        return self._lines.number
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        while (item := self._next()) is not None:
+            if isinstance(item, BadRow) or any(map(str.strip, item.values)):
+                yield item
+
+    def _next(self) -> Row | BadRow | None:
+        lines = self._lines
+        lines.begin_row()
+        try:
+            values = next(self._reader)
+        except StopIteration:
+            return None
+        except (csv.Error, _RowTooLongError) as error:
+            return self._after_fault(error)
+        if (width := self.width) is not None and len(values) != width:
+            while len(values) > width and not values[-1].strip():
+                values.pop()
+            if len(lines.taken) > 1 and len(values) != width and self._holds_a_row():
+                return lines.leave_out_first(UNCLOSED)
+        return Row(lines.number, values)
+
+    def _after_fault(self, error: Exception) -> Row | BadRow:
+        lines = self._lines
+        if not lines.taken:
+            return lines.leave_out_first(TOO_LONG)
+        if _LONE_CR.search(lines.taken[0]) and (values := self._with_lone_cr(lines.taken[0])):
+            lines.give_back()
+            return Row(lines.number, values)
+        if isinstance(error, _RowTooLongError) or "field limit" in str(error):
+            return lines.leave_out_first(UNCLOSED if len(lines.taken) > 1 else TOO_LONG)
+        if "new-line" in str(error):
+            return lines.leave_out_first(LONE_CR)
+        unclosed = len(lines.taken) > 1 or "unexpected end" in str(error)
+        return lines.leave_out_first(UNCLOSED if unclosed else AFTER_QUOTE)
+
+    def _with_lone_cr(self, line: str) -> list[str] | None:
+        """The values of a line in which CR is part of a text: the reader would end the row there."""
+        free = next((character for character in _FREE if character not in line), None)
+        values = self._alone(_LONE_CR.sub(lambda found: (free or "") * len(found[0]), line)) if free else None
+        return [value.replace(free, "\r") for value in values] if free and values else None
+
+    def _holds_a_row(self) -> bool:
+        """Whether one of the row's later lines is a row by itself, which a quote that is not closed has swallowed."""
+        for line in self._lines.taken[1:]:
+            values = self._alone(line)
+            if values and len(values) == self.width:
+                return True
+        return False
+
+    def _alone(self, line: str) -> list[str] | None:
+        try:
+            return next(csv.reader([line], strict=True, delimiter=self._delimiter), None)
+        except csv.Error:
+            return None
+
+
+class _Lines:
+    """Lines for the reader. Those of the row that is under way can be given back, to be read again."""
+
+    def __init__(self, stream: io.BufferedIOBase, *, cr_only: bool):
+        self._stream = stream
+        self._read = self._cr_line if cr_only else self._lf_line
+        self._buffer = bytearray()
+        self._waiting: deque[str | None] = deque()
+        self._credit = REREADS * MAX_ROW
+        self._size = 0
+        self.number = 0
+        self.taken: list[str] = []
+        self.keep_marks = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        if self._waiting:
+            line = self._waiting.popleft()
+        else:
+            line = self._read()
+            self._credit += REREADS * len(line or "")
+        if line is None or (self.taken and self._size + len(line) > min(MAX_ROW, self._credit)):
+            # A line that is too long by itself waits for a row of its own.
+            if line is not None or self.taken:
+                self._waiting.appendleft(line)
+            else:
+                self.number += 1
+            raise _RowTooLongError
+        self.number += 1
+        if line[:1] == BOM and not self.taken and not self.keep_marks:
+            line = line.lstrip(BOM)
+        self._size += len(line)
+        self.taken.append(line)
+        return line
+
+    def begin_row(self) -> None:
+        """What was taken so far is done with."""
+        self.taken.clear()
+        self._size = 0
+
+    def give_back(self) -> None:
+        """All lines of the row but its first."""
+        again = self.taken[1:]
+        self._credit -= sum(map(len, again))
+        self._waiting.extendleft(reversed(again))
+        self.number -= len(again)
+        del self.taken[1:]
+
+    def leave_out_first(self, reason: str) -> BadRow:
+        """Names the row's first line; the others are read again."""
+        self.give_back()
+        return BadRow(self.number, reason)
+
+    def _lf_line(self) -> str | None:
+        """The next line; None where it is too long."""
+        line = self._stream.readline(MAX_ROW + 2)
+        if not line:
+            raise StopIteration
+        if len(line) > MAX_ROW:
+            while line and not line.endswith(b"\n"):
+                line = self._stream.readline(MAX_ROW)
+            return None
+        return line.decode("utf-8", "surrogateescape")
+
+    def _cr_line(self) -> str | None:
+        searched, skipped = 0, False
+        while (at := self._buffer.find(b"\r", searched)) < 0:
+            if len(self._buffer) > MAX_ROW:
+                skipped = True
+                self._buffer.clear()
+            searched = len(self._buffer)
+            piece = self._stream.read1(MAX_ROW)
+            if not piece:
+                if not self._buffer and not skipped:
+                    raise StopIteration
+                at = len(self._buffer)
+                break
+            self._buffer += piece
+        line = bytes(self._buffer[: at + 1])
+        del self._buffer[: at + 1]
+        return None if skipped or len(line) > MAX_ROW else line.decode("utf-8", "surrogateescape")
