@@ -14,7 +14,7 @@ import msgspec
 from comment_monitor.csv_comments import SEPARATOR_LINE, read_csv
 from comment_monitor.file_kind import FileError
 from comment_monitor.file_stream import BOM, Text, open_stream, open_text
-from comment_monitor.json_comments import ARRAY, MAX_LINE, read_documents, read_json_lines
+from comment_monitor.json_comments import ARRAY, MAX_LINE, hint_of_text, read_documents, read_json_lines
 from comment_monitor.numbered import BadLine, Defaults, Numbered, within_posts
 from comment_monitor.presets import FIELDS, PRESETS, Mapper
 
@@ -73,9 +73,9 @@ def _read(text: Text, how: Reading) -> Iterator[Numbered | BadLine]:
     if mapper and _is_document(head, mapper):
         return read_documents(text.stream, Defaults(how.post_id, how.source), mapper)
     if head.lstrip().startswith(b"["):
-        raise FileError(ARRAY)
+        raise FileError(ARRAY + hint_of_text(head))
     if _is_pretty(head):
-        raise FileError(PRETTY)
+        raise FileError(PRETTY + hint_of_text(head))
     return read_json_lines(text.stream, post_id=how.post_id, source=how.source, mapper=mapper)
 
 

@@ -23,7 +23,7 @@ from comment_monitor.json_stream import BrokenJsonError, JsonStream
 from comment_monitor.model import Comment
 from comment_monitor.numbered import BadLine, Defaults, Numbered, with_whole_ids
 from comment_monitor.parse import parse_request
-from comment_monitor.presets import Mapper, Members, hint_of
+from comment_monitor.presets import Mapper, Members, hint_of, preset_of
 
 # A text of 10,000 characters, all escaped, with its metadata, fits many times over.
 MAX_LINE: Final = 4 * 1024 * 1024
@@ -31,7 +31,7 @@ ARRAY: Final = "a JSON array, not JSON Lines, which has one object a line (jq -c
 # What a document says before its comments: of a member longer than this nothing is asked.
 MAX_MEMBER: Final = 64 * 1024
 _KEY: Final = re.compile(rb'"(\w{1,40})"\s{0,10}:')
-_KEYS_IN: Final = 64 * 1024
+KEYS_IN: Final = 64 * 1024
 
 Items = Iterator[Numbered | BadLine]
 
@@ -62,10 +62,9 @@ def read_json_lines(
             continue
         was_first, first = first, False
         if was_first and line.lstrip().startswith(b"["):
-            raise FileError(ARRAY)
+            raise FileError(ARRAY + hint_of_text(line[:KEYS_IN]))
         if len(line) > MAX_LINE:
-            names = [name.decode() for name in _KEY.findall(line[:_KEYS_IN])]
-            hint = "" if mapper else hint_of(names)
+            hint = "" if mapper else hint_of_text(line[:KEYS_IN])
             yield BadLine(number, None, f"the line is longer than {MAX_LINE} bytes{hint}")
             continue
         if mapper:
@@ -76,6 +75,11 @@ def read_json_lines(
         except BadCommentError as error:
             hint = " (a CSV file? --format csv reads it)" if was_first and not line.lstrip().startswith(b"{") else ""
             yield from _unusual(number, line, defaults, f"{error}{hint}")
+
+
+def hint_of_text(head: bytes) -> str:
+    """The same of a document that is not taken apart, by the keys in its beginning."""
+    return hint_of(name.decode("utf-8", "replace") for name in _KEY.findall(head))
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -121,10 +125,11 @@ def _unusual(number: int, line: bytes, defaults: Defaults, reason: str) -> Items
     """What else a line may be that is no comment: a request, or lines that were joined without an end between them."""
     if not line.replace(BOM, b"").strip():
         return
-    parts = _parts(line)
+    # Taking a line apart costs more than its decoder, which says where it found more than one value.
+    parts = _parts(line) if line.startswith(BOM) or "trailing" in reason else []
     for part in parts or [line]:
         members = _try_members(part)
-        if members and "comments" in members and "text" not in members:
+        if members and "comments" in members and "text" not in members and not preset_of(members):
             yield from _from_request(number, part, defaults)
             continue
         fault: str | None = reason

@@ -3,6 +3,7 @@
 Two ways, tried in turn: one typed decode of the whole body (nearly always), then comment by comment.
 """
 
+import codecs
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
@@ -55,7 +56,7 @@ _any = msgspec.json.Decoder(msgspec.Raw)
 
 
 def parse_request(body: bytes, *, max_comments: int) -> Parsed:
-    """Takes a request's body apart.
+    """Takes a request's body apart; one byte order mark before it, which some editors and shells write, is skipped.
 
     Raises:
         NotJson: it can't be read.
@@ -71,6 +72,7 @@ def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
     Raises:
         NotJson, InvalidRequest, TooLarge: as `parse_request`.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         body.decode()
         request = _fast.decode(body)
@@ -94,6 +96,7 @@ def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
     Raises:
         NotJson, InvalidRequest, TooLarge: as `parse_request`.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         _any.decode(body)
         checked = True

@@ -57,6 +57,8 @@ def moment(value: Any) -> str | None:
     if value is None or value is False:
         return None
     if isinstance(value, str):
+        if value.strip().lower() in {"", "false"}:
+            return None
         if not _NUMBER.fullmatch(value.strip()):
             return value
         value = float(value)

@@ -17,10 +17,9 @@ def lines(*items: object) -> bytes:
     return "".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in items).encode()
 
 
-def read(raw: bytes, **defaults: str | None) -> list[Numbered | BadLine]:
+def read(raw: bytes, *, post_id: str | None = None, source: str | None = None) -> list[Numbered | BadLine]:
     """All of a JSON Lines file."""
-    defaults = {"post_id": None, "source": None, **defaults}
-    return list(read_json_lines(open_stream(io.BytesIO(raw)), **defaults))
+    return list(read_json_lines(open_stream(io.BytesIO(raw)), post_id=post_id, source=source))
 
 
 def numbers(items: Iterable[Numbered | BadLine], kind: type) -> list[int]:
@@ -86,7 +85,7 @@ def test_csv_takes_other_column_names_quoted_newlines_and_a_byte_order_mark() ->
 
 def test_csv_without_a_needed_column_says_which_and_what_there_is() -> None:
     """The message names the way out."""
-    with pytest.raises(FileError, match=r"no column author, post_id; it has 'id', 'text'.*--column"):
+    with pytest.raises(FileError, match=r"no column post_id; it has 'id', 'text'.*--column"):
         list(read_csv(io.BytesIO(b"id,text\n1,x\n"), post_id=None, source=None, columns={}))
 
 

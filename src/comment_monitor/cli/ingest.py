@@ -2,7 +2,6 @@
 
 import asyncio
 import codecs
-import io
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn, cast
 
 import click
 
@@ -128,8 +127,8 @@ def _read(file: Path, how: Reading, settings: Settings, report: "_Report", *, dr
     except* (KeyboardInterrupt, asyncio.CancelledError):
         report.failure = INTERRUPTED
     finally:
-        if isinstance(report.raw, PausingInput):
-            report.raw.stop()
+        if pausing := _pausing(report.raw):
+            pausing.stop()
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
@@ -139,7 +138,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 class _Report:
     """Counts while it runs, sums up at the end."""
 
-    def __init__(self, progress: Progress, raw: io.RawIOBase):
+    def __init__(self, progress: Progress, raw: IO[bytes]):
         self.progress = progress
         self.raw = raw
         self.fates: Counter[str] = Counter()
@@ -200,10 +199,11 @@ async def _run(
             report.settled(fates)
             return fates
 
-        pausing = report.raw if isinstance(report.raw, PausingInput) else None
         # A chunk that the queue has no room for would be refused; one fits where nothing else is.
         in_flight = max(1, min(IN_FLIGHT, settings.queue_capacity // CHUNK))
-        await feed(items, settle_and_count, chunk=CHUNK, in_flight=in_flight, on_bad=report.bad, pausing=pausing)
+        await feed(
+            items, settle_and_count, chunk=CHUNK, in_flight=in_flight, on_bad=report.bad, pausing=_pausing(report.raw)
+        )
 
 
 @asynccontextmanager
@@ -223,11 +223,11 @@ async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle
         yield runtime.pipeline.settle
 
 
-def _open(file: Path) -> io.RawIOBase:
+def _open(file: Path) -> IO[bytes]:
     if str(file) == "-":
         if sys.stdin is None:
             raise click.ClickException("Standard input is closed: there is nothing to read.")
-        raw: io.RawIOBase = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        raw: IO[bytes] = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     else:
         try:
             raw = file.open("rb", buffering=0)
@@ -238,7 +238,11 @@ def _open(file: Path) -> io.RawIOBase:
         except OSError as error:
             raise click.ClickException(f"{file} can't be read: {error.strerror}.{_if_address(file)}") from None
     regular = stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
-    return raw if regular else PausingInput(raw)
+    return raw if regular else cast("IO[bytes]", PausingInput(raw))
+
+
+def _pausing(raw: object) -> PausingInput | None:
+    return raw if isinstance(raw, PausingInput) else None
 
 
 def _if_address(file: Path) -> str:

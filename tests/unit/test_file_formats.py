@@ -1,0 +1,358 @@
+"""Files as people and other tools write them: the content says what they are, and nothing is left out in silence."""
+
+import codecs
+import gzip
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from comment_monitor.ingest import BadLine, FileError, Numbered, Reading, open_comments
+from comment_monitor.model import Comment
+from comment_monitor.parse import parse_request
+
+HEADER = "id,author,post_id,text\n"
+ROWS = HEADER + "1,ana,p,x\n2,ben,p,y\n"
+
+
+def line(number: int, **more: Any) -> str:
+    record = {"id": str(number), "post_id": "p", "text": "é", "author": "a", **more}
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def read(raw: "bytes | str", how: Reading | None = None) -> list[Numbered | BadLine]:
+    data = raw.encode() if isinstance(raw, str) else raw
+    return list(open_comments(io.BytesIO(data), how or Reading()))
+
+
+def comments(items: Iterable[Numbered | BadLine]) -> list[Comment]:
+    return [item.comment for item in items if isinstance(item, Numbered)]
+
+
+def bad(items: Iterable[Numbered | BadLine]) -> list[BadLine]:
+    return [item for item in items if isinstance(item, BadLine)]
+
+
+def ids(items: Iterable[Numbered | BadLine]) -> list[str]:
+    return [comment.id for comment in comments(items)]
+
+
+def archive(*names: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        for name in names:
+            file.writestr(name, "application/vnd.oasis.opendocument.spreadsheet" if name == "mimetype" else "x")
+    return out.getvalue()
+
+
+class Pieces(io.RawIOBase):
+    """An input that gives these pieces, one a read, and counts the reads."""
+
+    def __init__(self, *pieces: bytes):
+        self._pieces = list(pieces)
+        self.reads = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        self.reads += 1
+        data = self._pieces.pop(0) if self._pieces else b""
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class Endless(io.RawIOBase):
+    """A beginning, and then the same bytes up to a size."""
+
+    def __init__(self, head: bytes, unit: bytes, size: int):
+        self._head, self._unit, self._left = head, unit * max(1, 60_000 // len(unit)), size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        data, self._head = self._head, b""
+        if not data and self._left > 0:
+            data = self._unit
+            self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@pytest.mark.parametrize(
+    ("rows", "left_out", "kept"),
+    [
+        ('1,a,p,one\n2,b,p,"Great" he said\n3,c,p,three\n', [3], ["1", "3"]),
+        ('1,a,p,"never closed\n2,b,p,two\n3,c,p,three\n', [2], ["2", "3"]),
+        ('1,a,p,one\n2,b,p,"never closed\n', [3], ["1"]),
+        ('1,a,p,"never\n2,b,p,"two\nlines"\n3,c,p,three\n', [2], ["2", "3"]),
+        ('1,a,p,"x\n2,b,p,"y\n3,c,p,"z\n4,d,p,ok\n', [2, 3, 4], ["4"]),
+        ('1,a,"p,x\n2,b,p,"y"\n3,c,p,z\n', [2], ["2", "3"]),
+        ('1,a,p,"two\n\n""lines"""\n2,b,p,y\n', [], ["1", "2"]),
+        ('1,a,p,say ""hi""\n2,b,p,5" disk\n', [], ["1", "2"]),
+    ],
+)
+def test_a_line_that_is_no_csv_is_left_out_by_number_and_the_rest_is_read(
+    rows: str, left_out: list[int], kept: list[str]
+) -> None:
+    items = read(HEADER + rows)
+    assert [item.line for item in bad(items) if item.is_csv_fault] == left_out
+    assert ids(items) == kept
+
+
+def test_a_quote_that_swallows_rows_and_is_closed_by_a_later_text_gives_them_back() -> None:
+    items = read(HEADER + '1,a,p,"open\n2,b,p,two\n3,c,p,", closed"\n4,d,p,four\n')
+    assert [item.line for item in bad(items)][:1] == [2]
+    assert {"2", "4"} <= set(ids(items))
+
+
+def test_quoted_lines_are_kept_as_they_came() -> None:
+    (comment,) = comments(read((HEADER + '1,a,p,"x\r\n\ny\rz\n"\r\n').encode()))
+    assert comment.text == "x\r\n\ny\rz\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n", "\r"])
+def test_every_end_of_a_line_is_one(end: str) -> None:
+    assert ids(read(ROWS.replace("\n", end))) == ["1", "2"]
+
+
+def test_a_carriage_return_within_a_text_is_part_of_it() -> None:
+    items = read(HEADER + "1,a,p,first half\rsecond half\n2,b,p,y\n")
+    assert [comment.text for comment in comments(items)] == ["first half\rsecond half", "y"]
+
+
+def test_a_carriage_return_that_hides_another_row_is_named() -> None:
+    items = read(HEADER + "1,a,p,x\r2,b,p,y\n3,c,p,z\n")
+    assert ([item.line for item in bad(items)], ids(items)) == ([2], ["3"])
+
+
+@pytest.mark.parametrize("rows", ["1,ana,p,x,,\n,,,,,\n2,ben,p,y,,\n", "1,ana,p,x,\n , ,,\n2,ben,p,y, \n\n,\n"])
+@pytest.mark.parametrize("header", [HEADER, "id,author,post_id,text,,\n"])
+def test_surplus_empty_columns_and_empty_rows_are_no_error(header: str, rows: str) -> None:
+    items = read(header + rows)
+    assert (ids(items), bad(items)) == (["1", "2"], [])
+
+
+@pytest.mark.parametrize(
+    ("unit", "head"),
+    [
+        (b'1,a,p,"x\n', HEADER.encode()),
+        (b'x","\n', HEADER.encode()),
+        (b'"\n', HEADER.encode()),
+        (b'"', HEADER.encode() + b"1,a,p,"),
+        (b'a"",""""\n', HEADER.encode()),
+        (b"a\rb\n", HEADER.encode()),
+        (b"2,b,p,plain\n", HEADER.encode() + b'1,a,p,"never closed\n'),
+        (b"\r", HEADER.encode()),
+        (b",", HEADER.encode()),
+        (b'{"id":\n', b"{}\n"),
+        (b"[[{", b'{"comments": '),
+    ],
+)
+def test_time_is_linear_in_the_size_of_hostile_files(unit: bytes, head: bytes) -> None:
+    def seconds(size: int) -> float:
+        started = time.process_time()
+        for _ in open_comments(io.BufferedReader(Endless(head, unit, size)), Reading()):
+            pass
+        return time.process_time() - started
+
+    small, large = seconds(300_000), seconds(3_000_000)
+    assert large < 20 * small + 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "\ufeff" + line(1) + "\ufeff" + line(2),
+        line(1) + "\ufeff\n" + line(2),
+        line(1).strip() + "\ufeff" + line(2),
+        line(1).strip() + line(2).strip(),
+        "\ufeff" + ROWS,
+        "\ufeff" + HEADER + "1,a,p,x\n\ufeff" + HEADER + "2,b,p,y\n",
+        "\ufeff" + HEADER + "1,a,p,x\n\ufeff2,b,p,y\n",
+        HEADER + "1,a,p,x\ntext,ID,post_id,author\ny,2,p,b\n",
+        HEADER + '1,a,p,x\n\ufeff"text","id","post_id"\n"y","2","p"\n',
+        "text,id,post_id\nx,1,p\n\ufefftext,id,post_id\ny,2,p\n",
+    ],
+)
+def test_joined_files_are_read_as_their_parts(raw: str) -> None:
+    for data in (raw.encode(), gzip.compress(raw.encode()), raw.encode("utf-16")):
+        items = read(data)
+        assert (ids(items), bad(items)) == (["1", "2"], [])
+
+
+def test_a_second_gzip_member_may_begin_with_a_mark() -> None:
+    assert ids(read(b"".join(gzip.compress(("\ufeff" + line(n)).encode()) for n in (1, 2)))) == ["1", "2"]
+
+
+def test_a_text_that_begins_with_a_mark_keeps_it() -> None:
+    (comment,) = comments(read("text,id,post_id\n\ufeffx,1,p\n"))
+    assert comment.text == "\ufeffx"
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("more", [b'{"id":"1","text":"t"}', b'{"id":"1","text":"t"},{"id":2}'])
+def test_a_mark_before_a_request_is_skipped(mark: bytes, more: bytes) -> None:
+    body = mark + b'{"post_id":"p","comments":[' + more + b"]}"
+    assert [comment.id for comment in parse_request(body, max_comments=5).comments] == ["1"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    "header", ["id,author,post_id,text", ' ID ,"Author",Post_ID, text', "sep=,\r\nid,author,post_id,text"]
+)
+def test_the_content_says_the_format(header: str, delimiter: str) -> None:
+    table = f"{header}\n1,ana,p,x\n2,ben,p,y\n".replace(",", delimiter)
+    for data in (table.encode(), gzip.compress(table.encode())):
+        items = read(data)
+        assert (ids(items), [comment.author for comment in comments(items)]) == (["1", "2"], ["ana", "ben"])
+
+
+def test_a_line_of_something_else_before_json_lines_is_one_bad_line() -> None:
+    items = read("# comments, of 2026\n" + line(1))
+    assert (len(bad(items)), ids(items)) == (1, ["1"])
+
+
+@pytest.mark.parametrize("name", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-32"])
+def test_a_byte_order_mark_says_the_encoding(name: str) -> None:
+    mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}.get(name, b"")
+    text = HEADER + "1,Zoé,p,日本 🙂\n"
+    assert [comment.text for comment in comments(read(mark + text.encode(name)))] == ["日本 🙂"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "words"),
+    [
+        (HEADER + "1,Zoé,p,“hi”\n2,b,p,x\n", "windows-1252", "--encoding windows-1252"),
+        (line(1).replace("é", "schön"), "latin-1", "--encoding windows-1252"),
+        (HEADER + "1,Иван,p,Привет мир\n", "windows-1251", "windows-1251"),
+        (HEADER + "1,田中,p,おはよう\n", "shift_jis", "shift_jis"),
+        (ROWS, "utf-16-le", "--encoding utf-16-le"),
+        (ROWS, "utf-16-be", "--encoding utf-16-be"),
+    ],
+)
+def test_another_encoding_is_named_and_read_with_the_option(text: str, encoding: str, words: str) -> None:
+    with pytest.raises(FileError, match=words):
+        read(text.encode(encoding))
+    assert bad(read(text.encode(encoding), Reading(encoding=encoding))) == []
+
+
+def test_a_late_line_that_is_not_utf8_is_rejected_alone() -> None:
+    for good, odd, head in ((line(1), line(2), ""), ("1,a,p,plain\n", "2,é,p,x\n", HEADER)):
+        items = read((head + good * 9000).encode() + odd.encode("latin-1") + good.encode())
+        assert [item.line for item in bad(items)] == [9001 + bool(head)]
+        assert "--encoding" in bad(items)[0].reason
+        assert len(comments(items)) == 9001
+
+
+def test_bytes_that_mean_nothing_in_the_given_encoding_are_one_bad_line() -> None:
+    items = read((HEADER + "1,a,p,x\n").encode() + b"2,a,p,\x81\n3,a,p,z\n", Reading(encoding="windows-1252"))
+    assert ([item.line for item in bad(items)], ids(items)) == ([3], ["1", "3"])
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (archive("[Content_Types].xml", "xl/workbook.xml"), "spreadsheet.*save it as CSV"),
+        (archive("mimetype", "content.xml"), "spreadsheet.*save it as CSV"),
+        (archive("comments.csv"), "unzip -p"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "old Excel"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "picture"),
+        (b"\xff\xd8\xff\xe0" + bytes(50), "picture"),
+        (b"%PDF-1.7\n%\xe2\xe3\n", "PDF"),
+        (b"\n<!DOCTYPE html>\n<html>", "HTML"),
+        (b'<?xml version="1.0"?>\n<rss>', "XML"),
+        (b'<?xml version="1.0"?>\n<disqus xmlns="x">', "Disqus"),
+        (b"SQLite format 3\0" + bytes(100), "SQLite"),
+        (b"PAR1\x15\x04" + bytes(100), "Parquet"),
+        (gzip.compress(b"a.csv" + bytes(252) + b"ustar" + bytes(300)), "tar"),
+        (gzip.compress(b"%PDF-1.7\n"), "PDF"),
+        (b"{\\rtf1\\ansi", "Rich Text"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", "curl"),
+        (bytes(range(256)) * 20, "not a text file"),
+        (b"", "empty"),
+        (b"\n\r\n \n", "empty"),
+        (codecs.BOM_UTF8, "empty"),
+        (gzip.compress(b""), "empty"),
+        (b'\n\n[\n{"id":"1"}]', "jq -c '.\\[\\]'"),
+        (b'[{"cid":"1","votes":"3"}]', "--preset youtube-comment-downloader"),
+        (json.dumps({"post_id": "p", "comments": []}, indent=2).encode(), "jq -c \\."),
+        (b"hello there\nsome prose\n", "no column id, text, post_id"),
+        (b"id,body,link_id\n", "--preset pushshift"),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_to_do(raw: bytes, words: str) -> None:
+    with pytest.raises(FileError, match=words):
+        read(raw)
+
+
+def test_a_slow_pipe_is_not_waited_for_beyond_its_first_line() -> None:
+    for first in (line(1).encode(), HEADER.encode(), b"{", gzip.compress(line(1).encode())[:15]):
+        rest = {b"{": line(1)[1:].encode(), HEADER.encode(): b"1,a,p,x\n"}.get(first, b"")
+        if first.startswith(b"\x1f"):
+            rest = gzip.compress(line(1).encode())[15:]
+        pipe = Pieces(first, rest) if rest else Pieces(first)
+        (item,) = [next(open_comments(pipe, Reading()))]  # type: ignore[arg-type]
+        assert isinstance(item, Numbered)
+        assert pipe.reads <= 4
+
+
+def test_a_whole_request_a_line_is_its_comments() -> None:
+    body = {
+        "post_id": "q",
+        "source": "Blog",
+        "comments": [{"id": "1", "text": "x"}, {"id": "2"}, {"id": "1E+17", "text": "y"}],
+    }
+    items = read(
+        json.dumps(body) + "\n" + line(9) + json.dumps({"comments": [{"id": "7", "text": "z"}]}), Reading(post_id="d")
+    )
+    assert [(c.source, c.post_id, c.id) for c in comments(items)] == [
+        ("blog", "q", "1"), ("threads", "p", "9"), ("threads", "d", "7"),
+    ]  # fmt: skip
+    assert sorted((item.line, item.id, item.reason[:11]) for item in bad(items)) == [
+        (1, "1E+17", "comments[2]"), (1, "2", "comments[1]"),
+    ]  # fmt: skip
+
+
+MANGLED = ["1.79414E+17", "1,79414E+17", "1E+17", "1.79414e17", '="179414000000000001"', "#NAME?", "########"]
+
+
+@pytest.mark.parametrize("value", MANGLED)
+@pytest.mark.parametrize("field", ["id", "parent_id", "post_id", "author_id"])
+def test_ids_that_a_spreadsheet_has_changed_are_rejected_by_name(field: str, value: str) -> None:
+    record = {"id": "1", "post_id": "p", "text": "t", field: value}
+    quoted = ",".join('"' + cell.replace('"', '""') + '"' for cell in record.values())
+    for raw in (json.dumps(record), ",".join(record) + "\n" + quoted):
+        (item,) = bad(read(raw))
+        assert item.reason.startswith(f"`{field}` ")
+        assert "format the column as text" in item.reason
+
+
+@pytest.mark.parametrize(
+    "value", ["1E17", "12e5", "a+b", "1+1", "E+17", "x=1", "#1", "1.5", "2e", "at://did:plc:x/3k", "1.2.3E+4x"]
+)
+def test_ids_that_only_look_a_little_like_it_are_taken(value: str) -> None:
+    assert ids(read(line(1, id=value))) == [value]
+
+
+def test_ids_within_posts_hold_their_post() -> None:
+    how = Reading(ids_within_posts=True)
+    rows = [line(1, parent_id="7"), line(1, post_id="q"), line(1, id="x" * 199), line(2, parent_id="x" * 199)]
+    items = read("".join(rows), how)
+    assert [(c.id, c.parent_id) for c in comments(items)] == [("p/1", "p/7"), ("q/1", None)]
+    assert [(item.line, item.reason[:11].split("`")[1]) for item in bad(items)] == [(3, "id"), (4, "parent_id")]
+
+
+def test_likes_and_the_other_fields_are_read_from_cells() -> None:
+    raw = "id,post_id,text,likes,author_id,edited_at,url\n1,p,t,12,u,2026-01-31T09:30:00Z,https://x\n2,p,t,,,,\n3,p,t,many,,,\n"
+    items = read(raw)
+    first, second = comments(items)
+    assert (first.likes, first.author_id, first.url, first.edited_at is not None) == (12, "u", "https://x", True)
+    assert second.details == (None, None, None, None)
+    assert "likes" in bad(items)[0].reason
