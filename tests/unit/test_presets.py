@@ -64,7 +64,7 @@ def test_yt_dlp_documents(indent: int | None) -> None:
         assert [(c.source, c.post_id, c.id, c.parent_id, c.likes) for c in found] == [
             ("youtube", "v1", "U1.x", "U1", 7), ("youtube", "v1", "U1", None, None),
         ]  # fmt: skip
-        assert [(item.id, item.reason[:11]) for item in items if isinstance(item, BadLine)][0] == ("U3", "comments[2]")
+        assert next((item.id, item.reason[:11]) for item in items if isinstance(item, BadLine)) == ("U3", "comments[2]")
 
 
 def test_a_document_of_many_mebibytes_is_read_comment_by_comment() -> None:
@@ -164,7 +164,8 @@ def test_metadata_of_a_mapping_is_kept_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "item",
     [
-        {**WORDPRESS, "id": 1.5}, {**WORDPRESS, "id": True}, {**WORDPRESS, "id": [1]}, {**WORDPRESS, "content": "plain"},
+        {**WORDPRESS, "id": 1.5}, {**WORDPRESS, "id": True}, {**WORDPRESS, "id": [1]},
+        {**WORDPRESS, "content": "plain"},
         {**WORDPRESS, "date_gmt": "0000-00-00T00:00:00"}, {**WORDPRESS, "content": {"rendered": 5}},
         {**WORDPRESS, "post": None}, {**WORDPRESS, "author_name": "\ud800"}, {**WORDPRESS, "id": "1E+17"},
     ],

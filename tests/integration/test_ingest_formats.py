@@ -1,0 +1,159 @@
+"""`comment-monitor ingest` on files of other tools and on broken ones, as a user meets it."""
+
+import gzip
+import json
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import execute, until
+from tests.support.commands import SURNAME, Run, lines, record
+
+HEADER = "id,author,post_id,text\n"
+
+
+def stored(dsn: str, columns: str = "comment_id") -> list[Any]:
+    rows = execute(dsn, f"SELECT {columns} FROM comments ORDER BY id")  # noqa: S608 - the tests' own names
+    return [row[0] if len(row) == 1 else row for row in rows]
+
+
+def test_lines_that_are_no_csv_are_named_and_counted_and_the_rest_is_stored(
+    ingest: Run, dsn: str, tmp_path: Path
+) -> None:
+    rows = f'1,ana,p,{SURNAME}\n2,b,p,"{SURNAME}" he said\n3,c,p,"never closed\n4,d,p,"two\nlines"\n,,,\n5,e,p,y,,\n'
+    (tmp_path / "Some.CSV.GZ").write_bytes(gzip.compress((HEADER + rows).encode()))
+    done = ingest("Some.CSV.GZ")
+    assert (done.code, done.counts) == (1, (5, 3, 0, 0, 2))
+    assert done.out.splitlines()[0] == "2 lines were left out as no CSV, and counted as rejected"
+    assert [line.split(":")[0] for line in done.err.splitlines()] == ["line 3", "line 4"]
+    assert stored(dsn, "comment_id, text") == [("1", SURNAME), ("4", "two\nlines"), ("5", "y")]
+
+
+def test_a_preset_stores_what_another_tool_wrote(ingest: Run, dsn: str) -> None:
+    item = {
+        "cid": "Ux.9",
+        "text": SURNAME,
+        "author": "@a",
+        "channel": "UC1",
+        "votes": "1.2K",
+        "time_parsed": 1769852400.0,
+    }
+    options = ("-", "--preset=youtube-comment-downloader")
+    refused = ingest(*options, stdin=lines(item))
+    assert (refused.code, refused.out) == (2, "")
+    assert "needs --post-id: its lines do not name the video" in " ".join(refused.err.split())
+    done = ingest(*options, "--post-id=v", stdin=lines(item, {**item, "cid": "Ux"}))
+    assert (done.code, done.counts, done.err) == (0, (2, 2, 0, 0, 0), "")
+    wanted = [("youtube", "v", "Ux.9", "Ux"), ("youtube", "v", "Ux", None)]
+    assert sorted(stored(dsn, "source, post_id, comment_id, parent_id"), reverse=True, key=lambda row: row[2]) == wanted
+
+
+def test_ids_within_posts_are_stored_with_their_post(ingest: Run, dsn: str) -> None:
+    done = ingest("-", "--id-scope=post", stdin=lines(record(1), record(1, post_id="q", parent_id="c0")))
+    assert (done.code, done.counts) == (0, (2, 2, 0, 0, 0))
+    assert stored(dsn, "comment_id, parent_id") == [("p/c1", None), ("q/c1", "q/c0")]
+
+
+def test_members_by_other_names_are_paths(ingest: Run, dsn: str) -> None:
+    item = {"n": 7, "user": {"name": "x"}, "body": {"text": SURNAME}, "thread": 3}
+    columns = ("id=n", "author=user.name", "text=body.text", "post_id=thread")
+    done = ingest("-", *(f"--column={column}" for column in columns), stdin=lines(item))
+    assert (done.code, done.counts) == (0, (1, 1, 0, 0, 0))
+    assert stored(dsn, "post_id, comment_id, author") == [("3", "7", "x")]
+
+
+def test_another_encoding_is_named_and_read_with_the_option(ingest: Run, dsn: str, tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_bytes((HEADER + "1,Zoé,p,ça va “bien”\n").encode("cp1252"))
+    refused = ingest("old.csv")
+    assert (refused.code, refused.out) == (1, "")
+    assert "--encoding windows-1252 reads it" in refused.only_error()
+    assert ingest("old.csv", "--encoding=windows-1252").counts == (1, 1, 0, 0, 0)
+    assert stored(dsn, "author, text") == [("Zoé", "ça va “bien”")]
+
+
+@pytest.mark.parametrize("name", ["nope", "rot13", "base64", "punycodes", "", "\0"])
+def test_an_encoding_that_is_none_is_named(ingest: Run, name: str) -> None:
+    if "\0" not in name:
+        done = ingest("-", f"--encoding={name}", "--dry-run", stdin=lines(record(1)))
+        assert (done.code, done.out) == (2, "")
+        assert "--encoding" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "https://example.com/comments.jsonl",
+            "`curl -fsSL https://example.com/comments.jsonl | comment-monitor ingest -`",
+        ),
+        ("file:///tmp/comments.jsonl", "/tmp/comments.jsonl"),  # noqa: S108 - only named
+        (".", "is a folder"),
+    ],
+)
+def test_what_is_no_file_is_named_with_what_to_do(ingest: Run, name: str, words: str) -> None:
+    done = ingest(name, "--dry-run")
+    assert (done.code, done.out) == (1, "")
+    assert words in done.only_error()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("lines_before", [0, 1100])
+async def test_a_signal_ends_it_with_how_to_go_on(
+    program: dict[str, str], dsn: str, tmp_path: Path, sent: signal.Signals, lines_before: int
+) -> None:
+    """Before the first line came, and after some are stored."""
+    line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
+    with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
+        line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        try:
+            assert running.stdin
+            assert running.stdout
+            assert running.stderr
+            running.stdin.write(lines(*map(record, range(lines_before))))
+            running.stdin.flush()
+            await until(lambda: execute(dsn, "SELECT count(*) FROM comments") == [(lines_before,)])
+            # It has opened its input by now: nothing else of it can be seen from outside where no line came.
+            await until(lambda: _reads(running.pid))
+            running.send_signal(sent)
+            assert running.wait(60) == 1
+            assert re.search(rb"\d+ read: ", running.stdout.read())
+            error = running.stderr.read().decode()
+            assert "Error: interrupted; " in error
+            assert "Run the same command again to go on" in error
+            assert "Traceback" not in error
+        finally:
+            running.kill()
+
+
+def _reads(pid: int) -> bool:
+    """Whether the program has a second descriptor of its input."""
+    folder = Path(f"/proc/{pid}/fd")
+    own, names = (folder / "0").readlink(), []
+    for file in folder.iterdir():
+        # A descriptor may be closed in between.
+        with suppress(FileNotFoundError):
+            names.append(file.readlink())
+    return names.count(own) > 1
+
+
+async def test_one_line_of_a_pipe_that_stays_open_is_stored(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
+    for number, first in enumerate((json.dumps(record("j")), HEADER + "c,a,p,x")):
+        line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
+        with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
+            line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as running:
+            try:
+                assert running.stdin
+                running.stdin.write(f"{first}\n".encode())
+                running.stdin.flush()
+                await until(lambda n=number: len(stored(dsn)) == n + 1)  # type: ignore[misc]
+                running.stdin.close()
+                assert running.wait(60) == 0
+            finally:
+                running.kill()
