@@ -161,7 +161,7 @@ def test_time_is_linear_in_the_size_of_hostile_files(unit: bytes, head: bytes) -
             pass
         return time.process_time() - started
 
-    small, large = seconds(300_000), seconds(3_000_000)
+    small, large = seconds(150_000), seconds(1_500_000)
     assert large < 20 * small + 1
 
 
