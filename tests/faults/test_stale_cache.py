@@ -10,6 +10,7 @@ from tests.conftest import execute
 from tests.faults.conftest import MakeSystem
 from tests.support.requests import comment, parsed
 from tests.support.system import System
+from tests.support.triggers import replaced_long_ago
 
 from comment_monitor.dedup import DedupCache
 from comment_monitor.embedded.redis import EmbeddedRedis
@@ -23,11 +24,6 @@ async def fate(system: System, text: str) -> str:
     return kind
 
 
-def days_later(system: System) -> None:
-    """A text that was replaced long ago is an edit when it comes again, and no late repeat."""
-    execute(system.dsn, "UPDATE comment_versions SET replaced_at = replaced_at - interval '2 d'")
-
-
 def text_of_it(system: System) -> str:
     ((text,),) = execute(system.dsn, "SELECT text FROM comments")
     return str(text)
@@ -36,6 +32,7 @@ def text_of_it(system: System) -> str:
 async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
     system = make_system(REDIS_URL=own_redis.url)
     await system.start(system.orchestrator)
+    replaced_long_ago(system.dsn)
     assert await fate(system, "first") == "stored"
     own_redis.child.send_signal(signal.SIGSTOP)
     try:
@@ -43,7 +40,6 @@ async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: Emb
     finally:
         own_redis.child.send_signal(signal.SIGCONT)
     await system.until_health("ok", cache="ok")
-    days_later(system)
     assert await fate(system, "first") == "updated"
     assert text_of_it(system) == "first"
 
@@ -51,6 +47,7 @@ async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: Emb
 async def test_a_kill_between_the_commit_of_an_edit_and_its_note_in_redis(system: System, tmp_path: Path) -> None:
     system.orchestrator.start(("after the commit", "2", "self", str(tmp_path / "killed")))
     await system.until_healthy()
+    replaced_long_ago(system.dsn)
     assert await fate(system, "first") == "stored"
     with pytest.raises(httpx.TransportError):
         await fate(system, "second")
@@ -58,7 +55,6 @@ async def test_a_kill_between_the_commit_of_an_edit_and_its_note_in_redis(system
     assert text_of_it(system) == "second"
     await system.start(system.orchestrator)
     assert await fate(system, "second") == "duplicates"
-    days_later(system)
     assert await fate(system, "first") == "updated"
     assert text_of_it(system) == "first"
 
