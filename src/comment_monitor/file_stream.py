@@ -1,4 +1,4 @@
-"""A file's bytes as UTF-8, whatever gzip or encoding lies around them, with its beginning looked at first.
+"""A file's bytes as UTF-8, without its gzip and its own encoding, and with its beginning checked first.
 
 The beginning is no more than what the input has given by the time of its first line: a pipe that pauses is not waited
 for any longer.

@@ -56,13 +56,14 @@ def read_json_lines(
         FileError: a compressed file is damaged or cut short.
     """
     defaults = Defaults(post_id, source)
-    first = True
+    first = 0
     for number, line in _lines(stream):
         if not line.strip():
             continue
-        was_first, first = first, False
-        if was_first and line.lstrip().startswith(b"["):
-            raise FileError(ARRAY + hint_of_text(line[:KEYS_IN]))
+        if not first:
+            first = number
+            if line.lstrip().startswith(b"["):
+                raise FileError(ARRAY + hint_of_text(line[:KEYS_IN]))
         if len(line) > MAX_LINE:
             hint = "" if mapper else hint_of_text(line[:KEYS_IN])
             yield BadLine(number, None, f"the line is longer than {MAX_LINE} bytes{hint}")
@@ -73,7 +74,9 @@ def read_json_lines(
         try:
             yield Numbered(number, _from_json(line, defaults))
         except BadCommentError as error:
-            hint = " (a CSV file? --format csv reads it)" if was_first and not line.lstrip().startswith(b"{") else ""
+            hint = (
+                " (a CSV file? --format csv reads it)" if number == first and not line.lstrip().startswith(b"{") else ""
+            )
             yield from _unusual(number, line, defaults, f"{error}{hint}")
 
 

@@ -1,7 +1,7 @@
 """JSON documents of any size, read value by value in constant memory.
 
 `spans.Reader` does the same for a document that is in memory. Here the document comes piece by piece, so that the state
-between two pieces is kept: every byte is looked at once. Only structure is checked; whether a value is well formed is
+between two pieces is kept: every byte is scanned once. Only structure is checked; whether a value is well formed is
 for its decoder to say.
 """
 

@@ -12,6 +12,8 @@ from comment_monitor.model import MAX_ID, Comment
 # An id as spreadsheets and data frames write large numbers; its last digits are lost.
 _ROUNDED: Final = re.compile(r"[+-]?[0-9]{1,4}(?:[eE]\+[0-9]{1,3}|[.,][0-9]{1,20}[eE]\+?[0-9]{1,3})")
 _FORMULA: Final = re.compile(r"""=\s*["'].*|\#{3,}|\#(?:NAME\?|VALUE!|REF!|NUM!|NULL!|N/A|DIV/0!)""", re.DOTALL)
+# What either of them begins with.
+_SUSPECT: Final = frozenset("=#+-0123456789 \t\n\r\u00a0")
 AS_TEXT: Final = "format the column as text and export the file again"
 
 
@@ -46,20 +48,21 @@ def with_whole_ids(comment: Comment) -> Comment:
     """
     parent, author = comment.parent_id, comment.author_id
     # Nearly every id is plain, and this is asked of every line.
+    id_, post = comment.id, comment.post_id
     if (
-        comment.id.isalnum()
-        and comment.post_id.isalnum()
-        and (parent is None or parent.isalnum())
-        and (author is None or author.isalnum())
+        (id_.isalnum() or id_[0] not in _SUSPECT)
+        and (post.isalnum() or post[0] not in _SUSPECT)
+        and (parent is None or parent.isalnum() or parent[0] not in _SUSPECT)
+        and (author is None or author.isalnum() or author[0] not in _SUSPECT)
     ):
         return comment
-    ids = (("id", comment.id), ("post_id", comment.post_id), ("parent_id", parent), ("author_id", author))
+    ids = (("id", id_), ("post_id", post), ("parent_id", parent), ("author_id", author))
     for name, value in ids:
-        if value is None:
+        if value is None or value.isalnum() or value[0] not in _SUSPECT:
             continue
-        if _ROUNDED.fullmatch(value):
+        if _ROUNDED.fullmatch(value.strip()):
             raise BadCommentError(f"`{name}` is a number that a spreadsheet has rounded ({value}): {AS_TEXT}")
-        if _FORMULA.fullmatch(value):
+        if _FORMULA.fullmatch(value.strip()):
             raise BadCommentError(f"`{name}` is a formula of a spreadsheet, not an id: {AS_TEXT}")
     return comment
 

@@ -101,7 +101,7 @@ def ingest(
     settings = load_settings(data_dir)
     if not dry_run:
         require_dsn(settings, data_dir)
-    # The first line may be long in coming, and is waited for before the loop that hears of signals.
+    # The first line of a pipe may be late, and the program waits for it before the event loop handles signals.
     signal.signal(signal.SIGTERM, _interrupt)
     with _open(file) as raw, Progress(_size(file), file.name) as progress:
         report = _Report(progress, raw)
