@@ -25,6 +25,7 @@ from tests.support.triggers import INSUFFICIENT_PRIVILEGE, SERIALIZATION_FAILURE
 
 from comment_monitor import analysis
 from comment_monitor.analysis import VERSION, Finding
+from comment_monitor.analysis.text import Text
 from comment_monitor.config import Settings
 from comment_monitor.watch import WAITING
 from comment_monitor.worker import open_worker
@@ -238,8 +239,8 @@ class Taste:
         self.error: Exception = ValueError("too bad")
         self.found: dict[str, Any] | None = None
 
-    def find(self, text: str, _: Mapping[str, Any]) -> dict[str, Any]:
-        if "BAD" not in text:
+    def find(self, text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
+        if "BAD" not in text.typed:
             return {}
         self.tries += 1
         if self.found is not None:

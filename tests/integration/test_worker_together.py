@@ -109,7 +109,7 @@ async def test_an_analysis_that_takes_all_of_the_time_is_stored(
 ) -> None:
     """It is done; thrown away it would be begun again, for ever."""
 
-    def slow(_text: str, _found: object) -> dict[str, object]:
+    def slow(_text: object, _found: object) -> dict[str, object]:
         time.sleep(1)
         return {}
 

@@ -11,6 +11,7 @@ import psycopg2.extensions
 from psycopg2.extras import RealDictCursor
 
 from comment_monitor.analysis import normal
+from comment_monitor.analysis.text import read
 from comment_monitor.config import Settings
 from comment_monitor.db import Database, open_database
 from comment_monitor.dedup import DedupCache
@@ -133,7 +134,7 @@ def holding(dsn: str, *statements: str) -> Iterator[psycopg2.extensions.connecti
 @contextmanager
 def holding_text(dsn: str, text: str) -> Iterator[None]:
     """Keeps workers from storing the result of this text: they have loaded and analysed it, and wait."""
-    digest = normal.find(text, {})["text_digest"]
+    digest = normal.find(read(text), {})["text_digest"]
     assert digest is not None
     with holding(dsn, f"SELECT pg_advisory_xact_lock({digest})"):
         yield

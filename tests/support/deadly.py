@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from comment_monitor import analysis
 from comment_monitor.analysis import Finding
+from comment_monitor.analysis.text import Text
 from comment_monitor.cli import main
 
 EXIT: Final = "DEADLY-EXIT"
@@ -26,10 +27,10 @@ DEEDS: Final[dict[str, Callable[[], object]]] = {
 }
 
 
-def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
+def find(text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
     """Finds nothing, and does what the text says."""
     for word, deed in DEEDS.items():
-        if word in text:
+        if word in text.typed:
             deed()
     return {}
 

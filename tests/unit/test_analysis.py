@@ -4,6 +4,7 @@ import pytest
 
 from comment_monitor import analysis
 from comment_monitor.analysis import Analysis, Failure, analyse, normal, rules
+from comment_monitor.analysis.text import Text, read
 
 
 def look(text: str) -> Analysis:
@@ -100,7 +101,7 @@ def test_texts_that_say_the_same_have_one_digest() -> None:
     assert len({look(text).text_digest for text in same}) == 1
     assert look("Check out my channels").text_digest != look(same[0]).text_digest
     assert look("first").text_digest is None
-    assert normal.normalise("  \ufeff ") == ""
+    assert normal.normalise(read("  \ufeff ")) == []
 
 
 HOSTILE = {
@@ -132,7 +133,7 @@ def test_any_text_gets_an_answer(text: str) -> None:
 def test_a_finding_that_raises_makes_a_failure_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch goes on; the reason says which finding it was."""
 
-    def fail(text: str, found: analysis.Found) -> analysis.Found:
+    def fail(text: Text, found: analysis.Found) -> analysis.Found:
         raise ValueError("no such thing")
 
     broken = (analysis.FINDINGS[0], analysis.Finding("broken", fail))

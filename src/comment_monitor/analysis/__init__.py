@@ -11,10 +11,19 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from comment_monitor.analysis import language, normal, rules, sentiment
+from comment_monitor.analysis.text import Text, read
 
-RULES_VERSION: Final = "1"
-# Named with every result: what an upgrade of a library or a rule would find anew can be told from what it would not.
-VERSION: Final = f"{RULES_VERSION}+py3langid-{version('py3langid')}+vader-{version('vaderSentiment')}"
+RULES_VERSION: Final = "2"
+# Stored with every result: it names the rules and libraries whose upgrade may change the result.
+VERSION: Final = "+".join(
+    (
+        RULES_VERSION,
+        f"py3langid-{version('py3langid')}",
+        f"vader-{version('vaderSentiment')}",
+        f"emoji-{version('emoji')}",
+        f"publicsuffixlist-{version('publicsuffixlist')}",
+    )
+)
 
 MAX_REASON: Final = 500
 
@@ -46,8 +55,8 @@ class Finding(NamedTuple):
     """
 
     name: str
-    find: Callable[[str, Found], Found]
-    find_all: Callable[[Sequence[str]], Sequence[Found]] | None = None
+    find: Callable[[Text, Found], Found]
+    find_all: Callable[[Sequence[Text]], Sequence[Found]] | None = None
 
 
 FINDINGS: Final = (
@@ -64,30 +73,46 @@ def analyse(text: str) -> Analysis | Failure:
 
 
 def analyse_all(texts: Sequence[str]) -> Iterator[Analysis | Failure]:
-    """The same for each of several texts, in their order; whoever asks may do something else in between."""
-    together: dict[str, Sequence[Found]] = {}
+    """The same for each of several texts, in their order; the caller may do something else in between."""
+    read_texts = [_read(text) for text in texts]
+    readable = [one for one in read_texts if isinstance(one, Text)]
+    together: dict[str, Iterator[Found]] = {}
     for finding in FINDINGS:
-        if finding.find_all and len(texts) > 1:
-            # One that fails with them all is asked about each, to find the text at fault.
+        if finding.find_all and len(readable) > 1:
+            # A finding that fails with all texts is called with each, to find the text at fault.
             with suppress(Exception):
-                together[finding.name] = finding.find_all(texts)
-    for index, text in enumerate(texts):
-        yield _analyse(text, {name: results[index] for name, results in together.items()})
+                together[finding.name] = iter(finding.find_all(readable))
+    for text in read_texts:
+        if isinstance(text, Failure):
+            yield text
+        else:
+            yield _analyse(text, {name: next(results) for name, results in together.items()})
 
 
-def _analyse(text: str, known: Mapping[str, Found]) -> Analysis | Failure:
-    """`known`: what findings by these names have found already."""
+def _read(text: str) -> Text | Failure:
+    try:
+        return read(text)
+    except Exception as error:  # noqa: BLE001 - as in _analyse
+        return _failure("text", error)
+
+
+def _analyse(text: Text, known: Mapping[str, Found]) -> Analysis | Failure:
+    """`known`: results of findings by these names, where these were made before."""
     found: dict[str, Any] = {}
     for finding in FINDINGS:
         try:
             found.update(known.get(finding.name) or finding.find(text, found))
         except Exception as error:  # noqa: BLE001 - a text that breaks an analyser must not break its batch
-            reason = f"{finding.name}: {type(error).__name__}: {error}"[:MAX_REASON]
-            # It may quote what PostgreSQL's text can't hold.
-            return Failure(reason=reason.replace("\0", "").encode(errors="replace").decode())
+            return _failure(finding.name, error)
     return Analysis(**found)
 
 
+def _failure(name: str, error: Exception) -> Failure:
+    reason = f"{name}: {type(error).__name__}: {error}"[:MAX_REASON]
+    # The message may quote characters that PostgreSQL's text cannot hold.
+    return Failure(reason=reason.replace("\0", "").encode(errors="replace").decode())
+
+
 def warm_up() -> None:
-    """Loads the models, so that the first comment does not wait for them."""
-    analyse("Is this the first comment?")
+    """Loads the models and lists, so that the first comment does not wait for them."""
+    analyse("Is this the first comment on example.com? \u2764")

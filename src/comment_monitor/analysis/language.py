@@ -8,6 +8,7 @@ from typing import Any, Final
 import py3langid.langid
 
 from comment_monitor.analysis.ngrams import Classifier
+from comment_monitor.analysis.text import Text
 
 UNKNOWN: Final = "und"
 # Of 1,956 real comments about every fifth is too short to tell ("lol", "love it"): those score under a tenth. Between
@@ -29,14 +30,14 @@ def _classifier() -> Classifier:
     return Classifier(identifier)
 
 
-def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
+def find(text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
     """`language` and `language_confidence`."""
     return find_all([text])[0]
 
 
-def find_all(texts: Sequence[str]) -> list[dict[str, Any]]:
+def find_all(texts: Sequence[Text]) -> list[dict[str, Any]]:
     """The same for several texts, in less time than one by one."""
-    words = [_without_noise(text[:MAX_LENGTH]) for text in texts]
+    words = [_without_noise(text.plain[:MAX_LENGTH]) for text in texts]
     sayable = [index for index, one in enumerate(words) if any(map(str.isalpha, one))]
     found: list[dict[str, Any]] = [{"language": UNKNOWN, "language_confidence": None} for _ in texts]
     guesses = _classifier().classify([words[index] for index in sayable]) if sayable else []

@@ -1,92 +1,109 @@
-"""Labels by rule. The rules are data: a label, what it means, and the pattern or numbers that decide."""
+"""Labels by rule. The rules are data: a label, what it means, and the function that decides."""
 
 import re
 import string
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from comment_monitor.analysis import addresses, normal
+from comment_monitor.analysis.text import Text
+
+
+class Sight(NamedTuple):
+    """A text as the rules see it."""
+
+    text: Text
+    linked: bool  # holds an address
+    words: str  # the plain text, an `addresses.PLACE` where an address was
+
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """Gives its label to texts in which `pattern` occurs, or whose capitals reach `upper_share`.
-
-    `needs`: texts without any of these can't match the pattern, which is found out much sooner; `needs_pattern` is
-    asked where none of them is there.
-    """
+    """Gives its label to texts for which `holds` is true."""
 
     label: str
     description: str
-    pattern: re.Pattern[str] | None = None
-    needs: tuple[str, ...] = ()
-    needs_pattern: re.Pattern[str] | None = None
-    min_letters: int = 0
-    upper_share: float | None = None
-    across_comments: bool = False  # decided where the other comments are: by the statement that stores results
+    # None: decided where the other comments are, by the statement that stores results.
+    holds: Callable[[Sight], bool] | None
 
 
-# Linear in the text: no quantifier over another one that could match the same characters.
-LINK: Final = re.compile(
-    r"(?i)https?://\S"
-    r"|\bwww\.[a-z0-9-]"
-    r"|(?<![\w@.-])[a-z0-9][a-z0-9-]{0,62}\."
-    r"(?:com|net|org|info|biz|io|co|me|ly|tv|be|gl|gg|app|dev|xyz|shop|online|site|club|link|ru|de|uk|fr|in|br)"
-    r"(?![\w-]|\.\w)(?:/\S)?"
+# A name after an @ that does not stand in an e-mail address: those are written in Latin letters and digits.
+_LATIN: Final = r"A-Za-z0-9\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff"
+MENTION: Final = re.compile(rf"(?<![{_LATIN}@])(?<![{_LATIN}][_%+-])@(?:\w|\[\d)")
+# Question marks of all scripts but ASCII's. None is used in an address, but for the full-width one of a query.
+MARKS: Final = (
+    "\u00bf\u037e\u055e\u061f\u1367\u1945\u203d\u2047\u2048\u2049\u2753\u2754\u2cfa\u2cfb\u2e18\u2e2e\u2e54\ua60f\ua6f7"
+    "\ufe16\ufe56\U00011143\U0001e95f\U0001f679\U0001f67a\U0001f67b\U0001fbc4"
 )
-# A name after an @ that does not stand in an e-mail address.
-MENTION: Final = re.compile(r"(?<![\w@./+-])@\w[\w.]{0,63}")
-# Question marks of several scripts, not those of an address's query. (The Greek one is by its number: it looks like a
-# semicolon, and many an editor makes it one.)
-QUESTION: Final = re.compile(r"[?？؟\u037e⁇⁈⁉](?![\w=&%])|¿")
+# Greek keyboards have a semicolon for it.
+FOREIGN_QUESTION: Final = re.compile(rf"[{MARKS}]|\uff1f(?!\w+[=\uff1d])|[\u0370-\u03ff\u1f00-\u1fff];(?![)(DP*-])")
+# ASCII's, but not that of a query whose address is cut off: `index.php?id`, `?page=2`.
+QUESTION: Final = re.compile(r"(?<!\.php)(?<!\.asp)(?<!\.aspx)(?<!\.jsp)(?<!\.html)\?(?![\w.%\[\]-]{1,64}=)")
+# An encoded word of a mail.
+ENCODED: Final = re.compile(r"=\?[\w-]{1,40}\?[bBqQ]\?[^?\s]*+\?=")
+# Nothing but addresses: the last one's `?` is its own.
+ONLY_ADDRESSES: Final = re.compile(rf"[^\w?]*+(?<={addresses.PLACE})\?[^\w?]*+")
 
 LOWER: Final = string.ascii_lowercase.encode()
-# A dot that ends no sentence.
-DOTTED: Final = re.compile(r"\.[\w-]")
 ASCII: Final = re.compile(r"[\0-\x7f]+")
 NO_LETTERS: Final = bytes(set(range(128)) - set(string.ascii_letters.encode()))
+SHOUTING_LETTERS: Final = 8
+SHOUTING_SHARE: Final = 0.7
 
-REPEATED_MIN_LENGTH: Final = 14
+
+def _links(sight: Sight) -> bool:
+    return sight.linked
+
+
+def _mentions(sight: Sight) -> bool:
+    return "@" in sight.words and MENTION.search(sight.words) is not None
+
+
+def _asks(sight: Sight) -> bool:
+    typed, words = sight.text.typed, sight.words
+    if not typed.isascii() and FOREIGN_QUESTION.search(typed):
+        return True
+    if "?" not in words:
+        return False
+    if "=?" in words:
+        words = ENCODED.sub(" ", words)
+    return QUESTION.search(words) is not None and not (sight.linked and ONLY_ADDRESSES.fullmatch(words))
+
+
+def _shouts(sight: Sight) -> bool:
+    upper, letters = _count(sight.text.plain)
+    return letters >= SHOUTING_LETTERS and upper / letters >= SHOUTING_SHARE
+
 
 RULES: Final = (
-    Rule(label="link", description="Holds a web address.", pattern=LINK, needs=("://",), needs_pattern=DOTTED),
-    Rule(label="mention", description="Names someone with @.", pattern=MENTION, needs=("@",)),
-    Rule(label="question", description="Asks something.", pattern=QUESTION, needs=tuple("?？؟\u037e⁇⁈⁉¿")),
+    Rule(label="link", description="Holds a web address.", holds=_links),
+    Rule(label="mention", description="Names someone with @.", holds=_mentions),
+    Rule(label="question", description="Asks something.", holds=_asks),
     Rule(
         label="repeated",
         description=(
-            f"The same text stands in another comment too (from {REPEATED_MIN_LENGTH} characters on: short answers "
+            f"The same text stands in another comment too (from {normal.MIN_LENGTH} characters on: short answers "
             "repeat naturally)."
         ),
-        across_comments=True,
+        holds=None,
     ),
     Rule(
         label="shouting",
-        description="Mostly capitals: at least 8 letters with case, 70 % of them upper.",
-        min_letters=8,
-        upper_share=0.7,
+        description=(
+            f"Mostly capitals: at least {SHOUTING_LETTERS} letters with case, {SHOUTING_SHARE:.0%} of them upper."
+        ),
+        holds=_shouts,
     ),
 )
 
 
-def find(text: str, _: Mapping[str, Any]) -> dict[str, Any]:
+def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
     """`labels`: those of all rules that hold, sorted."""
-    return {"labels": tuple(rule.label for rule in RULES if _holds(rule, text))}
-
-
-def _holds(rule: Rule, text: str) -> bool:
-    if rule.pattern:
-        return _may_hold(rule, text) and rule.pattern.search(text) is not None
-    if rule.upper_share is None:
-        return False
-    upper, letters = _count(text)
-    return letters >= rule.min_letters and upper / letters >= rule.upper_share
-
-
-def _may_hold(rule: Rule, text: str) -> bool:
-    for one in rule.needs:
-        if one in text:
-            return True
-    return rule.needs_pattern.search(text) is not None if rule.needs_pattern else not rule.needs
+    spans = addresses.find(text.plain, found["language"])
+    words = addresses.without(text.plain, spans) if spans else text.plain
+    sight = Sight(text, bool(spans) or text.linked, words)
+    return {"labels": tuple(rule.label for rule in RULES if rule.holds and rule.holds(sight))}
 
 
 def _count(text: str) -> tuple[int, int]:

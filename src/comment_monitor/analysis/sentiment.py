@@ -1,34 +1,43 @@
-"""Whether an English text sounds positive or negative (VADER)."""
+"""Whether a text sounds positive or negative: by English words (VADER), and by emoji where no language is known."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any, Final
 
-from comment_monitor.analysis.vader import analyser
+from vaderSentiment.vaderSentiment import normalize
+
+from comment_monitor.analysis import emoji_values
+from comment_monitor.analysis.language import UNKNOWN
+from comment_monitor.analysis.text import Text
+from comment_monitor.analysis.vader import DIGITS, analyser
 
 # VADER's authors' own thresholds of its compound score.
 POSITIVE: Final = 0.05
 NEGATIVE: Final = -0.05
-# It knows English words and emoji. A text too short for its language to be told is mostly those.
-LANGUAGES: Final = ("en", "und")
-# A row of them says no more than some do.
-MAX_EMOJI: Final = 50
+ENGLISH: Final = "en"
 MAX_LENGTH: Final = 2000
 
 
-def find(text: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """`sentiment` and `sentiment_score`; None where VADER has nothing to say."""
-    nothing = {"sentiment": None, "sentiment_score": None}
-    if found["language"] not in LANGUAGES:
-        return nothing
-    vader = analyser()
-    start = text[:MAX_LENGTH]
-    emoji = [] if start.isascii() else vader.emoji(start)
-    if not (emoji or any(map(str.isalpha, start))):
-        return nothing
-    if len(emoji) > MAX_EMOJI:
-        surplus = set(itertools.islice(emoji, MAX_EMOJI, None))
-        start = "".join(character for index, character in enumerate(start) if index not in surplus)
-    score = vader.compound(start)
+def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
+    """`sentiment` and `sentiment_score`; None where nothing can be said."""
+    language = found["language"]
+    score = _of_english(text) if language == ENGLISH else _of_signs(text) if language == UNKNOWN else None
+    if score is None:
+        return {"sentiment": None, "sentiment_score": None}
     sentiment = "positive" if score >= POSITIVE else "negative" if score <= NEGATIVE else "neutral"
     return {"sentiment": sentiment, "sentiment_score": score}
+
+
+def _of_english(text: Text) -> float:
+    """VADER knows emoticons itself."""
+    signs = emoji_values.find_emoji(text.typed[:MAX_LENGTH])
+    words = text.plain[:MAX_LENGTH]
+    return analyser().compound(emoji_values.without_emoji(words) if signs.amount else words, signs.value)
+
+
+def _of_signs(text: Text) -> float | None:
+    """The words of an unknown language may be any: "die" is no death in German."""
+    emoji = emoji_values.find_emoji(text.typed[:MAX_LENGTH])
+    emoticons = emoji_values.find_emoticons(text.plain[:MAX_LENGTH])
+    if not emoji.amount + emoticons.amount:
+        return None
+    return float(round(normalize(emoji.value + emoticons.value), DIGITS))

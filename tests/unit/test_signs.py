@@ -1,0 +1,130 @@
+"""Emoji, emoticons and apostrophes: what they say, however they are written."""
+
+import emoji
+import pytest
+
+from comment_monitor.analysis import Analysis, analyse
+from comment_monitor.analysis.emoji_values import WEIGHTS, value
+
+SELECTORS = ("", "\ufe0f", "\ufe0e")
+TONES = ("", *(chr(number) for number in range(0x1F3FB, 0x1F400)))
+
+
+def look(text: str) -> Analysis:
+    result = analyse(text)
+    assert isinstance(result, Analysis), result
+    return result
+
+
+def sentiment(text: str) -> str | None:
+    return look(text).sentiment
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("character", ["\u2764", "\U0001f525", "\U0001f44d", "\U0001f44f", "\U0001f64f", "\U0001f4af"])
+def test_what_people_mean_well_is_positive_alone_in_rows_and_with_any_selector(character: str, selector: str) -> None:
+    for times in (1, 2, 3, 10, 5000):
+        assert sentiment((character + selector) * times) == "positive"
+
+
+@pytest.mark.parametrize("tone", TONES)
+@pytest.mark.parametrize("hand", ["\U0001f44d", "\U0001f44f", "\U0001f64f", "\U0001f64c", "\U0001f44c", "\U0001f4aa"])
+def test_a_skin_tone_changes_nothing(hand: str, tone: str) -> None:
+    assert look(hand + tone).sentiment_score == look(hand).sentiment_score
+    assert sentiment(f"you did great{hand}{tone}") == "positive"
+    assert sentiment("\U0001f44e" + tone) == "negative"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\u2764\ufe0f\u200d\U0001f525", "positive"),
+        ("\u2764\u200d\U0001f525", "positive"),
+        ("\u2764\ufe0f\u200d\U0001fa79", "positive"),
+        ("\U0001f469\U0001f3fd\u200d\u2764\ufe0f\u200d\U0001f468\U0001f3ff", "positive"),
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467", "neutral"),
+        ("\U0001f926\U0001f3fd\u200d\u2640\ufe0f", "negative"),
+        ("\U0001f1eb\U0001f1f7", "neutral"),
+        ("\U0001f494", "negative"),
+        ("\U0001f621\U0001f92c", "negative"),
+        ("\u2620\ufe0f", "negative"),
+        ("\u00a9", None),
+        ("1\ufe0f\u20e3", None),
+    ],
+)
+def test_joined_emoji_say_what_their_parts_say(text: str, expected: str | None) -> None:
+    assert sentiment(text) in ({expected, None} if expected == "neutral" else {expected})
+
+
+@pytest.mark.parametrize("sign", ["\U0001f525", "\u2764", "\u2764\ufe0f", "\U0001f44d\U0001f3fd", "\U0001f60d"])
+@pytest.mark.parametrize("words", ["I really love this song", "What a wonderful and amazing day", "Thank you so much"])
+def test_an_emoji_glued_to_a_word_cancels_neither(words: str, sign: str) -> None:
+    alone = look(words).sentiment_score
+    apart = look(f"{words} {sign}").sentiment_score
+    assert alone is not None
+    assert apart is not None
+    assert apart > alone
+    for text in (f"{words}{sign}", f"{sign}{words}", f"{sign} {words}"):
+        assert look(text).sentiment_score == apart
+    assert sentiment(words.replace(" ", f" {sign}")) == "positive"
+
+
+@pytest.mark.parametrize("sign", ["\U0001f525", "\U0001f525" * 3, "\U0001f62d" * 2])
+def test_no_emoji_makes_praise_negative(sign: str) -> None:
+    for text in (f"this is so good {sign}", f"{sign} so good", f"{sign}so good"):
+        assert sentiment(text) in {"positive", "neutral", None}
+
+
+def test_emoji_count_where_the_words_are_of_an_unknown_language() -> None:
+    assert look("Die Beste \U0001f60d").language == "und"
+    assert sentiment("Die Beste \U0001f60d") == "positive"
+    assert sentiment("war so gut \U0001f494") == "negative"
+
+
+def test_every_value_is_of_a_character_that_is_an_emoji() -> None:
+    """A slip of the table would never be found otherwise."""
+    for one in WEIGHTS:
+        with_selector = {one, one + "\ufe0f", one[0] + "\ufe0f" + one[1:]}
+        assert with_selector & emoji.EMOJI_DATA.keys(), one
+        assert value(one) == WEIGHTS[one]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Die Beste!!", "war so gut", "sin palabras", "no", "trop grave", "gift", "hell yeah", "super!!"),
+        *("Mist", "bad", "war", "fast", "die", "Art", "Hit", "Rat", "grave", "fatal", "pain", "sale bete", "mal"),
+    ],
+)
+def test_words_of_an_unknown_language_are_not_read_as_english(text: str) -> None:
+    found = look(text)
+    assert (found.language, found.sentiment, found.sentiment_score) == ("und", None, None)
+
+
+APOSTROPHES = (
+    *("\u2019", "\u2018", "\u02bc", "\u02b9", "\u2032", "\uff07", "\u00b4", "`", "\u201b"),
+    *("&#39;", "&#039;", "&#x27;", "&#X27;", "&apos;", "&rsquo;", "&#8217;", "&#x2019;", "&amp;#39;"),
+    *("\u200b'", "'\u2060", "\u2019\u200d"),
+)
+
+
+@pytest.mark.parametrize("apostrophe", APOSTROPHES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("I don't like this", "It isn't good at all", "I can't recommend this to anybody", "This doesn't work well"),
+        *("We weren't happy with it", "You shouldn't trust these people"),
+    ],
+)
+def test_a_negation_is_one_with_any_apostrophe(text: str, apostrophe: str) -> None:
+    plain = look(text)
+    assert (plain.language, plain.sentiment) == ("en", "negative")
+    assert look(text.replace("'", apostrophe)).sentiment_score == plain.sentiment_score
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(":)", "positive"), (":(", "negative"), ("<3", "positive"), ("!!!", None)]
+)
+def test_emoticons_are_of_every_language_and_punctuation_is_no_emoticon(text: str, expected: str | None) -> None:
+    assert sentiment(text) == expected
+    assert sentiment("https://example.com/):") != "negative"
