@@ -1,10 +1,12 @@
 """Emoji, emoticons and apostrophes: what they say, however they are written."""
 
+import re
+
 import emoji
 import pytest
 
 from comment_monitor.analysis import Analysis, analyse
-from comment_monitor.analysis.emoji_values import WEIGHTS, value
+from comment_monitor.analysis.emoji_values import NEAR, NO_EMOJI, WEIGHTS, value
 
 SELECTORS = ("", "\ufe0f", "\ufe0e")
 TONES = ("", *(chr(number) for number in range(0x1F3FB, 0x1F400)))
@@ -87,6 +89,13 @@ def test_every_value_is_of_a_character_that_is_an_emoji() -> None:
         with_selector = {one, one + "\ufe0f", one[0] + "\ufe0f" + one[1:]}
         assert with_selector & emoji.EMOJI_DATA.keys(), one
         assert value(one) == WEIGHTS[one]
+
+
+def test_every_emoji_lies_where_emoji_are_looked_for() -> None:
+    near = re.compile(NEAR)
+    for one in emoji.EMOJI_DATA:
+        for character in one:
+            assert near.match(character) or NO_EMOJI.match(character), hex(ord(character))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ JOINER: Final = "\u200d"
 # The begin of flags, keycaps and tags: no emoji on their own.
 NO_EMOJI: Final = re.compile(f"[\\x00-\\x7f{SHOWN}{JOINER}\u20e3\U000e0000-\U000e0fff]")
 
+# A look ahead by few ranges, in which all emoji lie: a class of all of them costs time at each letter of a text.
+NEAR: Final = "(?=[\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff])"
+
 # Emoticons are signs of every language too, each on its own between white space: inside a word they are punctuation.
 EMOTICON: Final = re.compile(
     r"(?<!\S)(?:"
@@ -60,7 +63,7 @@ def patterns() -> Patterns:
     every = {character for one in emoji.EMOJI_DATA for character in one if not NO_EMOJI.match(character)}
     # U+00A9 is an emoji only where a selector makes it one.
     plain = {one for one in every if one not in shown_as_text or one in WEIGHTS}
-    part = f"(?:{_class(plain)}|{_class(every - plain)}(?=\ufe0f))[{SHOWN}]*+"
+    part = f"{NEAR}(?:{_class(plain)}|{_class(every - plain)}(?=\ufe0f))[{SHOWN}]*+"
     return Patterns(
         re.compile(f"{part}(?:{JOINER}{_class(every)}[{SHOWN}]*+)*+"),
         re.compile(f"(?:{_class(every)}[{SHOWN}{JOINER}]*+)++"),
