@@ -44,7 +44,8 @@ def test_a_dsn_that_can_not_be_read_is_one_line_without_its_password(ingest: Run
 def test_a_broker_of_no_kind_that_celery_knows_is_one_line(ingest: Run) -> None:
     for command, url in itertools.product(("ingest", "worker"), ("foo://u:hush@h", "amqp://u:hush/x@h:5672//")):
         arguments = ["-"] if command == "ingest" else []
-        done = ingest(*arguments, command=command, stdin=b"", CELERY_BROKER_URL=url)
+        line = b'{"post_id": "p", "id": "1", "text": "t"}'
+        done = ingest(*arguments, command=command, stdin=line, CELERY_BROKER_URL=url)
         assert (done.code, "CELERY_BROKER_URL" in done.only_error(), "hush" in done.err) == (1, True, False)
 
 
@@ -93,7 +94,7 @@ OPTIONS: Final = {
     "worker": "concurrency host metrics-port data-dir",
     "migrate": "down data-dir",
     "check": "oldest data-dir",
-    "ingest": "format source post-id column delimiter dry-run data-dir",
+    "ingest": "format source post-id column delimiter dry-run data-dir encoding id-scope preset",
     "cleanup": "days yes data-dir",
     "status": "url metrics-url watch interval json data-dir",
     "smoke-test": "url timeout keep data-dir",
