@@ -7,6 +7,7 @@ from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import blocked, holding
 from tests.support.intake import fates, process, several
 from tests.support.requests import comment
+from tests.support.triggers import replaced_long_ago
 
 COUNT = "comment_db_query_duration_seconds_count"
 # A row that was locked carries the transaction that did it.
@@ -84,6 +85,7 @@ async def test_where_a_comment_stands_twice_its_first_text_takes_the_lock(
 async def test_an_edit_meanwhile_is_not_forgotten_with_redis(make_settings: MakeSettings, dsn: str) -> None:
     """What was found may be edited before the write beside it is over; its note must not come after that."""
     settings = make_settings()
+    replaced_long_ago(dsn)
     async with open_client(settings) as looking, open_client(settings) as editing:
         await process(looking, comment("a", "A"), comment("z", "Z"), *several(10))
         forget(settings.redis_url)

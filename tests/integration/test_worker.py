@@ -198,7 +198,7 @@ async def test_a_text_of_an_earlier_batch_makes_both_repeated_once(settings: Set
 
 
 async def test_an_edit_of_a_comment_does_not_make_it_its_own_repetition(settings: Settings) -> None:
-    for text in (LOVE, LOVE.upper(), LOVE):
+    for text in (LOVE, LOVE.upper(), LOVE.title()):
         await take_in(settings, comment(1, text))
         await analyse_all(settings)
     assert results(settings.postgres_dsn)["1"].revision == 3
