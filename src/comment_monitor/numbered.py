@@ -10,11 +10,19 @@ from comment_monitor.incoming import BadCommentError
 from comment_monitor.model import MAX_ID, Comment
 
 # An id as spreadsheets and data frames write large numbers; its last digits are lost.
-_ROUNDED: Final = re.compile(r"[+-]?[0-9]{1,4}(?:[eE]\+[0-9]{1,3}|[.,][0-9]{1,20}[eE]\+?[0-9]{1,3})")
+_ROUNDED: Final = re.compile(
+    r"[+-]?[0-9]{1,4}(?:[eE]\+[0-9]{1,3}|[.,][0-9]{1,20}[eE]\+?[0-9]{1,3})"
+    r"|[0-9]{1,3}([.,'\u2019 \u00a0\u202f])[0-9]{3}(?:\1[0-9]{3}){3,}"
+)
+# A whole number of five digits or more is no version or part of a list, so ".0" came from a column of floats.
+_FLOAT: Final = re.compile(r"-?[0-9]{5,}[.,]0+")
+# Quotes that were to keep a spreadsheet from reading a number.
+_QUOTED: Final = re.compile(r"""['"\u2018\u2019\u201c\u201d`]+[0-9]+['"\u2018\u2019\u201c\u201d`]*""")
 _FORMULA: Final = re.compile(r"""=\s*["'].*|\#{3,}|\#(?:NAME\?|VALUE!|REF!|NUM!|NULL!|N/A|DIV/0!)""", re.DOTALL)
-# What either of them begins with.
-_SUSPECT: Final = frozenset("=#+-0123456789 \t\n\r\u00a0")
+# What each of them begins with.
+_SUSPECT: Final = frozenset("=#+-0123456789 \t\n\r\u00a0'\"\u2018\u2019\u201c\u201d`")
 AS_TEXT: Final = "format the column as text and export the file again"
+WITHOUT_QUOTES: Final = "export the file again without them"
 
 
 class BadLine(NamedTuple):
@@ -44,7 +52,8 @@ def with_whole_ids(comment: Comment) -> Comment:
     """The same comment, where no spreadsheet has changed one of its ids.
 
     Raises:
-        BadCommentError: an id is a rounded number or a formula, and so perhaps that of several comments.
+        BadCommentError: an id is a rounded number or a formula, and so perhaps that of several comments, or it is
+            written in another way than it came from the platform.
     """
     parent, author = comment.parent_id, comment.author_id
     # Nearly every id is plain, and this is asked of every line.
@@ -62,6 +71,10 @@ def with_whole_ids(comment: Comment) -> Comment:
             continue
         if _ROUNDED.fullmatch(value.strip()):
             raise BadCommentError(f"`{name}` is a number that a spreadsheet has rounded ({value}): {AS_TEXT}")
+        if _FLOAT.fullmatch(value.strip()):
+            raise BadCommentError(f"`{name}` is a number that a data frame has made a fraction ({value}): {AS_TEXT}")
+        if _QUOTED.fullmatch(value.strip()):
+            raise BadCommentError(f"`{name}` has quotes within it ({value}): {WITHOUT_QUOTES}")
         if _FORMULA.fullmatch(value.strip()):
             raise BadCommentError(f"`{name}` is a formula of a spreadsheet, not an id: {AS_TEXT}")
     return comment

@@ -98,7 +98,9 @@ async def hostile(url: str) -> None:
             name = f'odd-{number} "\n\\{{}}é'
             sent = [comment(name, author=name), comment(name), comment(f"{name}2", ""), comment(number, name)]
             await client.post("/comments/process", json=body(*sent, post_id=name, source=name))
-            await client.post("/comments/process", json=body(comment(number, f"edit {number}"), post_id=name, source=name))
+            await client.post(
+                "/comments/process", json=body(comment(number, f"edit {number}"), post_id=name, source=name)
+            )
             await client.post("/comments/process", content=b"{odd")
             await client.post("/comments/process", json={"odd": name})
             await client.request(f"ODD{number}", f"/odd-{number}")
