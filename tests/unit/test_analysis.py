@@ -26,10 +26,14 @@ def look(text: str) -> Analysis:
         ("😀😀😀", "und"),
         ("https://example.com/watch?v=1", "und"),
         ("1234 !!", "und"),
+        ("www.example.jpを見てください、とてもきれいでした", "ja"),
+        ("@anaさんの写真がとてもきれいでした", "ja"),
+        ("@小明你快来看看这个视频太好笑了", "zh"),
+        ("https://example.cn/a这个网站非常好用大家快来看", "zh"),
     ],
 )
 def test_the_language_is_told_or_said_to_be_unknown(text: str, language: str) -> None:
-    """Short texts, emoji and addresses have none."""
+    """Short texts, emoji, addresses and names have none; what is glued to an address or a name has."""
     assert look(text).language == language
 
 
@@ -44,7 +48,7 @@ def test_the_language_is_told_or_said_to_be_unknown(text: str, language: str) ->
         ("😍", "positive"),
     ],
 )
-def test_sentiment_is_said_of_english_only(text: str, sentiment: str | None) -> None:
+def test_of_words_sentiment_is_said_of_english_only(text: str, sentiment: str | None) -> None:
     """Of another language it would be a guess."""
     result = look(text)
 

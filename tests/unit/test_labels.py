@@ -96,7 +96,18 @@ MASTODON = (
             "hi,@ana",
             "@ana@mastodon.social hi",
         ),
-        *("@ana.bsky.social", "привет@аня", "@ana_b", "@ana.", "RT:@ana", "👍@ana", "@ana\u2019s", MASTODON),
+        *(
+            "@ana.bsky.social",
+            "привет@аня",
+            "@ana_b",
+            "@ana.",
+            "@50cent",
+            "@12345",
+            "RT:@ana",
+            "👍@ana",
+            "@ana\u2019s",
+            MASTODON,
+        ),
     ],
 )
 def test_a_name_behind_an_at_sign_is_a_mention(text: str) -> None:
@@ -117,10 +128,11 @@ def test_a_name_behind_an_at_sign_is_a_mention(text: str) -> None:
             "a @ b",
             "5@3",
         ),
+        *("ana(at)example.com", "ana[at]example.com", "price @5", "only @25 each", "@1.99 now", "@10k views"),
         *("mailto:ana@example.com", "ana@\u200bexample.com", "<ana@example.com>", "user_1@example.co.uk wrote"),
     ],
 )
-def test_a_mail_address_is_no_mention(text: str) -> None:
+def test_a_mail_address_or_a_price_is_no_mention(text: str) -> None:
     assert "mention" not in labels(text)
 
 

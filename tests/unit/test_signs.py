@@ -83,6 +83,21 @@ def test_emoji_count_where_the_words_are_of_an_unknown_language() -> None:
     assert sentiment("war so gut \U0001f494") == "negative"
 
 
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("Das geht ja mal gar nicht, liebe Leute \U0001f621\U0001f621", "de", "negative"),
+        ("Félicitations à toute l\u2019équipe \U0001f44f\U0001f3fe\U0001f525", "fr", "positive"),
+        ("とてもきれいな写真ですね\u2764\ufe0f", "ja", "positive"),
+        ("这个东西真的太恶心了\U0001f92e", "zh", "negative"),
+        ("Das Paket kam gestern an, danke für die Antwort", "de", None),
+    ],
+)
+def test_emoji_count_beside_words_of_any_language(text: str, language: str, expected: str | None) -> None:
+    found = look(text)
+    assert (found.language, found.sentiment) == (language, expected)
+
+
 def test_every_value_is_of_a_character_that_is_an_emoji() -> None:
     """A slip of the table would never be found otherwise."""
     for one in WEIGHTS:

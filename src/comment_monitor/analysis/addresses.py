@@ -97,9 +97,12 @@ def _is_address(found: re.Match[str], language: str) -> bool:
     path = found["path"] is not None
     if NUMBERS.fullmatch(host):
         return (path or found["port"] is not None) and all(int(one) < 256 for one in host.split("."))  # noqa: PLR2004
+    # `ana(at)example.com` is an e-mail address.
+    if AT.search(found.string, max(0, found.start() - 8), found.start()):
+        return False
     registrable = suffixes.registrable(host)
     if registrable is None:
-        return False
+        return suffixes.is_authority(host) or (path and suffixes.is_second_level(host))
     name, _, suffix = registrable.partition(".")
     if path and suffixes.doubt(suffix, language) is not Doubt.FILE:
         return True

@@ -28,9 +28,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     holds: Callable[[Sight], bool] | None
 
 
-# A name after an @ that does not stand in an e-mail address: those are written in Latin letters and digits.
+# A name after an @ that does not stand in an e-mail address: those are written in Latin letters and digits. What begins
+# with a small number is a price: `@5`, `@1.99 each`, `@10k`.
 _LATIN: Final = r"A-Za-z0-9\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff"
-MENTION: Final = re.compile(rf"(?<![{_LATIN}@])(?<![{_LATIN}][_%+-])@(?:\w|\[\d)")
+MENTION: Final = re.compile(
+    rf"(?<![{_LATIN}@])(?<![{_LATIN}][_%+-])@(?!\d{{1,4}}(?:[.,]\d{{1,9}})?[km%]?(?!\w))(?:\w|\[\d)"
+)
 # Question marks of all scripts but ASCII's. None is used in an address, but for the full-width one of a query.
 MARKS: Final = (
     "\u00bf\u037e\u055e\u061f\u1367\u1945\u203d\u2047\u2048\u2049\u2753\u2754\u2cfa\u2cfb\u2e18\u2e2e\u2e54\ua60f\ua6f7"

@@ -1,4 +1,4 @@
-"""Whether a text sounds positive or negative: by English words (VADER), and by emoji where no language is known."""
+"""Whether a text sounds positive or negative: by English words (VADER), and by emoji in all other languages."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,7 +6,6 @@ from typing import Any, Final
 from vaderSentiment.vaderSentiment import normalize
 
 from comment_monitor.analysis import emoji_values
-from comment_monitor.analysis.language import UNKNOWN
 from comment_monitor.analysis.text import Text
 from comment_monitor.analysis.vader import DIGITS, analyser
 
@@ -19,8 +18,7 @@ MAX_LENGTH: Final = 2000
 
 def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
     """`sentiment` and `sentiment_score`; None where nothing can be said."""
-    language = found["language"]
-    score = _of_english(text) if language == ENGLISH else _of_signs(text) if language == UNKNOWN else None
+    score = _of_english(text) if found["language"] == ENGLISH else _of_signs(text)
     if score is None:
         return {"sentiment": None, "sentiment_score": None}
     sentiment = "positive" if score >= POSITIVE else "negative" if score <= NEGATIVE else "neutral"
@@ -35,7 +33,7 @@ def _of_english(text: Text) -> float:
 
 
 def _of_signs(text: Text) -> float | None:
-    """The words of an unknown language may be any: "die" is no death in German."""
+    """Emoji and emoticons are of every language; words are not: "die" is no death in German."""
     emoji = emoji_values.find_emoji(text.typed[:MAX_LENGTH])
     emoticons = emoji_values.find_emoticons(text.plain[:MAX_LENGTH])
     if not emoji.amount + emoticons.amount:

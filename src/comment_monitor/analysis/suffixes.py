@@ -52,12 +52,15 @@ WORDS: Final = {
         "tr": "al az bi de ki la mu ne su ve",
     }.items()
 }
-UNION: Final = frozenset[str]().union(*WORDS.values())
+# Words of few languages, and the end of many addresses: without a language they count as the latter.
+SELDOM: Final = frozenset("ai co".split())
+UNION: Final = frozenset[str]().union(*WORDS.values()) - SELDOM
 # English words stand in texts of every language; but where these are the country's own suffix, they are taken for it.
+# (Not `es` of Spanish: "bonita.es verdad" is far more frequent than a shop's address.)
 HOME: Final = {
     language: frozenset(suffixes.split())
     for language, suffixes in {
-        "cs": "cz", "da": "dk", "de": "de at", "es": "es", "fr": "fr be", "hi": "in", "id": "id", "is": "is",
+        "cs": "cz", "da": "dk", "de": "de at", "fr": "fr be", "hi": "in", "id": "id", "is": "is",
         "it": "it", "ms": "my", "nb": "no", "nl": "nl be", "nn": "no", "no": "no",
     }.items()
 }  # fmt: skip
@@ -76,6 +79,8 @@ REPLIES: Final = frozenset(
 )
 # A dot and these end the name of a program or of a document as well.
 FILES: Final = frozenset("cc md mov ps py rs sh zip".split())
+# Names under a country code, where a state's own pages stand on the suffix itself: `gov.uk`.
+AUTHORITIES: Final = frozenset("gob gouv gov govt nhs".split())
 # Suffixes in other scripts that are no words.
 OTHER_SCRIPTS: Final = frozenset("рф укр бел срб мкд мон қаз бг ελ ευ ею рус онлайн сайт орг ком".split())
 
@@ -91,6 +96,16 @@ def registrable(host: str) -> str | None:
     """The name and the suffix that a person can register: `example.co.uk` of `www.example.co.uk`."""
     found = public_suffixes().privatesuffix(host)
     return found if isinstance(found, str) else None
+
+
+def is_second_level(host: str) -> bool:
+    """Whether nobody can register it, because it is a suffix of two labels, such as `gov.uk`."""
+    return host.count(".") == 1 and public_suffixes().is_public(host) and registrable(f"x.{host}") == f"x.{host}"
+
+
+def is_authority(host: str) -> bool:
+    """Whether it is such a suffix under which a country's own pages stand by themselves."""
+    return host.partition(".")[0] in AUTHORITIES and is_second_level(host)
 
 
 @functools.lru_cache(maxsize=4096)
