@@ -266,6 +266,8 @@ def in_words(error: Exception, whole: str = "the comment") -> str:
 
 
 def _type_names(value: str, *, wanted: bool) -> str:
+    if not wanted and value == "float":
+        return "a number with a fraction"
     names = " or ".join(TYPES.get(name, name) for name in value.split(" | "))
     return names.replace("a number", "a whole number") if wanted else names
 

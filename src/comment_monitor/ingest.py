@@ -14,7 +14,7 @@ import msgspec
 from comment_monitor.csv_comments import SEPARATOR_LINE, read_csv
 from comment_monitor.file_kind import FileError
 from comment_monitor.file_stream import BOM, Text, open_stream, open_text
-from comment_monitor.json_comments import ARRAY, MAX_LINE, hint_of_text, read_documents, read_json_lines
+from comment_monitor.json_comments import MAX_LINE, hint_of_text, read_documents, read_json_lines
 from comment_monitor.numbered import BadLine, Defaults, Numbered, within_posts
 from comment_monitor.presets import FIELDS, PRESETS, Mapper
 
@@ -24,9 +24,6 @@ __all__ = [
 ]  # fmt: skip
 
 DELIMITERS: Final = (",", ";", "\t", "|")
-PRETTY: Final = (
-    "one JSON document over several lines, not JSON Lines, which has one object a line (jq -c . makes it so)"
-)
 _FIRST_LINE: Final = re.compile(rb"\s*+([^\r\n]*+)(\r?\n\s*+([^\n]?))?")
 _A_JSON_LINE: Final = re.compile(rb"^[ \t]*+\{", re.MULTILINE)
 
@@ -70,12 +67,10 @@ def _read(text: Text, how: Reading) -> Iterator[Numbered | BadLine]:
             preset=how.preset,
         )
     mapper = Mapper(how.preset, how.columns) if how.preset or how.columns else None
-    if mapper and _is_document(head, mapper):
+    if _is_document(head, mapper):
+        if not mapper and (hint := hint_of_text(head)):
+            raise FileError(f"not in this program's shape{hint}")
         return read_documents(text.stream, Defaults(how.post_id, how.source), mapper)
-    if head.lstrip().startswith(b"["):
-        raise FileError(ARRAY + hint_of_text(head))
-    if _is_pretty(head):
-        raise FileError(PRETTY + hint_of_text(head))
     return read_json_lines(text.stream, post_id=how.post_id, source=how.source, mapper=mapper)
 
 
@@ -118,11 +113,11 @@ def _cells(header: str, delimiter: str) -> frozenset[str]:
     return frozenset(name.strip(' "\ufeff\t\u00a0').casefold() for name in row)
 
 
-def _is_document(head: bytes, mapper: Mapper) -> bool:
+def _is_document(head: bytes, mapper: Mapper | None) -> bool:
     """Whether it is JSON that does not have one comment a line: an array, an object around it, or lines within one."""
     if head.lstrip().startswith(b"[") or _is_pretty(head):
         return True
-    container = mapper.preset.container if mapper.preset else None
+    container = mapper.preset.container if mapper and mapper.preset else None
     first, ended = _first_line(head)
     if not container or not first.startswith(b"{"):
         return False

@@ -28,8 +28,13 @@ from comment_monitor.presets import Mapper, Members, hint_of, preset_of
 # A text of 10,000 characters, all escaped, with its metadata, fits many times over.
 MAX_LINE: Final = 4 * 1024 * 1024
 ARRAY: Final = "a JSON array, not JSON Lines, which has one object a line (jq -c '.[]' makes it so)"
+# The member of a request that holds its comments.
+COMMENTS: Final = "comments"
 # What a document says before its comments: of a member longer than this nothing is asked.
 MAX_MEMBER: Final = 64 * 1024
+# What takes ids that are numbers, where no request is around them.
+NUMBER_ID: Final = "`id` must be a string, not a number"
+TAKES_NUMBERS: Final = " (--column id=id takes numbers)"
 _KEY: Final = re.compile(rb'"(\w{1,40})"\s{0,10}:')
 KEYS_IN: Final = 64 * 1024
 
@@ -77,6 +82,7 @@ def read_json_lines(
             hint = (
                 " (a CSV file? --format csv reads it)" if number == first and not line.lstrip().startswith(b"{") else ""
             )
+            hint = TAKES_NUMBERS if str(error) == NUMBER_ID else hint
             yield from _unusual(number, line, defaults, f"{error}{hint}")
 
 
@@ -132,10 +138,10 @@ def _unusual(number: int, line: bytes, defaults: Defaults, reason: str) -> Items
     parts = _parts(line) if line.startswith(BOM) or "trailing" in reason else []
     for part in parts or [line]:
         members = _try_members(part)
-        if members and "comments" in members and "text" not in members and not preset_of(members):
+        if _is_request(members):
             yield from _from_request(number, part, defaults)
             continue
-        fault: str | None = reason
+        fault = reason
         # A line that is one value, as nearly all are, has been tried.
         if len(part) != len(line):
             try:
@@ -143,7 +149,8 @@ def _unusual(number: int, line: bytes, defaults: Defaults, reason: str) -> Items
                 continue
             except BadCommentError as error:
                 fault = str(error)
-        yield BadLine(number, id_of(msgspec.Raw(part)), f"{fault}{hint_of(members or ())}")
+        hint = hint_of(members or ())
+        yield BadLine(number, id_of(msgspec.Raw(part)), f"{fault.removesuffix(TAKES_NUMBERS) if hint else fault}{hint}")
 
 
 def _parts(line: bytes) -> list[bytes]:
@@ -159,6 +166,10 @@ def _parts(line: bytes) -> list[bytes]:
         return []
     # Blanks around a single object make no other line of it.
     return found if len(found) > 1 or line.startswith(BOM) else []
+
+
+def _is_request(members: Members | None) -> bool:
+    return members is not None and COMMENTS in members and "text" not in members and not preset_of(members)
 
 
 def _try_members(line: bytes) -> Members | None:
@@ -238,8 +249,10 @@ def _mapped(number: int, members: Members, defaults: Defaults, mapper: Mapper, a
         return BadLine(number, mapper.id_of(members), f"{at}{error}")
 
 
-def read_documents(stream: io.BufferedIOBase, defaults: Defaults, mapper: Mapper) -> Items:
+def read_documents(stream: io.BufferedIOBase, defaults: Defaults, mapper: Mapper | None) -> Items:
     """Comments from JSON documents of any size: arrays of comments, objects that hold such an array, or comments.
+
+    Without a mapper they are in our shape.
 
     Raises:
         FileError: it is no JSON from here on, or damaged.
@@ -259,8 +272,8 @@ def read_documents(stream: io.BufferedIOBase, defaults: Defaults, mapper: Mapper
         raise FileError(f"damaged or cut short after line {values.line} ({error})") from None
 
 
-def _document(values: JsonStream, defaults: Defaults, mapper: Mapper) -> Items:
-    container = mapper.preset.container if mapper.preset else None
+def _document(values: JsonStream, defaults: Defaults, mapper: Mapper | None) -> Items:
+    container = COMMENTS if mapper is None else mapper.preset.container if mapper.preset else None
     line, has_container = values.line, False
     members: dict[str, msgspec.Raw] = {}
     for key in values.members():
@@ -273,27 +286,55 @@ def _document(values: JsonStream, defaults: Defaults, mapper: Mapper) -> Items:
         raw = values.value()
         if raw is not None and len(raw) <= (MAX_MEMBER if has_container else MAX_LINE):
             members[name] = msgspec.Raw(raw)
-    if not has_container:
+    if has_container:
+        return
+    if mapper:
         yield _mapped(line, members, defaults, mapper)
+    else:
+        yield from _own(line, msgspec.json.encode(members), defaults)
 
 
-def _around(members: Members, defaults: Defaults, mapper: Mapper) -> Defaults:
+def _around(members: Members, defaults: Defaults, mapper: Mapper | None) -> Defaults:
     """What the document says of its comments, as far as it came before them."""
     try:
-        said = mapper.around(members)
+        if mapper is None:
+            said = _head.decode(msgspec.json.encode(members))
+            return Defaults(said.post_id or defaults.post_id, said.source or defaults.source)
+        found = mapper.around(members)
+    except msgspec.MsgspecError as error:
+        raise FileError(in_words(error, "the document")) from None
     except BadCommentError as error:
         raise FileError(str(error)) from None
-    return Defaults(said.get("post_id") or defaults.post_id, defaults.source or said.get("source"))
+    return Defaults(found.get("post_id") or defaults.post_id, defaults.source or found.get("source"))
 
 
-def _elements(values: JsonStream, defaults: Defaults, mapper: Mapper, name: str) -> Items:
+def _elements(values: JsonStream, defaults: Defaults, mapper: Mapper | None, name: str) -> Items:
     for index, _ in enumerate(values.elements()):
         at, line = f"{name}[{index}]: ", values.line
         raw = values.value()
         if raw is None:
             yield BadLine(line, None, f"{at}longer than {MAX_LINE} bytes")
-            continue
-        try:
-            yield _mapped(line, _decode_members(raw), defaults, mapper, at)
-        except BadCommentError as error:
-            yield BadLine(line, None, f"{at}{error}")
+        elif mapper is None:
+            yield from _own(line, raw, defaults, at, late_post="where it comes after the comments, --post-id names it")
+        else:
+            try:
+                yield _mapped(line, _decode_members(raw), defaults, mapper, at)
+            except BadCommentError as error:
+                yield BadLine(line, None, f"{at}{error}")
+
+
+def _own(line: int, raw: bytes, defaults: Defaults, at: str = "", late_post: str = "") -> Items:
+    """What a value of a document is: a comment in our shape, or a request with several."""
+    try:
+        yield Numbered(line, _from_json(raw, defaults))
+    except BadCommentError as error:
+        members = _try_members(raw)
+        if _is_request(members):
+            yield from _from_request(line, raw, defaults)
+            return
+        hint = hint_of(members or ())
+        if late_post and str(error) == "`post_id` is missing":
+            hint = f"; {late_post}"
+        elif not hint and str(error) == NUMBER_ID and not at.startswith(COMMENTS):
+            hint = TAKES_NUMBERS
+        yield BadLine(line, id_of(msgspec.Raw(raw)), f"{at}{error}{hint}")

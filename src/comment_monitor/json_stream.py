@@ -75,6 +75,8 @@ class JsonStream:
         self._pass(b"[")
         more = self.peek() != b"]"
         while more:
+            # Up to the value, whose line may be asked for.
+            self.peek()
             yield
             if more := self.peek() == b",":
                 self._pass(b",")

@@ -84,6 +84,8 @@ class Fate(NamedTuple):
 STORED: Final = Fate("stored")
 UPDATED: Final = Fate("updated")
 DUPLICATE: Final = Fate("duplicate")
+# How the reason begins where a comment is rejected as a conflict.
+CONFLICT: Final = "id {} belongs to another comment"
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from comment_monitor.dedup import Known
-from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate
+from comment_monitor.model import CONFLICT, DUPLICATE, STORED, UPDATED, Comment, Fate
 from comment_monitor.store import SAME, Unchanged, Written
 
 
@@ -92,8 +92,8 @@ class Plan:
 
     @staticmethod
     def _conflict(comment: Comment, row: Unchanged) -> str:
-        reason = f"id {comment.id} belongs to another comment (post {row.post_id})"
-        return reason if row.post_id != comment.post_id else f"{reason}: by another author"
+        reason = f"{CONFLICT.format(comment.id)} (post {row.post_id})"
+        return reason if row.post_id != comment.post_id else f"{reason}, by another author"
 
     def queued(self, written: Sequence[Written], size: int) -> dict[int, list[int]]:
         """The indexes of the comments in each outbox row, of `size` at the most."""

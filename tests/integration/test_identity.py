@@ -113,7 +113,7 @@ async def test_a_conflict_is_rejected_by_name_and_the_rest_is_stored(client: htt
     assert answer["rejected"] == [{"index": 1, "id": "1", "reason": "id 1 belongs to another comment (post A)"}]
     assert metric("comment_processing_errors_total", reason="conflict") - conflicts == 1
     answer = await post(client, comment(1, "awful", author="ben"), post_id="A")
-    assert answer["rejected"][0]["reason"] == "id 1 belongs to another comment (post A): by another author"
+    assert answer["rejected"][0]["reason"] == "id 1 belongs to another comment (post A), by another author"
     found = await read(client)
     assert (found["author"], found["post_id"], found["text"], found["versions"]) == ("ana", "A", "nice", [])
 

@@ -59,6 +59,16 @@ def test_ids_within_posts_are_stored_with_their_post(ingest: Run, dsn: str) -> N
     assert stored(dsn, "comment_id, parent_id") == [("p/c1", None), ("q/c1", "q/c0")]
 
 
+def test_ids_that_count_in_each_post_are_conflicts_with_what_to_do(ingest: Run, dsn: str) -> None:
+    done = ingest("-", stdin=lines(record(1), record(1, post_id="q"), record(2)))
+    assert (done.code, done.counts) == (1, (3, 2, 0, 0, 1))
+    assert done.err == "line 2 (c1): id c1 belongs to another comment (post p)\n"
+    hint = done.out.splitlines()[0]
+    assert hint.startswith("Conflicts: 1. ")
+    assert "--id-scope post" in hint
+    assert stored(dsn) == ["c1", "c2"]
+
+
 def test_members_by_other_names_are_paths(ingest: Run, dsn: str) -> None:
     item = {"n": 7, "user": {"name": "x"}, "body": {"text": SURNAME}, "thread": 3}
     columns = ("id=n", "author=user.name", "text=body.text", "post_id=thread")

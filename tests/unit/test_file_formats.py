@@ -6,13 +6,12 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from tests.support.reading import bad, comments, ids, read
 
-from comment_monitor.ingest import BadLine, FileError, Numbered, Reading, open_comments
-from comment_monitor.model import Comment
+from comment_monitor.ingest import FileError, Numbered, Reading, open_comments
 from comment_monitor.parse import parse_request
 
 HEADER = "id,author,post_id,text\n"
@@ -22,23 +21,6 @@ ROWS = HEADER + "1,ana,p,x\n2,ben,p,y\n"
 def line(number: int, **more: Any) -> str:
     record = {"id": str(number), "post_id": "p", "text": "é", "author": "a", **more}
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def read(raw: "bytes | str", how: Reading | None = None) -> list[Numbered | BadLine]:
-    data = raw.encode() if isinstance(raw, str) else raw
-    return list(open_comments(io.BytesIO(data), how or Reading()))
-
-
-def comments(items: Iterable[Numbered | BadLine]) -> list[Comment]:
-    return [item.comment for item in items if isinstance(item, Numbered)]
-
-
-def bad(items: Iterable[Numbered | BadLine]) -> list[BadLine]:
-    return [item for item in items if isinstance(item, BadLine)]
-
-
-def ids(items: Iterable[Numbered | BadLine]) -> list[str]:
-    return [comment.id for comment in comments(items)]
 
 
 def archive(*names: str) -> bytes:
@@ -280,9 +262,7 @@ def test_bytes_that_mean_nothing_in_the_given_encoding_are_one_bad_line() -> Non
         (b"\n\r\n \n", "empty"),
         (codecs.BOM_UTF8, "empty"),
         (gzip.compress(b""), "empty"),
-        (b'\n\n[\n{"id":"1"}]', "jq -c '.\\[\\]'"),
         (b'[{"cid":"1","votes":"3"}]', "--preset youtube-comment-downloader"),
-        (json.dumps({"post_id": "p", "comments": []}, indent=2).encode(), "jq -c \\."),
         (b"hello there\nsome prose\n", "no column id, text, post_id"),
         (b"id,body,link_id\n", "--preset pushshift"),
     ],

@@ -45,7 +45,7 @@ def reasons(*comments: Any) -> list[str | None]:
         (comment(1, url=["https://example.com"]), "url"),
         (comment(1, url="a\0"), "`url` holds a NUL"),
         (comment(1, likes="12"), "`likes` must be a whole number or null, not a string"),
-        (comment(1, likes=1.5), "`likes` must be a whole number or null, not a number"),
+        (comment(1, likes=1.5), "`likes` must be a whole number or null, not a number with a fraction"),
         (comment(1, likes=True), "likes"),
         (comment(1, likes=2**63), "`likes` is too large"),
         (comment(1, likes=-(2**63) - 1), "`likes` is too large"),

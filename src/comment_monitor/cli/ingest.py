@@ -22,13 +22,17 @@ from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.feed import feed
 from comment_monitor.ingest import FIELDS, PRESETS, BadLine, FileError, Kind, Numbered, Reading, open_comments
-from comment_monitor.model import Comment, Fate
+from comment_monitor.model import CONFLICT, Comment, Fate
 from comment_monitor.pausing import PausingInput
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20
 AGAIN = "Run the same command again to go on: what is stored already counts as a duplicate."
 INTERRUPTED = f"interrupted; what was under way may be stored as well. {AGAIN}"
+WHOSE_IDS = (
+    "Where ids count from 1 in each post, --id-scope post stores them; where these are of another platform, --source "
+    "names it."
+)
 Settle = Callable[[list[Comment]], Awaitable[list[Fate]]]
 
 CHUNK = 500
@@ -146,11 +150,13 @@ class _Report:
         self._started = time.monotonic()
         self._named = 0
         self._csv_faults = 0
+        self._conflicts = 0
 
     def bad(self, line: BadLine) -> None:
         """Names a rejected line."""
         self.fates["rejected"] += 1
         self._csv_faults += line.is_csv_fault
+        self._conflicts += line.reason.startswith(CONFLICT.format(line.id))
         self._named += 1
         if self._named <= NAMED:
             name = f" ({line.id})" if line.id else ""
@@ -170,6 +176,8 @@ class _Report:
         if self._csv_faults:
             lines = "line was" if self._csv_faults == 1 else "lines were"
             click.echo(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
+        if self._conflicts:
+            click.echo(f"Conflicts: {self._conflicts}. {WHOSE_IDS}")
         if dry_run:
             click.echo(f"{total} read: {self.fates['valid']} valid, {self.fates['rejected']} rejected; nothing stored")
         else:

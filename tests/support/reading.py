@@ -1,0 +1,24 @@
+"""What is read of a file, as its bytes or its text."""
+
+import io
+from collections.abc import Iterable
+
+from comment_monitor.ingest import BadLine, Numbered, Reading, open_comments
+from comment_monitor.model import Comment
+
+
+def read(raw: "bytes | str", how: Reading | None = None) -> list[Numbered | BadLine]:
+    data = raw.encode() if isinstance(raw, str) else raw
+    return list(open_comments(io.BytesIO(data), how or Reading()))
+
+
+def comments(items: Iterable[Numbered | BadLine]) -> list[Comment]:
+    return [item.comment for item in items if isinstance(item, Numbered)]
+
+
+def bad(items: Iterable[Numbered | BadLine]) -> list[BadLine]:
+    return [item for item in items if isinstance(item, BadLine)]
+
+
+def ids(items: Iterable[Numbered | BadLine]) -> list[str]:
+    return [comment.id for comment in comments(items)]
