@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, Self
 
 # The most bytes of one row, and so of what is read ahead in search of a closing quote.
@@ -21,16 +21,19 @@ _CR_ENDS: Final = re.compile(rb"[^\r\n]*+\r(?![\r\n])")
 _FREE: Final = tuple(map(chr, range(0xE000, 0xE010)))
 
 UNCLOSED: Final = "not CSV: a quote is opened here and never closed"
+CLOSED_WITHIN: Final = "not CSV: a quote is opened here, and the next one does not end a value"
+OPEN_FOR_LONG: Final = f"not CSV: a quote is opened here and not closed within {MAX_ROW} bytes"
 AFTER_QUOTE: Final = 'not CSV: text after a closing quote; within a value a quote is written twice ("")'
 TOO_LONG: Final = f"the row is longer than {MAX_ROW} bytes"
 LONE_CR: Final = "a carriage return in a value without quotes"
 
 
 class Row(NamedTuple):
-    """The values of a row, and the line on which it ends."""
+    """The values of a row, the line on which it ends, and that on which it begins."""
 
     line: int
     values: list[str]
+    first: int
 
 
 class BadRow(NamedTuple):
@@ -58,18 +61,14 @@ class Rows:
     def __init__(self, stream: io.BufferedIOBase, delimiter: str, *, cr_only: bool = False):
         csv.field_size_limit(MAX_ROW)
         self._delimiter = delimiter
+        self._skip_blanks = False
         self._lines = _Lines(stream, cr_only=cr_only)
-        self._reader = csv.reader(self._lines, strict=True, delimiter=delimiter)
+        self._reader = self._new_reader(self._lines)
         self.width: int | None = None
 
     def keep_marks(self, *, keep: bool) -> None:
         """Whether a byte order mark at a row's beginning is part of its first value: a text may begin with it."""
         self._lines.keep_marks = keep
-
-    @property
-    def line(self) -> int:
-        """The line that was read last."""
-        return self._lines.number
 
     def __iter__(self) -> Iterator[Row | BadRow]:
         while (item := self._next()) is not None:
@@ -88,9 +87,7 @@ class Rows:
         if (width := self.width) is not None and len(values) != width:
             while len(values) > width and not values[-1].strip():
                 values.pop()
-            if len(lines.taken) > 1 and len(values) != width and self._holds_a_row():
-                return lines.leave_out_first(UNCLOSED)
-        return Row(lines.number, values)
+        return Row(lines.number, values, lines.first)
 
     def _after_fault(self, error: Exception) -> Row | BadRow:
         lines = self._lines
@@ -98,13 +95,14 @@ class Rows:
             return lines.leave_out_first(TOO_LONG)
         if _LONE_CR.search(lines.taken[0]) and (values := self._with_lone_cr(lines.taken[0])):
             lines.give_back()
-            return Row(lines.number, values)
+            return Row(lines.number, values, lines.number)
         if isinstance(error, _RowTooLongError) or "field limit" in str(error):
-            return lines.leave_out_first(UNCLOSED if len(lines.taken) > 1 else TOO_LONG)
+            return lines.leave_out_first(OPEN_FOR_LONG if len(lines.taken) > 1 else TOO_LONG)
         if "new-line" in str(error):
             return lines.leave_out_first(LONE_CR)
-        unclosed = len(lines.taken) > 1 or "unexpected end" in str(error)
-        return lines.leave_out_first(UNCLOSED if unclosed else AFTER_QUOTE)
+        if "unexpected end" in str(error):
+            return lines.leave_out_first(UNCLOSED)
+        return lines.leave_out_first(CLOSED_WITHIN if len(lines.taken) > 1 else AFTER_QUOTE)
 
     def _with_lone_cr(self, line: str) -> list[str] | None:
         """The values of a line in which CR is part of a text: the reader would end the row there."""
@@ -112,17 +110,24 @@ class Rows:
         values = self._alone(_LONE_CR.sub(lambda found: (free or "") * len(found[0]), line)) if free else None
         return [value.replace(free, "\r") for value in values] if free and values else None
 
-    def _holds_a_row(self) -> bool:
-        """Whether one of the row's later lines is a row by itself, which a quote that is not closed has swallowed."""
+    def within(self) -> Iterator[list[str]]:
+        """The later lines of the row that was read last which, each by itself, have a row's number of values."""
         for line in self._lines.taken[1:]:
             values = self._alone(line)
             if values and len(values) == self.width:
-                return True
-        return False
+                yield values
+
+    def skip_blanks(self) -> None:
+        """From here on a blank behind a delimiter belongs to neither value, as in `"a", "b"`."""
+        self._skip_blanks = True
+        self._reader = self._new_reader(self._lines)
+
+    def _new_reader(self, lines: Iterable[str]) -> "Iterator[list[str]]":
+        return csv.reader(lines, strict=True, delimiter=self._delimiter, skipinitialspace=self._skip_blanks)
 
     def _alone(self, line: str) -> list[str] | None:
         try:
-            return next(csv.reader([line], strict=True, delimiter=self._delimiter), None)
+            return next(self._new_reader([line]), None)
         except csv.Error:
             return None
 
@@ -137,6 +142,7 @@ class _Lines:
         self._waiting: deque[str | None] = deque()
         self._credit = REREADS * MAX_ROW
         self._size = 0
+        self._ended_at = 0
         self.number = 0
         self.taken: list[str] = []
         self.keep_marks = False
@@ -164,10 +170,16 @@ class _Lines:
         self.taken.append(line)
         return line
 
+    @property
+    def first(self) -> int:
+        """The line on which the row begins."""
+        return self._ended_at + 1
+
     def begin_row(self) -> None:
         """What was taken so far is done with."""
         self.taken.clear()
         self._size = 0
+        self._ended_at = self.number
 
     def give_back(self) -> None:
         """All lines of the row but its first."""

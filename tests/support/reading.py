@@ -7,9 +7,9 @@ from comment_monitor.ingest import BadLine, Numbered, Reading, open_comments
 from comment_monitor.model import Comment
 
 
-def read(raw: "bytes | str", how: Reading | None = None) -> list[Numbered | BadLine]:
+def read(raw: "bytes | str", how: Reading | None = None, *, post_id: str | None = None) -> list[Numbered | BadLine]:
     data = raw.encode() if isinstance(raw, str) else raw
-    return list(open_comments(io.BytesIO(data), how or Reading()))
+    return list(open_comments(io.BytesIO(data), how or Reading(post_id=post_id)))
 
 
 def comments(items: Iterable[Numbered | BadLine]) -> list[Comment]:
