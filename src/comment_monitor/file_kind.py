@@ -72,11 +72,16 @@ _TEXT_BOMS: Final = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
     (codecs.BOM_UTF8, "utf-8"),
 )
+_ASCII: Final = bytes(range(128))
+# Bytes beyond ASCII: fewer may be valid UTF-8 by accident.
+_SURE: Final = 6
 _CONTROLS: Final = bytes({*range(0x20), 0x7F} - set(b"\t\n\r\f\v\x1b\0"))
 # Bytes that Windows-1252 leaves undefined.
 _NOT_1252: Final = frozenset(b"\x81\x8d\x8f\x90\x9d")
 # Shares of a file's beginning, from which on it is something else as a whole.
 _BINARY_SHARE: Final = 0.02
+# So many control characters are faults of single lines, however short the file is.
+_FEW: Final = 4
 _BAD_LINES_SHARE: Final = 0.02
 _UTF16_SHARE: Final = 0.2
 _DENSE: Final = 2.5
@@ -116,16 +121,34 @@ def encoding_of(head: bytes) -> str:
     return "utf-8"
 
 
+def check_encoding(head: bytes, named: str) -> None:
+    """Whether a text that begins like this may be in the encoding that the user named.
+
+    Raises:
+        FileError: it certainly is in another; all of it would be stored as other characters.
+    """
+    name = codecs.lookup(named).name
+    for bom, own in _TEXT_BOMS:
+        if head.startswith(bom):
+            if name not in {own, f"{own}-sig", own.removesuffix("-le").removesuffix("-be")}:
+                raise FileError(f"it begins with the byte order mark of {own}, not {named}: leave --encoding out")
+            return
+    if name.startswith("utf") or head.isascii() or len(head.translate(None, _ASCII)) < _SURE:
+        return
+    if _is_utf8(head, last=True):
+        raise FileError(f"it is UTF-8, and {named} would make other characters of it: leave --encoding out")
+
+
 def _check_text(head: bytes) -> None:
     nuls = head.count(0)
     if nuls > _UTF16_SHARE * len(head):
         # Western letters have their NUL second in little-endian order.
         order = "be" if head[::2].count(0) > head[1::2].count(0) else "le"
         other = head[1::2] if order == "be" else head[::2]
-        if other.count(0) < _BINARY_SHARE * len(head):
+        if nuls > _FEW and other.count(0) < _BINARY_SHARE * len(head):
             raise FileError(f"UTF-16 without a byte order mark, as it seems: --encoding utf-16-{order} reads it")
     controls = len(head) - len(head.translate(None, _CONTROLS)) + nuls
-    if controls > _BINARY_SHARE * len(head):
+    if controls > max(_BINARY_SHARE * len(head), _FEW):
         raise FileError(f"not a text file: {AS_LINES}")
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Final, NamedTuple
 
-from comment_monitor.file_kind import GZIP_MAGIC, FileError, encoding_of, refused
+from comment_monitor.file_kind import GZIP_MAGIC, FileError, check_encoding, encoding_of, refused
 
 # What reading a compressed file raises where it is damaged.
 DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
@@ -43,7 +43,10 @@ def open_text(raw: IO[bytes], encoding: str | None = None) -> Text:
         raise _nothing_in(start)
     if kind := refused(start.head):
         raise FileError(f"{kind.what}: {kind.do}")
-    encoding = encoding or encoding_of(start.head)
+    if encoding:
+        check_encoding(start.head, encoding)
+    else:
+        encoding = encoding_of(start.head)
     if codecs.lookup(encoding).name == "utf-8":
         return Text(io.BufferedReader(plain, BUFFER), start.head)
     recoded = io.BufferedReader(_Recoded(io.BufferedReader(plain, BUFFER), encoding), BUFFER)

@@ -25,6 +25,9 @@ __all__ = [
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 _FIRST_LINE: Final = re.compile(rb"\s*+([^\r\n]*+)(\r?\n\s*+([^\n]?))?")
+_A_REQUEST: Final = re.compile(
+    rb'\s*+\{(?:\s*+"(?:post_id|source)"\s*+:\s*+"[^"\\]*+"\s*+,)*+\s*+"comments"\s*+:\s*+\['
+)
 _A_JSON_LINE: Final = re.compile(rb"^[ \t]*+\{", re.MULTILINE)
 
 Kind = Literal["jsonl", "csv"]
@@ -92,8 +95,9 @@ def _kind(head: bytes, how: Reading) -> Kind:
 
 def _header(head: bytes) -> str:
     lines = [line for line in re.split(r"[\r\n]+", head.decode("utf-8", "replace").strip("\r\n"), maxsplit=2) if line]
-    if lines and lines[0].lower().startswith(SEPARATOR_LINE):
-        return lines[0] if len(lines[0]) > len(SEPARATOR_LINE) else "".join(lines[1:2])
+    first = lines[0].strip('"') if lines else ""
+    if first.lower().startswith(SEPARATOR_LINE):
+        return first if len(first) > len(SEPARATOR_LINE) else "".join(lines[1:2])
     return lines[0] if lines else ""
 
 
@@ -117,7 +121,10 @@ def _is_document(head: bytes, mapper: Mapper | None) -> bool:
     """Whether it is JSON that does not have one comment a line: an array, an object around it, or lines within one."""
     if head.lstrip().startswith(b"[") or _is_pretty(head):
         return True
-    container = mapper.preset.container if mapper and mapper.preset else None
+    if not mapper:
+        # A whole request in one line may be larger than a line may be.
+        return _A_REQUEST.match(head) is not None and not _first_line(head)[1]
+    container = mapper.preset.container if mapper.preset else None
     first, ended = _first_line(head)
     if not container or not first.startswith(b"{"):
         return False

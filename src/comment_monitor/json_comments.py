@@ -32,9 +32,9 @@ ARRAY: Final = "a JSON array, not JSON Lines, which has one object a line (jq -c
 COMMENTS: Final = "comments"
 # What a document says before its comments: of a member longer than this nothing is asked.
 MAX_MEMBER: Final = 64 * 1024
-# What takes ids that are numbers, where no request is around them.
-NUMBER_ID: Final = "`id` must be a string, not a number"
-TAKES_NUMBERS: Final = " (--column id=id takes numbers)"
+# What a mapping takes, where no request is around the comments.
+_NUMBER: Final = re.compile(r"`(\w+)` must be a string(?: or null)?, not a number")
+TAKES_NUMBERS: Final = " (--column {0}={0} takes numbers)"
 _KEY: Final = re.compile(rb'"(\w{1,40})"\s{0,10}:')
 KEYS_IN: Final = 64 * 1024
 
@@ -82,8 +82,13 @@ def read_json_lines(
             hint = (
                 " (a CSV file? --format csv reads it)" if number == first and not line.lstrip().startswith(b"{") else ""
             )
-            hint = TAKES_NUMBERS if str(error) == NUMBER_ID else hint
+            hint = _takes_numbers(str(error)) or hint
             yield from _unusual(number, line, defaults, f"{error}{hint}")
+
+
+def _takes_numbers(reason: str) -> str:
+    found = _NUMBER.fullmatch(reason)
+    return TAKES_NUMBERS.format(found[1]) if found else ""
 
 
 def hint_of_text(head: bytes) -> str:
@@ -115,7 +120,7 @@ def _from_json(line: bytes, defaults: Defaults) -> Comment:
     except (msgspec.MsgspecError, RecursionError) as error:
         mended = without_lone_surrogates(line)
         if mended == line:
-            raise BadCommentError(f"not JSON: {error}") from None
+            raise BadCommentError(f"not JSON: {in_words(error, 'the line')}") from None
         return _from_json(mended, defaults)
     return with_whole_ids(
         build_comment(
@@ -149,8 +154,9 @@ def _unusual(number: int, line: bytes, defaults: Defaults, reason: str) -> Items
                 continue
             except BadCommentError as error:
                 fault = str(error)
-        hint = hint_of(members or ())
-        yield BadLine(number, id_of(msgspec.Raw(part)), f"{fault.removesuffix(TAKES_NUMBERS) if hint else fault}{hint}")
+        if hint := hint_of(members or ()):
+            fault = fault.partition(" (--column ")[0]
+        yield BadLine(number, id_of(msgspec.Raw(part)), f"{fault}{hint}")
 
 
 def _parts(line: bytes) -> list[bytes]:
@@ -231,7 +237,7 @@ def _decode_members(raw: bytes) -> Members:
     except (msgspec.MsgspecError, RecursionError) as error:
         mended = without_lone_surrogates(raw)
         if mended == raw:
-            raise BadCommentError(f"not JSON: {error}") from None
+            raise BadCommentError(f"not JSON: {in_words(error, 'the line')}") from None
         return _decode_members(mended)
 
 
@@ -305,6 +311,10 @@ def _around(members: Members, defaults: Defaults, mapper: Mapper | None) -> Defa
         raise FileError(in_words(error, "the document")) from None
     except BadCommentError as error:
         raise FileError(str(error)) from None
+    needed = mapper.preset.around if mapper.preset else {}
+    if late := [field for field in needed if field not in found and not getattr(defaults, field)]:
+        options = " and ".join(f"--{field.replace('_', '-')}" for field in late)
+        raise FileError(f"the document does not say its {' and '.join(late)} before its comments: name it by {options}")
     return Defaults(found.get("post_id") or defaults.post_id, defaults.source or found.get("source"))
 
 
@@ -335,6 +345,6 @@ def _own(line: int, raw: bytes, defaults: Defaults, at: str = "", late_post: str
         hint = hint_of(members or ())
         if late_post and str(error) == "`post_id` is missing":
             hint = f"; {late_post}"
-        elif not hint and str(error) == NUMBER_ID and not at.startswith(COMMENTS):
-            hint = TAKES_NUMBERS
+        elif not at.startswith(COMMENTS):
+            hint = hint or _takes_numbers(str(error))
         yield BadLine(line, id_of(msgspec.Raw(raw)), f"{at}{error}{hint}")

@@ -19,9 +19,11 @@ Convert = Callable[[Any], Any]
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# From here on seconds would lie beyond the year 5000: these are milliseconds, then microseconds.
-_MILLISECONDS: Final = 10**11
-_MICROSECONDS: Final = 10**14
+# Seconds, milliseconds and microseconds since 1970 are told apart by their size. What would lie before 1973 or after
+# 2129 in all of them is something else: a year, a day of a spreadsheet, 20260131.
+_UNITS: Final = (1, 1_000, 1_000_000)
+_FIRST_SECOND: Final = 10**8
+_LAST_SECOND: Final = 5 * 10**9
 _HUGE: Final = 10**200
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _OFFSET: Final = re.compile(r"(?:[zZ]|[+-][0-9]{2}:?[0-9]{2})\Z")
@@ -64,12 +66,17 @@ def moment(value: Any) -> str | None:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadCommentError("must be a time: RFC 3339, or seconds since 1970")
-    try:
-        size = abs(value)
-        seconds = value / (1 if size < _MILLISECONDS else 1_000 if size < _MICROSECONDS else 1_000_000)
-        return (_EPOCH + timedelta(seconds=seconds)).isoformat()
-    except (OverflowError, ValueError):
-        raise BadCommentError("is a number of seconds that is no time") from None
+    return _since_1970(value)
+
+
+def _since_1970(value: float) -> str | None:
+    """Tools that know no time write 0."""
+    if value == 0:
+        return None
+    for unit in _UNITS:
+        if _FIRST_SECOND * unit <= value < _LAST_SECOND * unit:
+            return (_EPOCH + timedelta(seconds=value / unit)).isoformat()
+    raise BadCommentError("is a number that is no time in seconds since 1970")
 
 
 def moment_in_utc(value: Any) -> str | None:
@@ -91,7 +98,10 @@ def count(value: Any) -> int | None:
     factor = _FACTORS.get(found[3].lower()) if found else None
     if not found or not factor:
         raise BadCommentError('must be a whole number, such as 1200 or "1.2K"')
-    if _THOUSANDS.fullmatch(found[2]) and (factor == 1 or not found[2]):
+    if factor == 1 and re.fullmatch(r"[.,]0{1,2}", found[2]):
+        # A data frame has made it a fraction.
+        return int(found[1])
+    if _THOUSANDS.fullmatch(found[2]) and (not found[2] or (factor == 1 and found[1].lstrip("+-0"))):
         return int(found[1] + re.sub(r"[^0-9]", "", found[2])) * factor
     if factor > 1 and re.fullmatch(r"[.,][0-9]{1,3}", found[2]):
         return round(float(f"{found[1]}.{found[2][1:]}") * factor)
@@ -169,6 +179,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "likes": Rule(("votes",), count),
         },
         signs=(frozenset({"cid", "votes"}), frozenset({"cid", "time_parsed"}), frozenset({"cid", "text", "channel"})),
+        container="comments",
         post="the video",
     ),
     "yt-dlp": Preset(

@@ -59,6 +59,17 @@ def test_ids_within_posts_are_stored_with_their_post(ingest: Run, dsn: str) -> N
     assert stored(dsn, "comment_id, parent_id") == [("p/c1", None), ("q/c1", "q/c0")]
 
 
+def test_every_rejected_line_can_be_had_in_a_file(ingest: Run, tmp_path: Path) -> None:
+    rows = lines(*(record(number, text=" ") for number in range(25)), record(99))
+    done = ingest("-", "--rejected", "bad.jsonl", stdin=rows)
+    assert (done.code, done.counts) == (1, (26, 1, 0, 0, 25))
+    assert done.err.splitlines()[-1] == "further rejected lines are in the file"
+    found = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [one["line"] for one in found] == list(range(1, 26))
+    assert found[24] == {"line": 25, "id": "c24", "reason": "`text` is blank"}
+    assert ingest("-", stdin=rows).out.startswith("--rejected PATH writes")
+
+
 def test_ids_that_count_in_each_post_are_conflicts_with_what_to_do(ingest: Run, dsn: str) -> None:
     done = ingest("-", stdin=lines(record(1), record(1, post_id="q"), record(2)))
     assert (done.code, done.counts) == (1, (3, 2, 0, 0, 1))

@@ -6,6 +6,7 @@ import io
 import json
 import time
 import zipfile
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -133,8 +134,9 @@ def test_surplus_empty_columns_and_empty_rows_are_no_error(header: str, rows: st
 def test_time_is_linear_in_the_size_of_hostile_files(unit: bytes, head: bytes) -> None:
     def seconds(size: int) -> float:
         started = time.process_time()
-        for _ in open_comments(io.BufferedReader(Endless(head, unit, size)), Reading()):
-            pass
+        with suppress(FileError):
+            for _ in open_comments(io.BufferedReader(Endless(head, unit, size)), Reading()):
+                pass
         return time.process_time() - started
 
     small, large = seconds(150_000), seconds(1_500_000)
@@ -180,7 +182,13 @@ def test_a_mark_before_a_request_is_skipped(mark: bytes, more: bytes) -> None:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize(
-    "header", ["id,author,post_id,text", ' ID ,"Author",Post_ID, text', "sep=,\r\nid,author,post_id,text"]
+    "header",
+    [
+        "id,author,post_id,text",
+        ' ID ,"Author",Post_ID, text',
+        "sep=,\r\nid,author,post_id,text",
+        '"sep=,"\nid,author,post_id,text',
+    ],
 )
 def test_the_content_says_the_format(header: str, delimiter: str) -> None:
     table = f"{header}\n1,ana,p,x\n2,ben,p,y\n".replace(",", delimiter)
@@ -210,12 +218,38 @@ def test_a_byte_order_mark_says_the_encoding(name: str) -> None:
         (HEADER + "1,田中,p,おはよう\n", "shift_jis", "shift_jis"),
         (ROWS, "utf-16-le", "--encoding utf-16-le"),
         (ROWS, "utf-16-be", "--encoding utf-16-be"),
+        (ROWS.replace("1,", "1,é"), "utf-16-le", "--encoding utf-16-le"),
     ],
 )
 def test_another_encoding_is_named_and_read_with_the_option(text: str, encoding: str, words: str) -> None:
     with pytest.raises(FileError, match=words):
         read(text.encode(encoding))
     assert bad(read(text.encode(encoding), Reading(encoding=encoding))) == []
+
+
+@pytest.mark.parametrize("named", ["windows-1252", "latin-1", "shift_jis", "utf-16", "utf-32-le"])
+def test_an_encoding_that_the_content_contradicts_is_refused(named: str) -> None:
+    with pytest.raises(FileError, match="leave --encoding out"):
+        read(("\ufeff" + HEADER + "1,a,p,x\n").encode(), Reading(encoding=named))
+    with pytest.raises(FileError, match="leave --encoding out"):
+        read((HEADER + "1,a,p,x\n").encode("utf-16"), Reading(encoding="windows-1252"))
+    if not named.startswith("utf"):
+        with pytest.raises(FileError, match="it is UTF-8"):
+            read((HEADER + "1,Zoë,p,Grüße\n").encode(), Reading(encoding=named))
+
+
+@pytest.mark.parametrize("named", ["utf-8", "utf-8-sig"])
+def test_an_encoding_that_the_content_bears_out_is_taken(named: str) -> None:
+    assert ids(read("\ufeff" + ROWS, Reading(encoding=named))) == ["1", "2"]
+    assert ids(read(ROWS, Reading(encoding=named))) == ["1", "2"]
+    assert ids(read(ROWS.encode("utf-16"), Reading(encoding="utf-16"))) == ["1", "2"]
+
+
+@pytest.mark.parametrize("control", ["\0", "\x1e", "\x07"])
+def test_a_control_character_in_a_short_file_costs_at_most_its_line(control: str) -> None:
+    items = read(f"{HEADER}1,a,p,x\n2,b,p,a{control}b\n3,c,p,z\n")
+    assert {"1", "3"} <= set(ids(items))
+    assert len(ids(items)) + len(bad(items)) == 3
 
 
 def test_a_late_line_that_is_not_utf8_is_rejected_alone() -> None:

@@ -53,3 +53,25 @@ def test_a_document_that_is_cut_or_broken_is_named_after_what_came_before(raw: s
     with pytest.raises(FileError, match=words):
         items.extend(open_comments(io.BytesIO(raw.encode()), Reading()))
     assert ids(items) == [] if "post_id" in words else ["1"]
+
+
+def test_a_request_in_one_line_may_be_larger_than_a_line() -> None:
+    rows = [{"id": str(number), "text": "x" * 9_000} for number in range(600)]
+    assert len(ids(read(json.dumps({"post_id": "p", "comments": rows})))) == 600
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"id": 1}, "`id` must be a string, not a number (--column id=id takes numbers)"),
+        ({"timestamp": 1769852400}, "(--column timestamp=timestamp takes numbers)"),
+        ({"parent_id": 5}, "(--column parent_id=parent_id takes numbers)"),
+        ({"cid": "a", "votes": "1"}, "--preset youtube-comment-downloader"),
+    ],
+)
+def test_a_line_with_numbers_is_rejected_with_what_reads_it(row: dict[str, object], words: str) -> None:
+    line = {"id": "1", "post_id": "p", "text": "t"} | row
+    if "cid" in row:
+        del line["id"]
+    (item,) = bad(read(json.dumps(line)))
+    assert words in item.reason

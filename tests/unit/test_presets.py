@@ -201,7 +201,7 @@ def test_what_is_no_count_is_said(value: Any) -> None:
     [
         (1769852400, "2026-01-31T09:40:00+00:00"), ("1769852400", "2026-01-31T09:40:00+00:00"),
         (1769852400000, "2026-01-31T09:40:00+00:00"), (1769852400000000, "2026-01-31T09:40:00+00:00"),
-        (-1, "1969-12-31T23:59:59+00:00"), (False, None), (None, None), ("", None), ("x", "x"),
+        (0, None), ("0", None), (False, None), (None, None), ("", None), ("x", "x"),
     ],
 )  # fmt: skip
 def test_seconds_since_1970_are_moments(value: Any, said: str | None) -> None:
@@ -212,3 +212,50 @@ def test_seconds_since_1970_are_moments(value: Any, said: str | None) -> None:
 def test_what_is_no_moment_is_said(value: Any) -> None:
     with pytest.raises(BadCommentError):
         moment(value)
+
+
+@pytest.mark.parametrize("value", [-1, 2023, "2023", 45244.5, 20231114, "20231114093000", 10**400, "1e9999", 1e300])
+def test_numbers_that_are_no_seconds_are_not_taken_for_a_time(value: Any) -> None:
+    if value == "1e9999":
+        assert moment(value) == value
+        return
+    with pytest.raises(BadCommentError, match="no time in seconds"):
+        moment(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("12.0", 12),
+        ("5.00", 5),
+        ("12.000", 12000),
+        ("1,234", 1234),
+        (3.0, 3),
+        ("1.2K", 1200),
+        ("0.500", None),
+        ("0,123", None),
+    ],
+)
+def test_counts_are_read_as_people_and_data_frames_write_them(value: Any, said: int | None) -> None:
+    if said is None:
+        with pytest.raises(BadCommentError, match="whole number"):
+            count(value)
+    else:
+        assert count(value) == said
+
+
+def test_pretty_output_of_youtube_comment_downloader_is_read() -> None:
+    rows = [{"cid": f"Ugz{number}", "text": "t", "votes": "3"} for number in range(2)]
+    for indent in (None, 4):
+        items = read(json.dumps({"comments": rows}, indent=indent), preset="youtube-comment-downloader", post_id="V")
+        assert [item.comment.id for item in items if isinstance(item, Numbered)] == ["Ugz0", "Ugz1"]
+        assert len(items) == 2
+
+
+def test_what_a_document_says_behind_its_comments_is_asked_for() -> None:
+    document = {"comments": [{"id": "1", "text": "x", "parent": "root"}], "extractor_key": "TikTok", "id": "T9"}
+    with pytest.raises(FileError, match="before its comments: name it by --post-id and --source"):
+        read(json.dumps(document, indent=1), preset="yt-dlp")
+    (item,) = read(json.dumps(document, indent=1), preset="yt-dlp", post_id="T9", source="tiktok")
+    assert isinstance(item, Numbered)
+    assert (item.comment.source, item.comment.post_id) == ("tiktok", "T9")

@@ -23,7 +23,7 @@ class Commands(click.Group):
         ("migrate", "migrate", "Bring the database to this version's schema."),
         ("status", "status", "Show what a running system does, once or live."),
         ("check", "check", "Prove the data's invariants on the live database."),
-        ("ingest", "ingest", "Read comments from a file: JSON Lines or CSV, also .gz."),
+        ("ingest", "ingest", "Read comments from a file: JSON or CSV, also .gz."),
         ("cleanup", "cleanup", "Remove old comments, and keep the index of recent ones recent."),
         ("smoke-test", "smoke_test", "Send one comment through a running service, and remove it again."),
         ("load-test", "load_test", "Drive a running service and measure it."),

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import IO, NoReturn, TextIO, cast
 
 import click
+import msgspec
 
 from comment_monitor import errors
 from comment_monitor.cli.progress import Progress
@@ -35,6 +36,7 @@ WHOSE_IDS = (
 )
 Settle = Callable[[list[Comment]], Awaitable[list[Fate]]]
 
+NO_TEXT = frozenset(("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"))
 CHUNK = 500
 # At the most: what two writers have in hand, and the next write, so that none of them waits for the file.
 IN_FLIGHT = 6
@@ -69,6 +71,12 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE
 @click.option(
     "--encoding", help="Encoding of the text, such as windows-1252. [default: UTF-8, or by its byte order mark]"
 )
+@click.option(
+    "--rejected",
+    type=click.File("w", encoding="utf-8"),
+    metavar="PATH",
+    help=f"Write every rejected line's number, id and reason there, as JSON Lines. [default: {NAMED} are named here]",
+)
 @click.option("--dry-run", is_flag=True, help="Read and check every line, store nothing.")
 @data_dir_option
 def ingest(
@@ -81,13 +89,14 @@ def ingest(
     id_scope: str,
     delimiter: str | None,
     encoding: str | None,
+    rejected: TextIO | None,
     dry_run: bool,
     data_dir: Path,
 ) -> None:
     """Store the comments of FILE (`-`: standard input) and queue them for analysis.
 
-    JSON Lines or CSV, gzip or not, any size, constant memory. A line that can't be stored is named and the rest goes
-    on. Cut short, run it again: what is stored already counts as a duplicate.
+    JSON Lines, JSON or CSV, gzip or not, any size, constant memory. A line that can't be stored is named and the rest
+    goes on. Cut short, run it again: what is stored already counts as a duplicate.
 
     Exit code 0: every line is stored or known. 1: some line was rejected, or the file could not be read to its end.
     """
@@ -108,7 +117,7 @@ def ingest(
     # The first line of a pipe may be late, and the program waits for it before the event loop handles signals.
     signal.signal(signal.SIGTERM, _interrupt)
     with _open(file) as raw, Progress(_size(file), file.name) as progress:
-        report = _Report(progress, raw)
+        report = _Report(progress, raw, rejected)
         _read(file, how, settings, report, dry_run=dry_run)
     report.show(dry_run=dry_run)
     sys.exit(1 if report.failure or report.fates["rejected"] else 0)
@@ -142,9 +151,10 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 class _Report:
     """Counts while it runs, sums up at the end."""
 
-    def __init__(self, progress: Progress, raw: IO[bytes]):
+    def __init__(self, progress: Progress, raw: IO[bytes], rejected: TextIO | None):
         self.progress = progress
         self.raw = raw
+        self._rejected = rejected
         self.fates: Counter[str] = Counter()
         self.failure: str | None = None
         self._started = time.monotonic()
@@ -158,11 +168,14 @@ class _Report:
         self._csv_faults += line.is_csv_fault
         self._conflicts += line.reason.startswith(CONFLICT.format(line.id))
         self._named += 1
+        if self._rejected:
+            found = {"line": line.line, "id": line.id, "reason": line.reason}
+            print(msgspec.json.encode(found).decode(), file=self._rejected)
         if self._named <= NAMED:
             name = f" ({line.id})" if line.id else ""
             self.progress.say(f"line {line.line}{name}: {line.reason}")
         elif self._named == NAMED + 1:
-            self.progress.say("further rejected lines are only counted")
+            self.progress.say(f"further rejected lines are {'in the file' if self._rejected else 'only counted'}")
 
     def settled(self, fates: list[Fate]) -> None:
         """Counts what became of a chunk."""
@@ -176,6 +189,8 @@ class _Report:
         if self._csv_faults:
             lines = "line was" if self._csv_faults == 1 else "lines were"
             click.echo(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
+        if self._named > NAMED and not self._rejected:
+            click.echo("--rejected PATH writes the number and the reason of every rejected line")
         if self._conflicts:
             click.echo(f"Conflicts: {self._conflicts}. {WHOSE_IDS}")
         if dry_run:
@@ -277,10 +292,13 @@ def _encoding(given: str | None) -> str | None:
     if given is None:
         return None
     try:
-        b"a".decode(given)
-        codecs.getincrementaldecoder(given)
         name = codecs.lookup(given).name
+        codecs.getincrementaldecoder(given)
+        # Codecs of bytes, of names and of source code are no encodings of a text.
+        is_text = name not in NO_TEXT and "a,\n".encode(given).decode(given) == "a,\n"
     except (LookupError, UnicodeError, ValueError, TypeError):
+        is_text = False
+    if not is_text:
         hint = "must be an encoding of text, such as utf-8, utf-16, windows-1252 or shift_jis"
         raise click.BadParameter(f"{given}: {hint}", param_hint="--encoding") from None
     return name
