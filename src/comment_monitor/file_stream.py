@@ -75,6 +75,8 @@ def _plain(raw: IO[bytes]) -> "tuple[_Start, _Rewound]":
         unpacked: IO[bytes] = gzip.GzipFile(fileobj=io.BufferedReader(_Rewound(start), BUFFER))  # type: ignore[assignment]
         start = _Start(unpacked)
         start.fill(bool)
+        if start.head.startswith(GZIP_MAGIC):
+            raise FileError("compressed with gzip twice: zcat FILE | comment-monitor ingest -")
     return start, _Rewound(start)
 
 

@@ -16,6 +16,8 @@ _ROUNDED: Final = re.compile(
 )
 # A whole number of five digits or more is no version or part of a list, so ".0" came from a column of floats.
 _FLOAT: Final = re.compile(r"-?[0-9]{5,}[.,]0+")
+# A column with gaps is one of floats, and that of parents has gaps.
+_FLOAT_PARENT: Final = re.compile(r"[0-9]+\.0")
 # Quotes that were to keep a spreadsheet from reading a number.
 _QUOTED: Final = re.compile(r"""['"\u2018\u2019\u201c\u201d`]+[0-9]+['"\u2018\u2019\u201c\u201d`]*""")
 _FORMULA: Final = re.compile(r"""=\s*["'].*|\#{3,}|\#(?:NAME\?|VALUE!|REF!|NUM!|NULL!|N/A|DIV/0!)""", re.DOTALL)
@@ -71,7 +73,7 @@ def with_whole_ids(comment: Comment) -> Comment:
             continue
         if _ROUNDED.fullmatch(value.strip()):
             raise BadCommentError(f"`{name}` is a number that a spreadsheet has rounded ({value}): {AS_TEXT}")
-        if _FLOAT.fullmatch(value.strip()):
+        if _FLOAT.fullmatch(value.strip()) or (name == "parent_id" and _FLOAT_PARENT.fullmatch(value.strip())):
             raise BadCommentError(f"`{name}` is a number that a data frame has made a fraction ({value}): {AS_TEXT}")
         if _QUOTED.fullmatch(value.strip()):
             raise BadCommentError(f"`{name}` has quotes within it ({value}): {WITHOUT_QUOTES}")
