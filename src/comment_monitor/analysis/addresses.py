@@ -11,7 +11,9 @@ from comment_monitor.analysis.suffixes import Doubt
 PLACE: Final = "\ufffc"
 
 # In all patterns a quantifier keeps what it has (`++`) or is bounded: the time is linear in the text.
-SCHEME: Final = re.compile(r"(?i)(?<![a-z])[a-z][a-z\d+]{1,11}(?:\[:\]|:)//(?=[\w\[])[^\s<>\"]*+")
+SLASHES: Final = re.compile(r"//(?=[\w\[])[^\s<>\"]*+")
+SCHEME: Final = re.compile(r"(?i)(?<![a-z])[a-z][a-z\d+]{1,11}(?:\[:\]|:)\Z")
+MAX_SCHEME: Final = 15
 WWW: Final = re.compile(r"(?i)(?<![a-z\d@.-])www\d?\.[^\W_][^\s<>\"]*+")
 _LATIN: Final = r"a-z\d\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff"
 _TAIL: Final = r"(?P<port>:\d{2,5}(?!\w))?+(?P<path>/(?=[^\s/<>\"])[^\s<>\"]*+|[?#]\w[^\s<>\"=]*+=[^\s<>\"]*+)?+"
@@ -27,6 +29,7 @@ HIDDEN: Final = re.compile(
     r"| dot (?=(?:com|net|org|io|ai|edu|gov|info|biz|xyz)\b))(?P<suffix>[^\W\d_]{2,24})(?!\w)(?:/[^\s<>\"]*+)?"
 )
 BRACKETED: Final = re.compile(r"(?i)[\[({]\s?(?:\.|dot|pun)")
+REST_OF_WORD: Final = re.compile(r"\S*+")
 DOTTED: Final = re.compile(r"\.[\w-]")
 IDEOGRAPHIC: Final = re.compile(r"(?i)(?<=[a-z\d])\u3002(?=[a-z\d])")
 NUMBERS: Final = re.compile(r"(?:\d{1,3}\.){3}\d{1,3}")
@@ -54,14 +57,15 @@ def find(text: str, language: str) -> list[tuple[int, int]]:
     """Begin and end of each address in a text in plain form; those of one kind in order."""
     found: list[tuple[int, int]] = []
     if "//" in text:
-        found += [_span(one) for one in SCHEME.finditer(text)]
+        found += _with_scheme(text)
     bracketed = "(" in text or "[" in text or "{" in text
     if " dot " in text or " DOT " in text or (bracketed and BRACKETED.search(text)):
         found += [one.span() for one in HIDDEN.finditer(text) if _is_hidden(one)]
     if "\u3002" in text:
         text = IDEOGRAPHIC.sub(".", text)
     if "." in text and DOTTED.search(text):
-        found += [_span(one) for one in WWW.finditer(text)]
+        if "www" in text.lower():
+            found += [_span(one) for one in WWW.finditer(text)]
         found += [_span(one) for one in _named(text) if _is_address(one, language)]
     return found
 
@@ -76,10 +80,35 @@ def without(text: str, spans: list[tuple[int, int]]) -> str:
     return "".join((*pieces, text[last:]))
 
 
+def _with_scheme(text: str) -> Iterator[tuple[int, int]]:
+    """From the slashes back: to look for a scheme at each letter takes many times as long."""
+    last = 0
+    for found in SLASHES.finditer(text):
+        scheme = SCHEME.search(text, max(last, found.start() - MAX_SCHEME), found.start())
+        if scheme:
+            _, last = _span(found)
+            yield scheme.start(), last
+
+
 def _named(text: str) -> Iterator[re.Match[str]]:
-    yield from HOST.finditer(text)
-    if not text.isascii():
-        yield from (one for one in OTHER_HOST.finditer(text) if not one["host"].isascii())
+    for begin, end in _dotted_words(text):
+        yield from HOST.finditer(text, begin, end)
+        if not text[begin:end].isascii():
+            yield from (one for one in OTHER_HOST.finditer(text, begin, end) if not one["host"].isascii())
+
+
+def _dotted_words(text: str) -> Iterator[tuple[int, int]]:
+    """What stands between white space and holds a dot before a letter; the patterns need look at no other."""
+    end = 0
+    for dot in DOTTED.finditer(text):
+        if dot.start() < end:
+            continue
+        begin = dot.start()
+        while begin > end and not text[begin - 1].isspace():
+            begin -= 1
+        rest = REST_OF_WORD.match(text, dot.end())
+        end = rest.end() if rest else dot.end()
+        yield begin, end
 
 
 def _span(found: re.Match[str]) -> tuple[int, int]:

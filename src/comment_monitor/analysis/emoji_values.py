@@ -66,7 +66,7 @@ def patterns() -> Patterns:
     part = f"{NEAR}(?:{_class(plain)}|{_class(every - plain)}(?=\ufe0f))[{SHOWN}]*+"
     return Patterns(
         re.compile(f"{part}(?:{JOINER}{_class(every)}[{SHOWN}]*+)*+"),
-        re.compile(f"(?:{_class(every)}[{SHOWN}{JOINER}]*+)++"),
+        re.compile(f"(?:{NEAR}{_class(every)}[{SHOWN}{JOINER}]*+)++"),
     )
 
 

@@ -18,7 +18,7 @@ ISO_639_1_LENGTH: Final = 2
 # Scripts in which the sentence goes on without a space: Thai, Lao and Khmer, Chinese, Japanese, and Korean's particles.
 _GLUED: Final = r"\u0e00-\u0eff\u1780-\u17ff\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 # Addresses and names are no language, and would be taken for one.
-NOISE: Final = re.compile(rf"(?:https?://|www\.)[^\s{_GLUED}]++|@[^\W{_GLUED}]++")
+NOISE: Final = re.compile(rf"https?://[^\s{_GLUED}]++|www\.[^\s{_GLUED}]++|@[^\W{_GLUED}]++")
 # More text makes no better guess, but costs its length.
 MAX_LENGTH: Final = 2000
 

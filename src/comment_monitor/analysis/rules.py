@@ -41,6 +41,8 @@ MARKS: Final = (
 )
 # Greek keyboards have a semicolon for it.
 FOREIGN_QUESTION: Final = re.compile(rf"[{MARKS}]|\uff1f(?!\w+[=\uff1d])|[\u0370-\u03ff\u1f00-\u1fff];(?![)(DP*-])")
+# One class is looked for in a fraction of the time that the pattern takes.
+ANY_FOREIGN: Final = re.compile(f"[{MARKS}\uff1f;]")
 # ASCII's, but not that of a query whose address is cut off: `index.php?id`, `?page=2`.
 QUESTION: Final = re.compile(r"(?<!\.php)(?<!\.asp)(?<!\.aspx)(?<!\.jsp)(?<!\.html)\?(?![\w.%\[\]-]{1,64}=)")
 # An encoded word of a mail.
@@ -65,7 +67,7 @@ def _mentions(sight: Sight) -> bool:
 
 def _asks(sight: Sight) -> bool:
     typed, words = sight.text.typed, sight.words
-    if not typed.isascii() and FOREIGN_QUESTION.search(typed):
+    if not typed.isascii() and ANY_FOREIGN.search(typed) and FOREIGN_QUESTION.search(typed):
         return True
     if "?" not in words:
         return False
