@@ -94,7 +94,7 @@ OPTIONS: Final = {
     "worker": "concurrency host metrics-port data-dir",
     "migrate": "down data-dir",
     "check": "oldest data-dir",
-    "ingest": "format source post-id column delimiter dry-run data-dir encoding id-scope preset",
+    "ingest": "format source post-id column delimiter dry-run data-dir encoding id-scope preset rejected",
     "cleanup": "days yes data-dir",
     "status": "url metrics-url watch interval json data-dir",
     "smoke-test": "url timeout keep data-dir",
