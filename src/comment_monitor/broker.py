@@ -38,6 +38,7 @@ def make_celery(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=MESSAGES_HELD,
+        worker_consumer="comment_monitor.deliveries:Consumer",
         # The soft limit raises inside the analyser, which then fails that comment; the hard one is the last resort.
         task_soft_time_limit=settings.processing_timeout,
         task_time_limit=settings.processing_timeout + 15,

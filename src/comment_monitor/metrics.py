@@ -180,6 +180,7 @@ ERROR_REASONS: Final = (
     "database-unavailable",
     "disabled",
     "draining",
+    "foreign-message",
     "internal",
     "invalid-comment",
     "invalid-request",

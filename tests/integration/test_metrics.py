@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import httpx
+import kombu
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
@@ -15,7 +16,7 @@ from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.triggers import DATA_EXCEPTION, SERIALIZATION_FAILURE, refuse
 
-from comment_monitor import metrics, watch
+from comment_monitor import deliveries, metrics, watch
 from comment_monitor.analysis import normal
 from comment_monitor.invariants import INVARIANTS
 
@@ -270,6 +271,12 @@ async def broker(stage: Stage) -> None:
         await until(lambda: reason("broker") > before)
 
 
+async def foreign_message(_: Stage) -> None:
+    with kombu.Connection("memory://") as connection, connection.SimpleQueue("foreign") as queue:
+        queue.put(5)
+        assert deliveries.rejects(queue.get(timeout=5), ())
+
+
 async def conflict(stage: Stage) -> None:
     await stage.send(200, content=msgspec.json.encode(body(comment(1), post_id="another post")))
     await stage.send(422)
@@ -284,6 +291,7 @@ SCENARIOS: Final[dict[str, Callable[[Stage], Awaitable[None]]]] = {
     "database-unavailable": database_unavailable,
     "disabled": lambda stage: stage.send(503, COMMENT_MONITORING_ENABLED="false"),
     "draining": draining,
+    "foreign-message": foreign_message,
     "internal": internal,
     "invalid-comment": lambda stage: stage.send(200, content=msgspec.json.encode(body(comment(""), comment(1)))),
     "invalid-request": lambda stage: stage.send(422, content=b"[]"),

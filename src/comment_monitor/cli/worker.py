@@ -1,6 +1,7 @@
 """`comment-monitor worker`."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> No
 
 def _run(concurrency: int, host: str, metrics_port: int) -> None:
     # Imported here, because the metrics have to find their folder, and because the analysers take their time.
+    from celery.bin.celery import celery  # noqa: PLC0415
+
     from comment_monitor.exposition import serve_metrics  # noqa: PLC0415
     from comment_monitor.tasks import app  # noqa: PLC0415
 
@@ -61,7 +64,11 @@ def _run(concurrency: int, host: str, metrics_port: int) -> None:
         "-O", "fair",
     )  # fmt: skip
     try:
-        app.worker_main(list(arguments))
+        # What it makes of its end: a worker that can't go on is a failure.
+        # As `worker_main` does, which keeps the exit code to itself: a worker that can't go on has failed.
+        celery.params[0].default = app
+        if code := celery.main(args=list(arguments), standalone_mode=False):
+            sys.exit(code)
     finally:
         if stop_serving:
             # Before the folder goes: half of the counts would look like a start from zero, and the rest be added again.
