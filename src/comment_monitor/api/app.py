@@ -1,25 +1,28 @@
 """The HTTP application: routes, errors and lifetime in one table."""
 
 import importlib.resources
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from litestar import Litestar, Request, Response, get
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, InternalServerException, NotFoundException
 from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
 
 from comment_monitor import errors, tracing
 from comment_monitor.api import health, problems, process, read
-from comment_monitor.api.middleware import EncodedSlash, Farewell, RequestId, Traced
+from comment_monitor.api.middleware import EncodedSlash, Farewell, Head, RequestId, Traced
 from comment_monitor.api.openapi import openapi_config
 from comment_monitor.api.state import Service
 from comment_monitor.config import Settings
 from comment_monitor.runtime import open_runtime
+
+ASSET: Final = re.compile(r"/?(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}/){0,10}[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @get("/", include_in_schema=False)
@@ -32,6 +35,16 @@ async def home() -> Redirect:
 async def openapi_json(request: Request[Any, Any, State]) -> Response[dict[str, Any]]:
     """The OpenAPI document."""
     return Response(request.app.openapi_schema.to_schema())
+
+
+async def _only_plain_names(request: Request[Any, Any, State]) -> None:
+    """The files' names are plain; what else is asked for may be none that the system takes."""
+    if not ASSET.fullmatch(request.scope["path"]):
+        raise NotFoundException
+
+
+def _no_such_file(request: Request[Any, Any, State], _: Exception) -> Response[dict[str, object]]:
+    return problems.render_http(request, NotFoundException())
 
 
 def provide_service(state: State) -> Service:
@@ -62,7 +75,14 @@ def create_app(settings: Settings) -> Litestar:
             health.health,
             home,
             openapi_json,
-            create_static_files_router("/docs/assets", directories=[assets], include_in_schema=False),
+            create_static_files_router(
+                "/docs/assets",
+                directories=[assets],
+                include_in_schema=False,
+                before_request=_only_plain_names,
+                # The framework's word for what the system says of a name below a file, for one.
+                exception_handlers={InternalServerException: _no_such_file},
+            ),
         ],
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         lifespan=[_lifespan],
@@ -85,5 +105,5 @@ def create_asgi(app: Litestar) -> RequestId:
         service: Service | None = app.state.get("service")
         return service is not None and service.leaving
 
-    within = Farewell(EncodedSlash(app), is_leaving)
+    within = Farewell(Head(EncodedSlash(app)), is_leaving)
     return RequestId(Traced(within) if tracing.on() else within)

@@ -104,6 +104,44 @@ class Farewell:
         await self.app(scope, receive, send_with_farewell)
 
 
+class Head:
+    """Answers HEAD wherever GET is answered: with the same head, and without the body."""
+
+    def __init__(self, app: "ASGIApp"):
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Passes the request on, HEAD as GET; and lists HEAD where an answer lists GET."""
+
+        async def send_head(message: "Message") -> None:
+            if message["type"] == "http.response.body":
+                # Of a body in pieces, the last one ends the answer.
+                message = {**message, "body": b""}
+                if message.get("more_body"):
+                    return
+            await send(message)
+
+        async def send_allowed(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    (name, _with_head(value) if name == b"allow" else value) for name, value in message["headers"]
+                ]
+            await send(message)
+
+        if scope["type"] != ScopeType.HTTP:
+            await self.app(scope, receive, send)
+        elif scope["method"] == "HEAD":
+            # A copy: the server has to know that the answer has no body.
+            await self.app({**scope, "method": "GET"}, receive, send_head)
+        else:
+            await self.app(scope, receive, send_allowed)
+
+
+def _with_head(allowed: bytes) -> bytes:
+    methods = {one.strip() for one in allowed.split(b",")}
+    return b", ".join(sorted(methods | {b"HEAD"} if b"GET" in methods else methods))
+
+
 class EncodedSlash:
     """Keeps an encoded slash inside its path segment: ids such as Bluesky's `at://...` hold slashes."""
 
