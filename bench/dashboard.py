@@ -23,7 +23,12 @@ from comment_monitor.migrations import upgrade
 
 SCRAPE: Final = 2.0
 CHOSEN: Final = {"namespace": NAMESPACE, "pod": ".*", "broker": ".*"}
-SETTINGS: Final = {"COMMENT_RATE_LIMIT_PER_MINUTE": "50", "COMMENT_CHECK_INTERVAL": "20", "LOG_LEVEL": "WARNING"}
+SETTINGS: Final = {
+    "COMMENT_RATE_LIMIT_PER_MINUTE": "50",
+    "COMMENT_TRUSTED_PROXIES": "127.0.0.1",
+    "COMMENT_CHECK_INTERVAL": "20",
+    "LOG_LEVEL": "WARNING",
+}
 IMAGES: Final = project_root() / "docs" / "images"
 
 

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from ipaddress import IPv4Address
 from typing import Any, Final, NamedTuple
 
 import aiohttp
@@ -22,6 +23,8 @@ STEADY, BURST, IMPATIENT = 20.0, 90.0, 2.0
 NEW, REPEATED, EDITED = 0.7, 0.92, 0.985
 TICK: Final = 0.05
 AT_ONCE: Final = 64
+# Each request of the steady load comes from a client of its own, behind a proxy that the service trusts.
+FIRST_CLIENT: Final = IPv4Address("10.0.0.1")
 TIMEOUT: Final = aiohttp.ClientTimeout(60)
 
 
@@ -52,7 +55,7 @@ class Load:
         self._choice = random.Random(1)
         self._new = iter(make_bodies(make_columns(REQUESTS * COMMENTS_A_REQUEST, run=1), COMMENTS_A_REQUEST))
         self._sent: list[bytes] = []
-        self._keys = itertools.count()
+        self._clients = itertools.count()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,27 +65,27 @@ class Load:
         while (now := time.monotonic()) < until:
             for _ in range(int((now - due) * requests - asked)):
                 asked += 1
-                self._start(self._body(), f"key-{next(self._keys)}")
+                self._start(self._body(), str(FIRST_CLIENT + next(self._clients)))
             await asyncio.sleep(TICK)
 
     async def be_impatient(self) -> None:
         """One client that does not wait, until it is cancelled."""
         for number in itertools.count():
             body = {"post_id": "impatient", "comments": [{"id": f"i{number}", "author": "ana", "text": "Now!"}]}
-            self._start(json.dumps(body).encode(), "impatient")
+            self._start(json.dumps(body).encode(), str(FIRST_CLIENT - 1))
             await asyncio.sleep(1 / IMPATIENT)
 
     async def end(self) -> None:
         """Everything is answered."""
         await asyncio.gather(*self._tasks)
 
-    def _start(self, body: bytes, key: str) -> None:
-        task = asyncio.create_task(self._send(body, key))
+    def _start(self, body: bytes, client: str) -> None:
+        task = asyncio.create_task(self._send(body, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, body: bytes, key: str) -> None:
-        headers = {"Content-Type": "application/json", "X-API-Key": key}
+    async def _send(self, body: bytes, client: str) -> None:
+        headers = {"Content-Type": "application/json", "X-Forwarded-For": client}
         async with self._turns:
             # What is refused is a part of the course.
             with suppress(aiohttp.ClientError):

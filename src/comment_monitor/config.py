@@ -3,8 +3,10 @@
 docs/configuration.md is generated from this file.
 """
 
+import functools
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
@@ -26,6 +28,19 @@ def setting(variable: str, description: str, *, secret: bool = False, **bounds: 
         bounds: msgspec constraints: `ge`, `le`, `gt`, `min_length`.
     """
     return msgspec.Meta(description=description, extra={"variable": variable, "secret": secret}, **bounds)
+
+
+Network = IPv4Network | IPv6Network
+
+
+@functools.cache
+def networks(text: str) -> tuple[Network, ...]:
+    """The networks that a text names, with commas or blanks between them.
+
+    Raises:
+        ValueError: one of them is no network; the message names it.
+    """
+    return tuple(map(ip_network, text.replace(",", " ").split()))
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +74,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_RATE_LIMIT_PER_MINUTE",
-            "Requests to `POST /comments/process` a minute and client (API key, else address), "
-            "shared by all pods. 0: no limit.",
+            "Requests to `POST /comments/process` a minute and client (its address; of IPv6 its /64), shared by all "
+            "pods. 0: no limit.",
             ge=0,
             le=200,
         ),
     ] = 100
+    trusted_proxies: Annotated[
+        str,
+        setting(
+            "COMMENT_TRUSTED_PROXIES",
+            "Networks of the proxies before this service, such as `10.0.0.0/8, fd00::/8`: they say in "
+            "`X-Forwarded-For` or `Forwarded` who the client is. Empty: nobody is believed, and whoever connects is "
+            "the client.",
+        ),
+    ] = ""
     max_retries: Annotated[
         int,
         setting("COMMENT_MAX_RETRIES", "Repeats after a first failed try, wherever something is retried.", ge=0, le=10),
@@ -221,6 +245,8 @@ def bounds_of(variable: str, meta: msgspec.Meta, kind: type) -> str:
     """The allowed values in words, such as `5 to 25`."""
     if variable == "COMMENT_RATE_LIMIT_PER_MINUTE":
         return f"0 or {RATE_LIMIT_MIN} to {meta.le}"
+    if variable == "COMMENT_TRUSTED_PROXIES":
+        return "networks such as 10.0.0.0/8, with commas between them"
     if variable == "LOG_LEVEL":
         return "DEBUG, INFO, WARNING, ERROR or CRITICAL"
     if variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
@@ -270,7 +296,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 def _convert(one: Declared, raw: str) -> Any:
     try:
         value = msgspec.convert(raw.upper() if one.field == "log_level" else raw, one.type, strict=False)
-    except msgspec.ValidationError:
+        if one.field == "trusted_proxies":
+            networks(value)
+    except (msgspec.ValidationError, ValueError):
         value = None
     if value is None or (one.field == "rate_limit_per_minute" and 0 < value < RATE_LIMIT_MIN):
         shown = "<hidden>" if one.secret else raw

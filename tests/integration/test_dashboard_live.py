@@ -45,10 +45,12 @@ QUIET: Final = {
     "Violated invariants", "Batches sent again", "Database errors",
 }  # fmt: skip
 
+IMPATIENT, WAITING = "192.0.2.1", "192.0.2.2"
 
-async def send(client: httpx.AsyncClient, url: str, key: str, content: dict[str, Any]) -> int:
-    """One request of the client that has this key."""
-    answer = await client.post(f"{url}/comments/process", json=content, headers={"X-API-Key": key})
+
+async def send(client: httpx.AsyncClient, url: str, sender: str, content: dict[str, Any]) -> int:
+    """One request of the client at this address, through a proxy that the service trusts."""
+    answer = await client.post(f"{url}/comments/process", json=content, headers={"X-Forwarded-For": sender})
     return answer.status_code
 
 
@@ -56,15 +58,16 @@ async def one_round(client: httpx.AsyncClient, url: str, number: int) -> set[int
     """New comments, some of them twice in a request, edits, known ones, one that is refused."""
     new = [comment(f"{number}-{index}") for index in range(20)]
     edited = [comment(f"{number}-{index}", f"edited, round {number}") for index in range(5)]
-    # Each key has a limit of its own; the last of them is over it.
+    # Each address has a limit of its own; the last of them is over it.
+    one_time = f"10.{number // 256}.{number % 256}"
     requests = [
-        (f"key-{number}-new", body(*new, *new[:5])),
-        (f"key-{number}-known", body(*new)),
-        (f"key-{number}-edited", body(*edited)),
-        (f"key-{number}-refused", body(comment("blank", " "))),
-        *(("impatient", body(*new[:1])) for _ in range(4)),
+        (f"{one_time}.1", body(*new, *new[:5])),
+        (f"{one_time}.2", body(*new)),
+        (f"{one_time}.3", body(*edited)),
+        (f"{one_time}.4", body(comment("blank", " "))),
+        *((IMPATIENT, body(*new[:1])) for _ in range(4)),
     ]
-    return {await send(client, url, key, content) for key, content in requests}
+    return {await send(client, url, sender, content) for sender, content in requests}
 
 
 def is_known(here: Watched, *conditions: str) -> bool:
@@ -104,7 +107,7 @@ async def queue_that_waits(client: httpx.AsyncClient, here: Watched) -> None:
     holder = psycopg2.connect(here.system.dsn)
     try:
         holder.cursor().execute("LOCK TABLE comments IN ACCESS EXCLUSIVE MODE")
-        waiting = asyncio.create_task(send(client, here.system.url, "key-waits", body(comment("waits"))))
+        waiting = asyncio.create_task(send(client, here.system.url, WAITING, body(comment("waits"))))
         await asyncio.sleep(3 * SCRAPE)
         # No longer than a statement may take, or the request is refused.
         await until(lambda: is_known(here, "comment_processing_queue_length > 0"), seconds=20)
@@ -151,7 +154,11 @@ def elsewhere(one: Expression) -> bool:
 
 async def test_every_expression_has_data(tmp_path: Path, dsn: str) -> None:
     need_rabbitmq()
-    settings = {"COMMENT_RATE_LIMIT_PER_MINUTE": "50", "COMMENT_CHECK_INTERVAL": "1"}
+    settings = {
+        "COMMENT_RATE_LIMIT_PER_MINUTE": "50",
+        "COMMENT_TRUSTED_PROXIES": "127.0.0.1",
+        "COMMENT_CHECK_INTERVAL": "1",
+    }
     shown = dashboard.load()
     async with watched(tool("prometheus"), tmp_path, dsn, scrape=SCRAPE, **settings) as here:
         await here.system.until_working()

@@ -1,7 +1,6 @@
 """`POST /comments/process`: the way in."""
 
 import asyncio
-from hashlib import blake2b
 from typing import Any, Final
 
 from litestar import Request, Response, post
@@ -10,8 +9,10 @@ from litestar.di import NamedDependency
 from litestar.exceptions import InternalServerException
 
 from comment_monitor import errors, metrics
+from comment_monitor.api.clients import client_of
 from comment_monitor.api.openapi import ProcessOperation, problems
 from comment_monitor.api.state import Service
+from comment_monitor.config import networks
 from comment_monitor.limits import Verdict
 from comment_monitor.model import Parsed, Receipt
 from comment_monitor.parse import parse_at_once, parse_one_by_one
@@ -74,17 +75,12 @@ async def _parse(body: bytes, max_comments: int) -> Parsed:
 
 
 async def _count(request: Request[Any, Any, State], service: Service) -> Verdict | None:
-    verdict = await service.runtime.limit.hit(_client(request))
+    peer = request.client.host if request.client else ""
+    client = client_of(peer, request.scope["headers"], networks(service.runtime.settings.trusted_proxies))
+    verdict = await service.runtime.limit.hit(client)
     if verdict and not verdict.allowed:
         metrics.RATE_LIMITED.inc()
         raise errors.RateLimited(
             f"{verdict.limit} requests a minute are allowed.", retry_after=verdict.reset, headers=verdict.headers
         )
     return verdict
-
-
-def _client(request: Request[Any, Any, State]) -> str:
-    """Who is counted: the API key, else the address; hashed, because a key is a secret and Redis is not its place."""
-    key = request.headers.get("x-api-key") or request.headers.get("authorization")
-    name = f"key {key}" if key else f"address {request.client.host if request.client else ''}"
-    return blake2b(name.encode(), digest_size=12).hexdigest()

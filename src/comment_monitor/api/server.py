@@ -58,6 +58,8 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
             lifespan="on",
             log_config=None,
             access_log=False,
+            # Whom to believe is said by COMMENT_TRUSTED_PROXIES; uvicorn would believe whoever is on this host.
+            proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=75,
