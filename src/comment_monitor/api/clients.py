@@ -21,8 +21,8 @@ IPV6_HOST: Final = 64
 # Proxies in a row that are gone through, and characters of a header that are looked at: from the right.
 MOST_HOPS: Final = 32
 MOST_CHARACTERS: Final = 2_048
-# `for=` of one element, quoted or not; the other parameters do not matter.
-_FOR: Final = re.compile(r'(?i)(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]++|\\.)*+)"|([^\s;,"]*+))')
+# One parameter of an element, its value quoted or not: a quoted one may hold anything, such as a `for=` of the client's.
+_PARAMETER: Final = re.compile(r'(?:^|;)\s*+([\w-]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"|([^\s;,"]*+))\s*+(?=;|$)')
 _ELEMENTS: Final = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++')
 _WITH_PORT: Final = re.compile(r"\[([^\]]*)\](?::\w+)?|([0-9.]+):\w+")
 
@@ -80,8 +80,11 @@ def _forwarded(headers: Headers) -> Iterator[str] | None:
 
 
 def _for(element: str) -> str:
-    found = _FOR.search(element)
-    return (found[1] if found[1] is not None else found[2]) if found else ""
+    """Whom an element names; empty where it names nobody, or more than one."""
+    found = [
+        one[2] if one[2] is not None else one[3] for one in _PARAMETER.finditer(element) if one[1].lower() == "for"
+    ]
+    return found[0] if len(found) == 1 else ""
 
 
 def _joined(headers: Headers, name: bytes) -> str | None:

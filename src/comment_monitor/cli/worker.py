@@ -64,7 +64,6 @@ def _run(concurrency: int, host: str, metrics_port: int) -> None:
         "-O", "fair",
     )  # fmt: skip
     try:
-        # What it makes of its end: a worker that can't go on is a failure.
         # As `worker_main` does, which keeps the exit code to itself: a worker that can't go on has failed.
         celery.params[0].default = app
         if code := celery.main(args=list(arguments), standalone_mode=False):
