@@ -177,8 +177,6 @@ class _Table:
 
     def _take_header(self, values: list[str], rows: Rows) -> None:
         header = _names(values)
-        if len(header) > 1 and all(name[:1] in (" ", "\t") for name in values[1 : len(header)]):
-            rows.skip_blanks()
         found = {field: at for field, rule in self._rules.items() if (at := _column(header, rule.paths)) is not None}
         missing = [
             field for field in NEEDED if field not in found and not (field == "post_id" and self._defaults.post_id)
@@ -191,7 +189,8 @@ class _Table:
         self._cells = [Cell(field, at, self._rules[field].convert) for field, at in found.items()]
         self._id_at = found["id"]
         self._post_at = found.get("post_id")
-        self._width = rows.width = len(header)
+        self._width = len(header)
+        rows.follow(self._width)
         ours = {path for rule in self._rules.values() for path in rule.paths}
         self._names = frozenset(name.casefold() for name in (*header, *ours) if name)
         rows.keep_marks(keep=any(cell.at == 0 and cell.field in {"text", "author"} for cell in self._cells))

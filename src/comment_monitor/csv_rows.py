@@ -117,9 +117,11 @@ class Rows:
             if values and len(values) == self.width:
                 yield values
 
-    def skip_blanks(self) -> None:
-        """From here on a blank behind a delimiter belongs to neither value, as in `"a", "b"`."""
-        self._skip_blanks = True
+    def follow(self, width: int) -> None:
+        """The row that was read last is a header: so many values, with or without a blank as in `"a", "b"`."""
+        self.width = width
+        ends = re.findall(f"{re.escape(self._delimiter)}(.?)", "".join(self._lines.taken))
+        self._skip_blanks = " " in ends and all(one in (" ", "") for one in ends)
         self._reader = self._new_reader(self._lines)
 
     def _new_reader(self, lines: Iterable[str]) -> "Iterator[list[str]]":

@@ -71,7 +71,8 @@ def _read(text: Text, how: Reading) -> Iterator[Numbered | BadLine]:
         )
     mapper = Mapper(how.preset, how.columns) if how.preset or how.columns else None
     if _is_document(head, mapper):
-        if not mapper and (hint := hint_of_text(head)):
+        # Comments of ours may hold another tool's members in their metadata.
+        if not mapper and b'"post_id"' not in head and (hint := hint_of_text(head)):
             raise FileError(f"not in this program's shape{hint}")
         return read_documents(text.stream, Defaults(how.post_id, how.source), mapper)
     return read_json_lines(text.stream, post_id=how.post_id, source=how.source, mapper=mapper)

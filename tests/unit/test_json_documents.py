@@ -32,6 +32,11 @@ def test_what_is_wrong_in_a_document_is_named_with_its_place_and_the_rest_goes_o
     ]
 
 
+def test_comments_with_another_tools_members_in_their_metadata_are_ours() -> None:
+    row = {"id": "1", "post_id": "p", "text": "t", "metadata": {"cid": "a", "votes": "1"}}
+    assert ids(read(json.dumps([row]))) == ["1"]
+
+
 def test_a_post_that_a_document_names_behind_its_comments_is_asked_for() -> None:
     raw = json.dumps({"comments": [{"id": "1", "text": "a"}], "post_id": "p"}, indent=1)
     (item,) = bad(read(raw))

@@ -20,6 +20,13 @@ def test_blanks_and_quotes_behind_commas_are_of_the_table_and_not_of_the_text() 
     assert (one.id, one.author, one.post_id, one.text) == ("1", "ana", "p", " kept as it came ")
 
 
+def test_a_joined_file_without_blanks_behind_its_commas_keeps_those_of_its_texts() -> None:
+    items = read("id, post_id, text\n1, p, one\nid,post_id,text\n2,p, two\n")
+    assert [one.text for one in comments(items)] == ["one", " two"]
+    items = read("id, post_id, text\n1, p, one\nid, post_id, text\n2, p, two\n")
+    assert [one.text for one in comments(items)] == ["one", "two"]
+
+
 def test_a_drawn_table_is_read_without_its_ruler() -> None:
     items = read("| id | post_id | text |\n|---|:---|---|\n| 1 | p | hello |\n")
     assert (ids(items), [item.reason for item in bad(items)]) == (["1"], ["a line of a drawn table, not a comment"])

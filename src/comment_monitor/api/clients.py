@@ -21,7 +21,7 @@ IPV6_HOST: Final = 64
 # Proxies in a row that are gone through, and characters of a header that are looked at: from the right.
 MOST_HOPS: Final = 32
 MOST_CHARACTERS: Final = 2_048
-# One parameter of an element, its value quoted or not: a quoted one may hold anything, such as a `for=` of the client's.
+# One parameter of an element, its value quoted or not: a quoted one may hold a `for=` of the client's.
 _PARAMETER: Final = re.compile(r'(?:^|;)\s*+([\w-]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"|([^\s;,"]*+))\s*+(?=;|$)')
 _ELEMENTS: Final = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++')
 _WITH_PORT: Final = re.compile(r"\[([^\]]*)\](?::\w+)?|([0-9.]+):\w+")
