@@ -45,6 +45,8 @@ SCALING: Final = {
     "values-prod.yaml": {"enabled": True, "minReplicas": 2, "maxReplicas": 10, "customMetrics": {"enabled": True}},
 }
 
+PROXIES: Final = "COMMENT_TRUSTED_PROXIES"
+
 
 def refused(*switches: str, program: str) -> str:
     """What Helm says of these switches."""
@@ -69,6 +71,7 @@ def refused(*switches: str, program: str) -> str:
         "orchestrator.commentMonitoring.alerts.queueBacklogThreshold=99",
         "orchestrator.commentMonitoring.batchsize=10",
         "orchestrator.commentMonitoring.settings.COMMENT_UNKNOWN=1",
+        "orchestrator.commentMonitoring.trustedProxies={everybody}",
         "orchestrator.autoscaling.mode=both",
         "orchestrator.autoscaling.customMetrics.averageValue=76",
         "orchestrator.resources.limits.memory=lots",
@@ -119,6 +122,17 @@ def test_an_autoscaler_whose_bounds_cross_is_named(program: str, part: str, mode
     done = helm("template", "x", str(CHART), *production, *bounds, program=program)
     assert done.returncode
     assert f"{part}.autoscaling: minReplicas 7 is more than maxReplicas 6" in done.stderr
+
+
+@pytest.mark.parametrize("program", helms())
+def test_the_trusted_proxies_are_one_setting_that_the_code_takes(program: str) -> None:
+    given = "orchestrator.commentMonitoring.trustedProxies={10.0.0.0/8,192.0.2.9,fd00::/8}"
+    sets = [word for name, value in OUTSIDE.items() for word in ("--set", f"{name}={value}")]
+    for switches, count in (([], 0), (["--set", given], 3)):
+        done = helm("template", "x", str(CHART), *sets, *switches, program=program)
+        maps = [one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "ConfigMap"]
+        (value,) = [one["data"][PROXIES] for one in maps if PROXIES in one.get("data", {})]
+        assert len(config.networks(config.load({PROXIES: value}).trusted_proxies)) == count
 
 
 def test_no_platforms_means_none() -> None:

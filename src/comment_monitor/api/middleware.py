@@ -4,7 +4,7 @@ import re
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote
 
 import structlog
@@ -112,14 +112,9 @@ class Head:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Passes the request on, HEAD as GET; and lists HEAD where an answer lists GET."""
-
-        async def send_head(message: "Message") -> None:
-            if message["type"] == "http.response.body":
-                # Of a body in pieces, the last one ends the answer.
-                message = {**message, "body": b""}
-                if message.get("more_body"):
-                    return
-            await send(message)
+        if scope["type"] == ScopeType.HTTP and scope["method"] == "HEAD":
+            await self._as_get(scope, receive, send)
+            return
 
         async def send_allowed(message: "Message") -> None:
             if message["type"] == "http.response.start":
@@ -128,13 +123,25 @@ class Head:
                 ]
             await send(message)
 
-        if scope["type"] != ScopeType.HTTP:
-            await self.app(scope, receive, send)
-        elif scope["method"] == "HEAD":
-            # A copy: the server has to know that the answer has no body.
-            await self.app({**scope, "method": "GET"}, receive, send_head)
-        else:
-            await self.app(scope, receive, send_allowed)
+        await self.app(scope, receive, send_allowed)
+
+    async def _as_get(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        async def send_head(message: "Message") -> None:
+            if message["type"] == "http.response.body":
+                # Of a body in pieces, the last one ends the answer.
+                message = {**message, "body": b""}
+                if message.get("more_body"):
+                    return
+            await send(message)
+
+        # A copy: the server has to know that the answer has no body.
+        inner = cast("Scope", {**scope, "method": "GET"})
+        try:
+            await self.app(inner, receive, send_head)
+        finally:
+            # The span of the request is named by it.
+            if route := inner.get("path_template"):
+                scope["path_template"] = route
 
 
 def _with_head(allowed: bytes) -> bytes:
