@@ -64,10 +64,38 @@ def test_every_rejected_line_can_be_had_in_a_file(ingest: Run, tmp_path: Path) -
     done = ingest("-", "--rejected", "bad.jsonl", stdin=rows)
     assert (done.code, done.counts) == (1, (26, 1, 0, 0, 25))
     assert done.err.splitlines()[-1] == "further rejected lines are in the file"
+    assert "--rejected" not in done.out
     found = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [one["line"] for one in found] == list(range(1, 26))
     assert found[24] == {"line": 25, "id": "c24", "reason": "`text` is blank"}
     assert ingest("-", stdin=rows).out.startswith("--rejected PATH writes")
+
+
+def test_the_file_of_rejected_lines_is_never_the_one_that_is_read(ingest: Run, dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "comments.jsonl"
+    file.write_bytes(lines(record(1), record(2, text=" ")))
+    before = file.read_bytes()
+    (tmp_path / "link").symlink_to(file)
+    for name in ("comments.jsonl", "./comments.jsonl", "link"):
+        done = ingest("comments.jsonl", "--rejected", name)
+        assert done.code == 2
+        assert "is the file that is read" in " ".join(done.err.split())
+    assert file.read_bytes() == before
+    assert stored(dsn) == []
+
+
+def test_a_file_of_rejected_lines_that_can_not_be_written_is_named_and_costs_no_comment(ingest: Run, dsn: str) -> None:
+    rows = lines(record(1, text=" "), record(2), record(3, text=" "))
+    for path, words in (("nowhere/bad.jsonl", "No such file or directory"), (".", "Is a directory")):
+        assert words in ingest("-", "--rejected", path, stdin=rows).only_error()
+    done = ingest("-", "--rejected", "/dev/full", stdin=rows)
+    assert (done.code, done.counts) == (1, (3, 1, 0, 0, 2))
+    assert done.err.count("/dev/full can't be written: No space left on device.") == 1
+    assert [line.split(":")[0] for line in done.err.splitlines() if line.startswith("line ")] == [
+        "line 1 (c1)",
+        "line 3 (c3)",
+    ]
+    assert stored(dsn) == ["c2"]
 
 
 def test_ids_that_count_in_each_post_are_conflicts_with_what_to_do(ingest: Run, dsn: str) -> None:

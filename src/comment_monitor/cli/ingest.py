@@ -10,9 +10,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import IO, NoReturn, TextIO, cast
+from typing import IO, NoReturn, Self, TextIO, cast
 
 import click
 import msgspec
@@ -73,7 +73,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE
 )
 @click.option(
     "--rejected",
-    type=click.File("w", encoding="utf-8"),
+    type=click.Path(path_type=Path),
     metavar="PATH",
     help=f"Write every rejected line's number, id and reason there, as JSON Lines. [default: {NAMED} are named here]",
 )
@@ -89,7 +89,7 @@ def ingest(
     id_scope: str,
     delimiter: str | None,
     encoding: str | None,
-    rejected: TextIO | None,
+    rejected: Path | None,
     dry_run: bool,
     data_dir: Path,
 ) -> None:
@@ -116,8 +116,8 @@ def ingest(
         require_dsn(settings, data_dir)
     # The first line of a pipe may be late, and the program waits for it before the event loop handles signals.
     signal.signal(signal.SIGTERM, _interrupt)
-    with _open(file) as raw, Progress(_size(file), file.name) as progress:
-        report = _Report(progress, raw, rejected)
+    with _open(file) as raw, _Rejects(rejected, raw) as rejects, Progress(_size(file), file.name) as progress:
+        report = _Report(progress, raw, rejects)
         _read(file, how, settings, report, dry_run=dry_run)
     report.show(dry_run=dry_run)
     sys.exit(1 if report.failure or report.fates["rejected"] else 0)
@@ -148,13 +148,60 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+class _Rejects:
+    """The file of the rejected lines, where one is wanted; true where it has all of them."""
+
+    def __init__(self, path: Path | None, raw: IO[bytes]):
+        self._path = path
+        self._file: TextIO | None = None
+        self._whole = path is not None
+        if path is None:
+            return
+        try:
+            if path.exists() and not _pausing(raw) and os.path.samestat(path.stat(), os.fstat(raw.fileno())):
+                raise click.BadParameter(f"{path} is the file that is read.", param_hint="--rejected")
+            # Line by line, so that a disk that is full says so at once, and what is there after a kill is whole.
+            self._file = path.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise click.ClickException(f"{path} can't be written: {error.strerror}.") from None
+
+    def __bool__(self) -> bool:
+        return self._whole
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def write(self, line: BadLine) -> str | None:
+        """Writes a rejected line; what went wrong, once, where it can't: the comments go on being stored."""
+        if self._file is None:
+            return None
+        found = {"line": line.line, "id": line.id, "reason": line.reason}
+        try:
+            print(msgspec.json.encode(found).decode(), file=self._file)
+        except OSError as error:
+            self._close()
+            self._whole = False
+            return f"{self._path} can't be written: {error.strerror}. Rejected lines are missing there from here on."
+        return None
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file:
+            # What it could not write it has said.
+            with suppress(OSError):
+                file.close()
+
+
 class _Report:
     """Counts while it runs, sums up at the end."""
 
-    def __init__(self, progress: Progress, raw: IO[bytes], rejected: TextIO | None):
+    def __init__(self, progress: Progress, raw: IO[bytes], rejects: "_Rejects"):
         self.progress = progress
         self.raw = raw
-        self._rejected = rejected
+        self._rejects = rejects
         self.fates: Counter[str] = Counter()
         self.failure: str | None = None
         self._started = time.monotonic()
@@ -168,14 +215,13 @@ class _Report:
         self._csv_faults += line.is_csv_fault
         self._conflicts += line.reason.startswith(CONFLICT.format(line.id))
         self._named += 1
-        if self._rejected:
-            found = {"line": line.line, "id": line.id, "reason": line.reason}
-            print(msgspec.json.encode(found).decode(), file=self._rejected)
+        if fault := self._rejects.write(line):
+            self.progress.say(fault)
         if self._named <= NAMED:
             name = f" ({line.id})" if line.id else ""
             self.progress.say(f"line {line.line}{name}: {line.reason}")
         elif self._named == NAMED + 1:
-            self.progress.say(f"further rejected lines are {'in the file' if self._rejected else 'only counted'}")
+            self.progress.say(f"further rejected lines are {'in the file' if self._rejects else 'only counted'}")
 
     def settled(self, fates: list[Fate]) -> None:
         """Counts what became of a chunk."""
@@ -189,7 +235,7 @@ class _Report:
         if self._csv_faults:
             lines = "line was" if self._csv_faults == 1 else "lines were"
             click.echo(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
-        if self._named > NAMED and not self._rejected:
+        if self._named > NAMED and not self._rejects:
             click.echo("--rejected PATH writes the number and the reason of every rejected line")
         if self._conflicts:
             click.echo(f"Conflicts: {self._conflicts}. {WHOSE_IDS}")
