@@ -119,6 +119,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting("COMMENT_MAX_REQUEST_BYTES", "Bytes of one request's body; more answer 413.", ge=1024, le=268_435_456),
     ] = 16 * 1024 * 1024
+    body_bytes_in_flight: Annotated[
+        int,
+        setting(
+            "COMMENT_BODY_BYTES_IN_FLIGHT",
+            "Bytes of bodies that one process holds at a time; beyond it requests answer 503 with `Retry-After`. A "
+            "quarter is left to bodies up to 64 KiB; a body above the room is taken where it is the only large one.",
+            ge=1_048_576,
+            le=4_294_967_296,
+        ),
+    ] = 64 * 1024 * 1024
+    max_connections: Annotated[
+        int,
+        setting(
+            "COMMENT_MAX_CONNECTIONS",
+            "Connections of clients to one process. Beyond it idle ones are closed; while none is idle, new ones are "
+            "answered 503 with `Retry-After`, but for `/health`.",
+            ge=16,
+            le=20_000,
+        ),
+    ] = 1000
     writers: Annotated[
         int,
         setting(
@@ -137,6 +157,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting("COMMENT_READ_TIMEOUT", "Seconds after which a reading query is given up with 503.", ge=1, le=120),
     ] = 10
+    reads_per_client: Annotated[
+        int,
+        setting(
+            "COMMENT_READS_PER_CLIENT",
+            "Reads that one client (as for the rate limit) may have under way at a time in one process, a quarter of "
+            "them searches; more answer 429. 0: any number.",
+            ge=0,
+            le=1000,
+        ),
+    ] = 16
     drain_delay: Annotated[
         int,
         setting(

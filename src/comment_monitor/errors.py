@@ -85,6 +85,18 @@ class TooLarge(Problem):
     slug, status, title = "too-large", 413, "The request is too large"
 
 
+class UnsupportedEncoding(Problem):
+    """The body is packed in a way that is not taken; `Accept-Encoding` says what is."""
+
+    slug, status, title = "unsupported-encoding", 415, "The body is packed in a way that is not taken"
+
+
+class BodyTooSlow(Problem):
+    """The body did not come in time; the same request is safe to repeat."""
+
+    slug, status, title = "body-too-slow", 408, "The body came too slowly"
+
+
 class RateLimited(Problem):
     """This client has used up its requests for this minute."""
 
@@ -109,6 +121,13 @@ class QueueFull(Unavailable):
     """This process has as many comments waiting as it may hold."""
 
     slug, title = "queue-full", "The processing queue is full"
+    default_retry_after = 1
+
+
+class Overloaded(Unavailable):
+    """This process holds as many bytes of requests, or as many connections, as it may."""
+
+    slug, title = "overloaded", "This process holds as much as it may"
     default_retry_after = 1
 
 
@@ -141,6 +160,20 @@ class Draining(Unavailable):
     """This process is shutting down; another one will take the request."""
 
     slug, title = "draining", "This process is shutting down"
+    default_retry_after = 1
+
+
+class TooManyReads(Problem):
+    """This client has as many reads under way as it may."""
+
+    slug, status, title = "too-many-reads", 429, "Too many reads at a time"
+    default_retry_after = 1
+
+
+class ReadsBusy(Unavailable):
+    """Every connection for reading is taken, and was for too long."""
+
+    slug, title = "reads-busy", "Too many reads are under way"
     default_retry_after = 1
 
 

@@ -104,6 +104,14 @@ CACHE_MISSES: Final = Counter(
 )
 RATE_LIMITED: Final = Counter("comment_rate_limited_total", "Requests answered 429.")
 STORED: Final = Counter("comment_stored_total", "Comments committed, by whether they were new or edited.", ["kind"])
+BODY_BYTES: Final = LateGauge(
+    "comment_body_bytes_in_flight",
+    "Bytes of requests' bodies that this process holds (COMMENT_BODY_BYTES_IN_FLIGHT is the most).",
+    mode="livesum",
+)
+CONNECTIONS: Final = LateGauge(
+    "comment_connections", "Connections of clients to this process's HTTP port.", mode="livesum"
+)
 BACKLOG: Final = LateGauge(
     "comment_analysis_backlog",
     "Comments stored and not yet analysed, in the whole system; none while the database can't be asked.",
@@ -157,6 +165,8 @@ ALL: Final = (
     CACHE_MISSES,
     RATE_LIMITED,
     STORED,
+    BODY_BYTES,
+    CONNECTIONS,
     BACKLOG,
     OLDEST,
     SCHEMA_USABLE,
@@ -174,6 +184,8 @@ TIERS: Final = ("request", "cache", "database", "version")
 ERROR_REASONS: Final = (
     "all-rejected",
     "analysis",
+    "bad-http",
+    "body-too-slow",
     "broker",
     "cache",
     "conflict",
@@ -186,12 +198,14 @@ ERROR_REASONS: Final = (
     "invalid-request",
     "not-json",
     "not-storable",
+    "overloaded",
     "queue-full",
     "rate-limit-store",
     "rate-limited",
     "schema-behind",
     "timeout",
     "too-large",
+    "unsupported-encoding",
     "upkeep",
 )
 KINDS: Final = ("new", "edited")

@@ -99,6 +99,14 @@ class ProcessingQueue:
     def __len__(self) -> int:
         return self._length
 
+    def require_room(self) -> None:
+        """Raises QueueFull where nothing more fits: known before a request is read."""
+        if self._length >= self._capacity:
+            raise self._full()
+
+    def _full(self) -> QueueFull:
+        return QueueFull(f"{self._length} comments are waiting in this process; repeat the request later.")
+
     async def put(
         self, parts: Sequence[Sequence[Comment]], *, joined: bool = False, origin: Origin | None = None
     ) -> Accepted:
@@ -113,7 +121,7 @@ class ProcessingQueue:
             raise Draining("This process is shutting down; repeat the request.")
         count = sum(map(len, parts))
         if self._length and self._length + count > self._capacity:
-            raise QueueFull(f"{self._length} comments are waiting in this process; repeat the request later.")
+            raise self._full()
         accepted = Accepted(parts, self._release, joined=joined, origin=origin)
         self._length += count
         metrics.QUEUE_LENGTH.inc(count)

@@ -42,7 +42,7 @@ def slow_once(name: str, extra: str, *minutes: int) -> dict[str, str]:
 # Reasons that this side answers for. A new one has to be put here, or among the senders' in the rule.
 OF_OURS: Final = {
     "analysis", "broker", "cache", "database-unavailable", "disabled", "draining", "foreign-message", "internal",
-    "queue-full", "rate-limit-store", "schema-behind", "timeout", "upkeep",
+    "overloaded", "queue-full", "rate-limit-store", "schema-behind", "timeout", "upkeep",
 }  # fmt: skip
 ERRORS: Final = ("CommentProcessingErrors", "CommentsRefused")
 

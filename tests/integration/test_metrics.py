@@ -1,7 +1,8 @@
 """The metrics show what happened, and every declared reason of an error can happen."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 import httpx
@@ -18,6 +19,7 @@ from tests.support.triggers import DATA_EXCEPTION, SERIALIZATION_FAILURE, refuse
 
 from comment_monitor import deliveries, metrics, watch
 from comment_monitor.analysis import normal
+from comment_monitor.api import door
 from comment_monitor.invariants import INVARIANTS
 
 QUEUE_LENGTH: Final = "comment_processing_queue_length"
@@ -34,6 +36,7 @@ CLOCKS: Final = {
     )
 }
 GAUGES_OF_ALL: Final = {
+    "comment_body_bytes_in_flight",
     "comment_analysis_backlog",
     "comment_analysis_oldest_seconds",
     "comment_recent_index_age_seconds",
@@ -191,11 +194,19 @@ class Stage:
         self.empty_dsn = empty_dsn
         self.monkeypatch = monkeypatch
 
-    async def send(self, status: int, *, content: bytes | None = None, times: int = 1, **changes: Any) -> None:
+    async def send(
+        self,
+        status: int,
+        *,
+        content: bytes | None = None,
+        times: int = 1,
+        headers: dict[str, str] | None = None,
+        **changes: Any,
+    ) -> None:
         """The same request so often, of which the last is answered with this status."""
         async with open_client(self.make(**changes)) as client:
             for _ in range(times):
-                response = await client.post(PATH, content=content or SENT)
+                response = await client.post(PATH, content=content or SENT, headers=headers)
             assert response.status_code == status
 
 
@@ -277,6 +288,28 @@ async def foreign_message(_: Stage) -> None:
         assert deliveries.rejects(queue.get(timeout=5), ())
 
 
+async def bad_http(_: Stage) -> None:
+    door.Door(16).refused(HTTPStatus.BAD_REQUEST)
+
+
+async def body_too_slow(stage: Stage) -> None:
+    async def stalls() -> AsyncIterator[bytes]:
+        yield b"{"
+        service(client).bodies.look(asyncio.get_running_loop().time() + 31)
+        await asyncio.Event().wait()
+
+    async with open_client(stage.make()) as client:
+        refused(await client.post(PATH, content=stalls()), 408, "body-too-slow")
+
+
+async def overloaded(stage: Stage) -> None:
+    async with open_client(stage.make(COMMENT_BODY_BYTES_IN_FLIGHT=2**20)) as client:
+        with service(client).bodies.hold() as large:
+            large.grow(700_000)
+            refused(await client.post(PATH, content=b" " * 500_000), 503, "overloaded")
+        await process(client, comment(1))
+
+
 async def conflict(stage: Stage) -> None:
     await stage.send(200, content=msgspec.json.encode(body(comment(1), post_id="another post")))
     await stage.send(422)
@@ -285,6 +318,8 @@ async def conflict(stage: Stage) -> None:
 SCENARIOS: Final[dict[str, Callable[[Stage], Awaitable[None]]]] = {
     "all-rejected": lambda stage: stage.send(422, content=msgspec.json.encode(body(comment("")))),
     "analysis": analysis,
+    "bad-http": bad_http,
+    "body-too-slow": body_too_slow,
     "broker": broker,
     "cache": lambda stage: stage.send(200, REDIS_URL=NOWHERE),
     "conflict": conflict,
@@ -297,12 +332,14 @@ SCENARIOS: Final[dict[str, Callable[[Stage], Awaitable[None]]]] = {
     "invalid-request": lambda stage: stage.send(422, content=b"[]"),
     "not-json": lambda stage: stage.send(400, content=b"{"),
     "not-storable": not_storable,
+    "overloaded": overloaded,
     "queue-full": queue_full,
     "rate-limit-store": lambda stage: stage.send(200, REDIS_URL=NOWHERE, COMMENT_RATE_LIMIT_PER_MINUTE=50),
     "rate-limited": lambda stage: stage.send(429, times=51, COMMENT_RATE_LIMIT_PER_MINUTE=50),
     "schema-behind": lambda stage: stage.send(503, POSTGRES_DSN=stage.empty_dsn),
     "timeout": timeout,
     "too-large": lambda stage: stage.send(413, content=b" " * 2000, COMMENT_MAX_REQUEST_BYTES=1024),
+    "unsupported-encoding": lambda stage: stage.send(415, content=b"{}", headers={"Content-Encoding": "br"}),
     "upkeep": upkeep,
 }
 

@@ -31,9 +31,9 @@ from comment_monitor.embedded.postgres import EmbeddedPostgres
 from comment_monitor.embedded.redis import EmbeddedRedis
 
 PROBLEM: Final = "application/problem+json"
-READING: Final = {"200": "application/json", "400": PROBLEM, "503": PROBLEM}
+READING: Final = {"200": "application/json", "400": PROBLEM, "429": PROBLEM, "503": PROBLEM}
 CONTRACT: Final[dict[str, dict[str, str]]] = {
-    "POST /comments/process": {**READING, "413": PROBLEM, "422": PROBLEM, "429": PROBLEM},
+    "POST /comments/process": {**READING, "408": PROBLEM, "413": PROBLEM, "415": PROBLEM, "422": PROBLEM},
     "GET /comments": READING,
     "GET /comments/{source}/{comment_id}": {**READING, "404": PROBLEM},
     "GET /posts": READING,

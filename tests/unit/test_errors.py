@@ -16,7 +16,7 @@ SOURCE: Final = {
 }
 LITERALS: Final = {found for text in SOURCE.values() for found in re.findall(r'count_error\("([^"]+)"', text)}
 # What only reading answers: it is no error of processing.
-OF_READING: Final = {errors.NotFound, errors.BadRequest, errors.QueryTooSlow}
+OF_READING: Final = {errors.NotFound, errors.BadRequest, errors.QueryTooSlow, errors.ReadsBusy, errors.TooManyReads}
 
 
 def below(kind: type[CommentMonitorError]) -> list[type[CommentMonitorError]]:

@@ -1,5 +1,6 @@
 """The HTTP application: routes, errors and lifetime in one table."""
 
+import asyncio
 import importlib.resources
 import re
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from litestar.static_files import create_static_files_router
 
 from comment_monitor import errors, tracing
 from comment_monitor.api import health, problems, process, read
-from comment_monitor.api.middleware import EncodedSlash, Farewell, Head, RequestId, Traced
+from comment_monitor.api.middleware import EncodedSlash, Excess, Farewell, Head, RequestId, Traced
 from comment_monitor.api.openapi import openapi_config
 from comment_monitor.api.state import Service
 from comment_monitor.config import Settings
@@ -57,8 +58,12 @@ def provide_service(state: State) -> Service:
 async def _lifespan(app: Litestar) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with open_runtime(settings, application="comment-monitor orchestrator") as runtime:
-        app.state.service = Service(runtime)
-        yield
+        service = app.state.service = Service(runtime)
+        watching = asyncio.create_task(service.bodies.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -86,13 +91,14 @@ def create_app(settings: Settings) -> Litestar:
         ],
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         lifespan=[_lifespan],
-        state=State({"settings": settings, "max_request_bytes": settings.max_request_bytes}),
+        state=State({"settings": settings}),
         exception_handlers={
             errors.Problem: problems.render,
             HTTPException: problems.render_http,
             Exception: problems.render_unexpected,
         },
-        request_max_body_size=settings.max_request_bytes,
+        # Who reads a body counts it: see `bodies`.
+        request_max_body_size=None,
         openapi_config=openapi_config(),
         logging_config=None,
     )
@@ -105,5 +111,5 @@ def create_asgi(app: Litestar) -> RequestId:
         service: Service | None = app.state.get("service")
         return service is not None and service.leaving
 
-    within = Farewell(Head(EncodedSlash(app)), is_leaving)
+    within = Excess(Farewell(Head(EncodedSlash(app)), is_leaving))
     return RequestId(Traced(within) if tracing.on() else within)

@@ -7,10 +7,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote
 
+import msgspec
 import structlog
 from litestar.enums import ScopeType
 
-from comment_monitor import tracing
+from comment_monitor import errors, metrics, tracing
+from comment_monitor.api.problems import MEDIA_TYPE, content_of, refusals
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -102,6 +104,32 @@ class Farewell:
             await send(message)
 
         await self.app(scope, receive, send_with_farewell)
+
+
+class Excess:
+    """Answers 503 on a connection beyond the limit, but for `/health`: a flood is no reason for a restart."""
+
+    def __init__(self, app: "ASGIApp"):
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Passes the request on where its connection is one of those that may be there."""
+        state = scope.get("state") or {}
+        if not state.get("excess") or scope["path"] == "/health":
+            await self.app(scope, receive, send)
+            return
+        problem = errors.Overloaded("This process has as many connections as it may; repeat the request.")
+        metrics.count_error(problem.slug)
+        refusals.note("too-many-connections", status=problem.status)
+        content = content_of(problem.status, problem.slug, problem.title, problem.detail)
+        body = msgspec.json.encode(content | {"request_id": state.get("request_id")})
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"retry-after", str(problem.retry_after).encode()),
+        ]
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class Head:

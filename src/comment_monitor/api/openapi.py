@@ -17,7 +17,9 @@ from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_NAME, MAX_TEXT, MAX_UR
 PHRASES: Final = {
     400: "The body is not JSON, or a parameter is not valid",
     404: "Not found",
+    408: "The body came too slowly; a repeat is safe",
     413: "The request is too large",
+    415: "The body is packed in a way that is not taken; `Accept-Encoding` says what is",
     422: "The request has not the right shape, or every comment was rejected",
     429: "Too many requests; `Retry-After` says when to come back",
     503: "Not now; `Retry-After` says when to repeat, which is safe",

@@ -10,10 +10,14 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from comment_monitor import errors, log, metrics
+from comment_monitor.api.refusals import Refusals
 from comment_monitor.db import AWAY, NO_SCHEMA
 
 logger = log.get(__name__)
+refusals = Refusals()
 
+# What comes in floods: one line a second of each.
+OFTEN: Final = frozenset((408, 429, 503))
 MEDIA_TYPE: Final = "application/problem+json"
 AnyRequest = Request[Any, Any, State]
 
@@ -28,10 +32,6 @@ def render(request: AnyRequest, problem: errors.Problem) -> Response[dict[str, o
 
 def render_http(request: AnyRequest, error: HTTPException) -> Response[dict[str, object]]:
     """The document of an error that the framework raised: an unknown path or method, a parameter out of bounds."""
-    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        metrics.count_error(errors.TooLarge.slug)
-        limit = f"A request may hold at most {request.app.state.max_request_bytes} bytes."
-        return render(request, errors.TooLarge(limit))
     title = HTTPStatus(error.status_code).phrase
     slug = title.lower().replace(" ", "-")
     detail = _in_words(error.extra) if isinstance(error.extra, list) else error.detail
@@ -73,21 +73,20 @@ def _document(  # noqa: PLR0913, PLR0917 - the members of the document
     extra: dict[str, object],
     headers: dict[str, str],
 ) -> Response[dict[str, object]]:
-    # By the route, not the path: what a user put into it is not for the log.
-    logger.log(
-        logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
-        "refused",
+    refusals.note(
+        slug,
+        level=logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
+        often=status in OFTEN,
         status=status,
-        problem=slug,
         method=request.method,
+        # Not the path: what a user put into it is not for the log.
         route=request.scope.get("path_template") or "unknown",
     )
-    content: dict[str, object] = {
-        "type": f"urn:comment-monitor:problem:{slug}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "request_id": request.scope["state"].get("request_id"),
-        **extra,
-    }
+    request_id = request.scope["state"].get("request_id")
+    content = content_of(status, slug, title, detail) | {"request_id": request_id, **extra}
     return Response(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def content_of(status: int, slug: str, title: str, detail: str) -> dict[str, object]:
+    """The members that every problem document has."""
+    return {"type": f"urn:comment-monitor:problem:{slug}", "title": title, "status": status, "detail": detail}

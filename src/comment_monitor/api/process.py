@@ -6,13 +6,12 @@ from typing import Any, Final
 from litestar import Request, Response, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
-from litestar.exceptions import InternalServerException
 
 from comment_monitor import errors, metrics
-from comment_monitor.api.clients import client_of
+from comment_monitor.api.bodies import Body
+from comment_monitor.api.encodings import encoding_of
 from comment_monitor.api.openapi import ProcessOperation, problems
 from comment_monitor.api.state import Service
-from comment_monitor.config import networks
 from comment_monitor.limits import Verdict
 from comment_monitor.model import Parsed, Receipt
 from comment_monitor.parse import parse_at_once, parse_one_by_one
@@ -30,22 +29,24 @@ LARGE: Final = 65_536
         "A bad comment is rejected by name and the rest is stored; a repeat of the request is always safe."
     ),
     operation_class=ProcessOperation,
-    responses=problems(400, 413, 422, 429, 503),
+    responses=problems(400, 408, 413, 415, 422, 429, 503),
     tags=["comments"],
 )
 async def process_comments(request: Request[Any, Any, State], service: NamedDependency[Service]) -> Response[Receipt]:
     """Parses the body, stores its comments, answers with what became of them."""
-    try:
-        service.require_work()
-        verdict = await _count(request, service)
-        parsed = await _parse(await _read(request, service), service.runtime.settings.max_comments_per_request)
-    except errors.Incomplete:
-        # A client that changed its mind: nothing went wrong here.
-        raise
-    except errors.Problem as problem:
-        metrics.count_error(problem.slug)
-        raise
-    receipt = await service.runtime.pipeline.process(parsed)
+    with service.bodies.hold() as body:
+        try:
+            service.require_work()
+            verdict = await _count(request, service)
+            received = await _read(request, service, body)
+            parsed = await _parse(received, service.runtime.settings.max_comments_per_request)
+        except errors.Incomplete:
+            # A client that changed its mind: nothing went wrong here.
+            raise
+        except errors.Problem as problem:
+            metrics.count_error(problem.slug)
+            raise
+        receipt = await service.runtime.pipeline.process(parsed)
     if receipt.rejected and len(receipt.rejected) == receipt.received:
         metrics.count_error(errors.NothingAccepted.slug)
         raise errors.NothingAccepted(
@@ -54,16 +55,17 @@ async def process_comments(request: Request[Any, Any, State], service: NamedDepe
     return Response(receipt, headers=verdict.headers if verdict else None)
 
 
-async def _read(request: Request[Any, Any, State], service: Service) -> bytes:
-    """The body, as long as its sender is there, and this process."""
-    try:
-        async with service.reading():
-            return await request.body()
-    except TimeoutError:
-        raise errors.Draining("This process shut down before the request was complete; repeat it.") from None
-    except InternalServerException:
-        # The framework's word for a connection that ended before the body did.
-        raise errors.Incomplete("The connection ended before the request did.") from None
+async def _read(request: Request[Any, Any, State], service: Service, body: Body) -> bytes:
+    """The body, unpacked. What its head says is looked at first: what can't be taken is not waited for."""
+    headers = request.scope["headers"]
+    most = service.runtime.settings.max_request_bytes
+    packing = encoding_of(headers)
+    for name, value in headers:
+        # The parser has seen to it that it is a number.
+        if name == b"content-length" and int(value) > most:
+            raise errors.TooLarge(f"A request may hold at most {most} bytes.")
+    received = await body.read(request.receive, most)
+    return await service.unpacker.unpack(body, received, packing, most) if packing else received
 
 
 async def _parse(body: bytes, max_comments: int) -> Parsed:
@@ -75,9 +77,7 @@ async def _parse(body: bytes, max_comments: int) -> Parsed:
 
 
 async def _count(request: Request[Any, Any, State], service: Service) -> Verdict | None:
-    peer = request.client.host if request.client else ""
-    client = client_of(peer, request.scope["headers"], networks(service.runtime.settings.trusted_proxies))
-    verdict = await service.runtime.limit.hit(client)
+    verdict = await service.runtime.limit.hit(service.client_of(request))
     if verdict and not verdict.allowed:
         metrics.RATE_LIMITED.inc()
         raise errors.RateLimited(

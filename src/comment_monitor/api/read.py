@@ -1,6 +1,7 @@
 """The reading endpoints."""
 
 import re
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -13,6 +14,7 @@ from comment_monitor import views
 from comment_monitor.analysis.rules import RULES
 from comment_monitor.api.middleware import SLASH
 from comment_monitor.api.openapi import problems
+from comment_monitor.api.reads import Kind
 from comment_monitor.api.state import Service
 from comment_monitor.errors import BadRequest
 from comment_monitor.incoming import BadCommentError, read_moment
@@ -21,6 +23,8 @@ from comment_monitor.model import MAX_ID, MAX_NAME
 DAY: Final = "2026-01-31"
 LABELS: Final = tuple(rule.label for rule in RULES)
 SENTIMENTS: Final = ("positive", "neutral", "negative")
+# Filters by which PostgreSQL may have to look at every comment, or at all of a post.
+SEARCHED: Final = ("q", "author", "parent_id", "label", "language", "sentiment")
 LANGUAGE: Final = re.compile("[a-z]{2}|und")
 
 Words = Annotated[str | None, QueryParameter(max_length=200)]
@@ -39,7 +43,7 @@ Cursor = Annotated[str | None, QueryParameter(max_length=1000, description="`nex
 def check_parameters(request: Request[Any, Any, State]) -> None:
     """A parameter that is mistyped or given twice would silently find something else than was asked for."""
     names = request.route_handler.parsed_fn_signature.parameters
-    known = [name for name in names if name != "service" and name not in request.path_params]
+    known = [name for name in names if name not in {"service", "request"} and name not in request.path_params]
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
@@ -56,10 +60,11 @@ def check_parameters(request: Request[Any, Any, State]) -> None:
         "`next_cursor` of a page asks for the next one."
     ),
     before_request=check_parameters,
-    responses=problems(400, 503),
+    responses=problems(400, 429, 503),
     tags=["comments"],
 )
 async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
+    request: Request[Any, Any, State],
     service: NamedDependency[Service],
     post_id: Words = None,
     author: Words = None,
@@ -103,7 +108,9 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     }
     runtime = service.runtime
     before = runtime.schema.before_009
-    return await views.comments(runtime.reading, filters, limit=limit, cursor=cursor, before_009=before)
+    kind = Kind.LOOKUP if id is not None else Kind.SEARCH if any(filters[name] for name in SEARCHED) else Kind.LIST
+    async with turn(request, service, kind):
+        return await views.comments(runtime.reading, filters, limit=limit, cursor=cursor, before_009=before)
 
 
 @get(
@@ -114,30 +121,37 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
         "proxy decodes that."
     ),
     before_request=check_parameters,
-    responses=problems(400, 404, 503),
+    responses=problems(400, 404, 429, 503),
     tags=["comments"],
 )
 async def get_comment(
-    service: NamedDependency[Service], source: FromPath[str], comment_id: FromPath[str]
+    request: Request[Any, Any, State],
+    service: NamedDependency[Service],
+    source: FromPath[str],
+    comment_id: FromPath[str],
 ) -> views.CommentView:
     """The comment of this identity."""
     service.runtime.schema.require()
     source, comment_id = segment("source", source), segment("comment_id", comment_id)
     before = service.runtime.schema.before_009
-    return await views.comment(service.runtime.reading, source, comment_id, before_009=before)
+    async with turn(request, service, Kind.LOOKUP):
+        return await views.comment(service.runtime.reading, source, comment_id, before_009=before)
 
 
 @get(
     "/posts",
     summary="List posts, the one with the newest comment first",
     before_request=check_parameters,
-    responses=problems(400, 503),
+    responses=problems(400, 429, 503),
     tags=["posts"],
 )
-async def list_posts(service: NamedDependency[Service], limit: Limit = 50, cursor: Cursor = None) -> views.PostPage:
+async def list_posts(
+    request: Request[Any, Any, State], service: NamedDependency[Service], limit: Limit = 50, cursor: Cursor = None
+) -> views.PostPage:
     """Posts that have comments."""
     service.runtime.schema.require()
-    return await views.posts(service.runtime.reading, limit=limit, cursor=cursor)
+    async with turn(request, service, Kind.SEARCH):
+        return await views.posts(service.runtime.reading, limit=limit, cursor=cursor)
 
 
 @get(
@@ -145,15 +159,20 @@ async def list_posts(service: NamedDependency[Service], limit: Limit = 50, curso
     summary="A post's comments in numbers",
     description="A slash in the id is written %2F.",
     before_request=check_parameters,
-    responses=problems(400, 404, 503),
+    responses=problems(400, 404, 429, 503),
     tags=["posts"],
 )
 async def post_summary(
-    service: NamedDependency[Service], source: FromPath[str], post_id: FromPath[str]
+    request: Request[Any, Any, State],
+    service: NamedDependency[Service],
+    source: FromPath[str],
+    post_id: FromPath[str],
 ) -> views.PostSummary:
     """Counts by sentiment, language and label, authors, replies, edits and what is pending."""
     service.runtime.schema.require()
-    return await views.post_summary(service.runtime.reading, segment("source", source), segment("post_id", post_id))
+    source, post_id = segment("source", source), segment("post_id", post_id)
+    async with turn(request, service, Kind.LIST):
+        return await views.post_summary(service.runtime.reading, source, post_id)
 
 
 @get(
@@ -161,10 +180,11 @@ async def post_summary(
     summary="A post's comments in numbers, by parameters",
     description="For post ids with a slash, which a proxy may decode in a path.",
     before_request=check_parameters,
-    responses=problems(400, 404, 503),
+    responses=problems(400, 404, 429, 503),
     tags=["posts"],
 )
 async def find_post_summary(
+    request: Request[Any, Any, State],
     service: NamedDependency[Service],
     source: Annotated[str, QueryParameter(max_length=200)],
     post_id: Annotated[str, QueryParameter(max_length=200)],
@@ -173,7 +193,13 @@ async def find_post_summary(
     service.runtime.schema.require()
     plain("source", source)
     plain("post_id", post_id)
-    return await views.post_summary(service.runtime.reading, source, post_id)
+    async with turn(request, service, Kind.LIST):
+        return await views.post_summary(service.runtime.reading, source, post_id)
+
+
+def turn(request: Request[Any, Any, State], service: Service, kind: Kind) -> AbstractAsyncContextManager[None]:
+    """The request's turn at the connections for reading."""
+    return service.reads.turn(service.client_of(request), kind)
 
 
 def plain(name: str, value: str | None) -> str | None:

@@ -5,12 +5,15 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import uvicorn
 
 from comment_monitor import log
 from comment_monitor.api.app import create_app, create_asgi
+from comment_monitor.api.connection import Connection
+from comment_monitor.api.door import Door
 from comment_monitor.api.state import Service
 from comment_monitor.config import Settings
 from comment_monitor.errors import ConfigurationError
@@ -49,11 +52,12 @@ def listen(host: str, port: int) -> socket.socket:
 async def serve(settings: Settings, listening: socket.socket) -> bool:
     """Serves until SIGTERM or SIGINT, then drains; False where the start failed (uvicorn has logged why)."""
     app = create_app(settings)
+    door = Door(settings.max_connections)
     server = Server(
         uvicorn.Config(
             create_asgi(app),
             loop="uvloop",
-            http="httptools",
+            http=partial(Connection, door=door),  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             log_config=None,
@@ -62,7 +66,6 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=settings.processing_timeout + 5,
         )
     )
@@ -70,6 +73,7 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    watching = asyncio.create_task(door.watch())
     serving = asyncio.create_task(server.serve([listening]))
     host, port = listening.getsockname()[:2]
     logger.info("serving", host=host, port=port)
@@ -82,6 +86,7 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
             await _drain(service, settings)
         server.should_exit = True
     await serving
+    watching.cancel()
     return server.started
 
 

@@ -1,15 +1,17 @@
 """What the handlers share: the runtime, and whether this process is on its way out."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any
+
+from litestar import Request
+from litestar.datastructures import State
 
 from comment_monitor import errors
+from comment_monitor.api.bodies import Bodies
+from comment_monitor.api.clients import client_of
+from comment_monitor.api.encodings import Unpacker
+from comment_monitor.api.reads import Reads
+from comment_monitor.config import networks
 from comment_monitor.runtime import Runtime
-
-# Seconds that a client gets for the rest of its request once this process takes no new ones.
-GRACE: Final = 2.0
 
 
 class Service:
@@ -22,28 +24,19 @@ class Service:
         self.runtime = runtime
         self.leaving = False
         self.draining = False
-        self._reading: set[asyncio.Timeout] = set()
+        self.bodies = Bodies(runtime.settings.body_bytes_in_flight)
+        self.unpacker = Unpacker()
+        self.reads = Reads(runtime.settings.read_connections, runtime.settings.reads_per_client)
+        self._proxies = networks(runtime.settings.trusted_proxies)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
-        """A request's body is being read: nothing of it is accepted yet.
-
-        Raises:
-            TimeoutError: this process drains and the rest did not come within the grace.
-        """
-        async with asyncio.timeout(GRACE if self.draining else None) as limit:
-            self._reading.add(limit)
-            try:
-                yield
-            finally:
-                self._reading.discard(limit)
+    def client_of(self, request: Request[Any, Any, State]) -> str:
+        """Who sent a request, as limits count clients."""
+        return client_of(request.client.host if request.client else "", request.scope["headers"], self._proxies)
 
     def drain(self) -> None:
         """From now on no new work."""
         self.draining = True
-        until = asyncio.get_running_loop().time() + GRACE
-        for limit in self._reading:
-            limit.reschedule(until)
+        self.bodies.drain()
 
     def require_work(self) -> None:
         """Raises where this process takes no comments now."""
@@ -52,3 +45,4 @@ class Service:
         if self.draining:
             raise errors.Draining("This process is shutting down; repeat the request.")
         self.runtime.schema.require()
+        self.runtime.pipeline.queue.require_room()
