@@ -1,4 +1,4 @@
-"""What an upgrade changes: a new version of the chart alone replaces no pod, and pods keep the settings they were made with."""
+"""What an upgrade changes: a new version of the chart alone replaces no pod, and pods keep their own settings."""
 
 import functools
 import shutil
