@@ -28,11 +28,12 @@ RUN apt-get update \
  && groupadd --gid 10001 monitor \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin monitor
 COPY --from=build /opt/comment-monitor /opt/comment-monitor
+COPY deploy/image/health /opt/comment-monitor/bin/health
 ENV PATH=/opt/comment-monitor/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8080 9090
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8080/health"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["/opt/comment-monitor/bin/health"]
 CMD ["comment-monitor", "serve", "--host", "0.0.0.0"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -37,6 +37,7 @@ bench: ## measure every claim beside its limit and write docs/performance.md (a 
 docs: ## write again what is generated: pages under docs/, the chart's README, compose's alerts
 	@scripts/install-venv dev
 	@$(BIN)/python scripts/generate-docs
+	@$(BIN)/python scripts/generate-chart-settings
 	@$(BIN)/python scripts/generate-chart-readme
 	@$(BIN)/python scripts/generate-dashboard
 	@$(BIN)/python scripts/generate-compose-rules

@@ -10,7 +10,8 @@ Usage: scripts/validate-comment-monitoring-deployment.sh [--offline] [--namespac
 Looks at a deployment of ./chart in the cluster that kubectl reaches, one line for each check:
 ok, FAIL with what was found instead, or skip with why. Exit code 0 if none failed, 1 if one did,
 2 if it could not begin: no cluster answers, no such release, a tool or an option that is not there.
-It changes nothing but for one comment, which it sends and removes again.
+It changes nothing but for one comment, which it sends and removes again. Where no pod of the orchestrator is ready it says
+why, and ends there: all further checks ask that pod.
 
   --offline         only what needs no cluster: the chart, its values and its rules
   --namespace NAME  [default: $NAMESPACE, else kubectl's current one]
@@ -119,7 +120,7 @@ validate_objects() {
     skip "every object of the release" "Helm knows of no release $release here; without it a few are looked at"
   fi
   if [ "$(field job/migrations '{.status.conditions[?(@.type=="Failed")].status}' 2>/dev/null)" = True ]; then
-    fail "the migrations did not fail" "kubectl logs job/migrations"
+    fail "the migrations did not fail" "kubectl logs job/migrations: $(last_line job/migrations)"
   else ok "the migrations did not fail"; fi
   for object in "${objects[@]}"; do
     check "$object" k get "$object"
@@ -132,26 +133,53 @@ release_is() { # STATUS
 }
 manifest_is_there() { helm --namespace "$namespace" get manifest "$release" | k get --filename - >/dev/null; }
 
+last_line() { # OBJECT [OPTION...]: of its log
+  k logs "$1" --tail 5 "${@:2}" 2>&1 | grep . | tail -n 1 | cut -c 1-400
+}
+of_pods() { # APP FIELD: of each of its pods, a line each
+  field pods "{range .items[?(@.metadata.labels.app=='$1')]}$2{\"\\n\"}{end}"
+}
 missing() { # APP: why containers of its pods are not begun, but for what takes a moment
-  local said each="{range .items[?(@.metadata.labels.app=='$1')].status.containerStatuses[*].state.waiting}"
-  said=$(field pods "$each"'{.reason}: {.message}{"\n"}{end}') || echo "kubectl could not tell"
-  grep -vE '^(: )?$|^(ContainerCreating|PodInitializing):' <<<"$said" | sort -u | paste -s -d ' '
+  local said
+  said=$(of_pods "$1" '{range .status.containerStatuses[*]}{.state.waiting.reason}: {.state.waiting.message}{"\n"}{end}') ||
+    echo "kubectl could not tell"
+  grep -vE '^(: )?$|^(ContainerCreating|PodInitializing|CrashLoopBackOff):' <<<"$said" | sort -u | paste -s -d ' '
+}
+unplaced() { # APP: why a pod of it has no node
+  of_pods "$1" '{.status.conditions[?(@.type=="PodScheduled")].status} {.status.conditions[?(@.type=="PodScheduled")].message}' |
+    sed -n 's/^False //p' | sort -u | head -n 1
+}
+crashed() { # APP: the last words of a container that ends as often as it is begun
+  local pod
+  pod=$(of_pods "$1" '{.metadata.name} {.status.containerStatuses[0].state.waiting.reason}' |
+    sed -n 's/ CrashLoopBackOff$//p' | head -n 1)
+  [ -z "$pod" ] || echo "pod $pod ends as often as it starts, at last with: $(last_line "pod/$pod" --previous)"
+}
+is_ready() { # APP
+  of_pods "$1" '{.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null | grep -q True
 }
 validate_pods() {
-  local name restarts waiting
+  local name restarts reason
   for name in orchestrator comment-worker; do
     k get deployment "$name" >/dev/null 2>&1 || continue
-    waiting=$(missing "$name")
-    if [ -z "$waiting" ]; then ok "no container of $name waits for something that is missing"; else
-      fail "no container of $name waits for something that is missing" "$waiting"
+    reason=$(missing "$name")
+    [ -n "$reason" ] || reason=$(unplaced "$name")
+    [ -n "$reason" ] || reason=$(crashed "$name")
+    if [ -n "$reason" ]; then
+      # Waiting would not mend it.
+      fail "deployment $name is rolled out" "$reason"
+      continue
     fi
     check "deployment $name is rolled out" k rollout status "deployment/$name" --timeout "${timeout}s"
-    restarts=$(field pods "{.items[?(@.metadata.labels.app=='$name')].status.containerStatuses[*].restartCount}" |
-      tr ' ' '\n' | sort -n | tail -n 1)
+    restarts=$(of_pods "$name" '{.status.containerStatuses[0].restartCount}' | sort -n | tail -n 1)
     if [ "${restarts:-0}" -lt 3 ]; then ok "pods of $name stay up"; else
       fail "pods of $name stay up" "one was started $restarts times again"
     fi
   done
+  if ! is_ready orchestrator; then
+    skip "all further checks" "no pod of orchestrator is ready; the lines above say why"
+    finish
+  fi
   for name in readinessProbe livenessProbe; do
     if [ "$(field deployment/orchestrator "{.spec.template.spec.containers[0].$name.httpGet.path}")" = /health ]; then
       ok "$name asks /health"
@@ -187,14 +215,14 @@ validate_inside() {
 }
 
 reached() { # SERVICE PORT PATH [WORD...]: by a way that no policy closes; the words are in what it answers (see check)
-  local said log forward status port='' word
+  local said log status port='' word
   log=$(mktemp)
   # Not by way of k: its process, and not a shell's around it, is what has to be ended.
   kubectl --namespace "$namespace" port-forward "service/$1" ":$2" >"$log" 2>&1 &
-  forward=$!
-  # Also where it is interrupted. Expanded now: at the end these names are gone.
+  # Also where it is interrupted; by its job, because the number of a process that ended may be another's by then.
+  # Expanded now: at the end the name is gone.
   # shellcheck disable=SC2064
-  trap "kill $forward; rm -f '$log'" EXIT
+  trap "kill %% || true; rm -f '$log'" EXIT
   for _ in $(seq 50); do
     port=$(sed -nE 's/^Forwarding from 127.0.0.1:([0-9]+) .*/\1/p' "$log")
     [ -z "$port" ] || break

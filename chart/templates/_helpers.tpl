@@ -1,31 +1,20 @@
-{{/* Labels of every object. */}}
+{{/* Labels of every object, but of no pod template: these change with the chart's version, and a template that changes
+     replaces its pods. Argument: list of root context, component, and further labels. */}}
 {{- define "cm.labels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- $root := index . 0 }}
+{{- $ours := dict
+  "app.kubernetes.io/name" $root.Chart.Name
+  "app.kubernetes.io/instance" $root.Release.Name
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/component" (index . 1)
+  "app.kubernetes.io/part-of" "comment-monitoring"
+  "app.kubernetes.io/managed-by" $root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version) }}
+{{- mergeOverwrite (dict) $root.Values.commonLabels (gt (len .) 2 | ternary (last .) dict) $ours | toYaml }}
 {{- end }}
 
 {{- define "cm.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
-{{- end }}
-
-{{/* What the standard "restricted" asks of a pod. The user is the image's. */}}
-{{- define "cm.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-seccompProfile:
-  type: RuntimeDefault
-{{- end }}
-
-{{- define "cm.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
 {{- end }}
 
 {{/* The Secret of a server: the one that is named, or the one that this chart makes for its own. */}}
@@ -39,63 +28,6 @@ capabilities:
 {{ .Values.rabbitmq.existingSecret | default "orchestrator-rabbitmq" }}
 {{- end }}
 
-{{/* What every container of ours has: its settings, and the servers' addresses. */}}
-{{- define "cm.environment" -}}
-envFrom:
-  - configMapRef:
-      name: comment-monitoring-config
-env:
-  - name: POSTGRES_DSN
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "cm.postgresSecret" . }}
-        key: {{ .Values.postgres.existingSecretKey }}
-  {{- if or .Values.redis.enabled .Values.redis.existingSecret }}
-  - name: REDIS_URL
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "cm.redisSecret" . }}
-        key: {{ .Values.redis.existingSecretKey }}
-  {{- end }}
-  - name: CELERY_BROKER_URL
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "cm.rabbitmqSecret" . }}
-        key: {{ .Values.rabbitmq.existingSecretKey }}
-{{- end }}
-
-{{/* The same for what runs on and on: also where its traces go, and under which name. */}}
-{{- define "cm.serviceEnvironment" -}}
-{{ include "cm.environment" . }}
-  {{- if .Values.tracing.endpoint }}
-  - name: POD_NAME
-    valueFrom:
-      fieldRef:
-        fieldPath: metadata.name
-  - name: OTEL_RESOURCE_ATTRIBUTES
-    value: k8s.namespace.name={{ .Release.Namespace }},k8s.pod.name=$(POD_NAME)
-  {{- with .Values.tracing.existingSecret }}
-  - name: OTEL_EXPORTER_OTLP_HEADERS
-    valueFrom:
-      secretKeyRef:
-        name: {{ . }}
-        key: {{ $.Values.tracing.existingSecretKey }}
-  {{- end }}
-  {{- end }}
-{{- end }}
-
-{{/* The level as a file, which follows its ConfigMap while the pod runs. A subPath would not. */}}
-{{- define "cm.logLevelMount" -}}
-- name: log-level
-  mountPath: /etc/comment-monitor
-  readOnly: true
-{{- end }}
-{{- define "cm.logLevelVolume" -}}
-- name: log-level
-  configMap:
-    name: comment-monitoring-log-level
-{{- end }}
-
 {{/* To where the traces go. */}}
 {{- define "cm.egressCollector" -}}
 {{- if .Values.tracing.endpoint }}
@@ -106,51 +38,6 @@ env:
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-{{- end }}
-{{- end }}
-
-{{/* A change of settings or of this chart's own Secrets makes new pods. */}}
-{{- define "cm.checksums" -}}
-checksum/config: {{ include (print .Template.BasePath "/configmap.yaml") . | sha256sum }}
-checksum/secrets: {{ cat (include (print .Template.BasePath "/postgres-secret.yaml") .) (include (print .Template.BasePath "/redis-secret.yaml") .) (include (print .Template.BasePath "/rabbitmq-secret.yaml") .) | sha256sum }}
-{{- end }}
-
-{{/* The only place where our containers may write. */}}
-{{- define "cm.scratchMount" -}}
-- name: scratch
-  mountPath: /tmp
-{{- end }}
-{{- define "cm.scratchVolume" -}}
-- name: scratch
-  emptyDir:
-    sizeLimit: 256Mi
-{{- end }}
-
-{{/* One pod a node, one zone after the other, as far as there are any. Argument: the pods' `app`. */}}
-{{- define "cm.spread" -}}
-{{- $app := . }}
-{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
-- maxSkew: 1
-  topologyKey: {{ . }}
-  whenUnsatisfiable: ScheduleAnyway
-  labelSelector:
-    matchLabels:
-      app: {{ $app }}
-{{- end }}
-{{- end }}
-
-{{- define "cm.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -195,44 +82,33 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* Fast up, slowly down. */}}
-{{- define "cm.behavior" -}}
-scaleUp:
-  stabilizationWindowSeconds: {{ .scaleUpStabilization }}
-  selectPolicy: Max
-  policies:
-    - {type: Percent, value: 100, periodSeconds: 15}
-    - {type: Pods, value: 4, periodSeconds: 15}
-scaleDown:
-  stabilizationWindowSeconds: {{ .scaleDownStabilization }}
-  selectPolicy: Max
-  policies:
-    - {type: Percent, value: 25, periodSeconds: 60}
-    - {type: Pods, value: 1, periodSeconds: 60}
-{{- end }}
-
-{{/* A quantity of memory, such as 1.5Gi, in bytes. */}}
-{{- define "cm.bytes" -}}
-{{- $units := dict "" 1 "k" 1000 "K" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
+{{/* A quantity, such as 1.5Gi or 200m, as a number of bytes or of processors. */}}
+{{- define "cm.amount" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
 {{- /* A number in a values file is a float: written out, a large one would have an exponent. */}}
-{{- $quantity := kindIs "string" . | ternary . (int64 . | toString) }}
-{{- mulf (regexFind "^[0-9.]+" $quantity | float64) (index $units (regexFind "[kKMGi]*$" $quantity)) | int64 }}
+{{- $quantity := . }}
+{{- if kindIs "float64" . }}{{ $quantity = eq (floor .) . | ternary (int64 . | toString) (toString .) }}{{ else }}{{ $quantity = toString . }}{{ end }}
+{{- mulf (regexFind "^[0-9.]+" $quantity | float64) (get $units (regexFind "[kKMGTim]*$" $quantity)) }}
+{{- end }}
+{{- define "cm.bytes" -}}
+{{- include "cm.amount" . | float64 | int64 }}
 {{- end }}
 
-{{/* The volume of a server of this chart. Argument: its values. */}}
-{{- define "cm.claim" -}}
-{{- if .storage -}}
-volumeClaimTemplates:
-  - metadata:
-      name: data
-    spec:
-      accessModes: [ReadWriteOnce]
-      {{- with .storageClassName }}
-      storageClassName: {{ . }}
-      {{- end }}
-      resources:
-        requests:
-          storage: {{ .storage }}
+{{/* The address that the program listens on. `::` takes IPv4 too. */}}
+{{- define "cm.listen" -}}
+{{- if .Values.network.listenAddress }}{{ .Values.network.listenAddress }}
+{{- else if has "IPv6" .Values.network.ipFamilies }}::
+{{- else if hasSuffix "DualStack" .Values.network.ipFamilyPolicy }}::
+{{- else }}0.0.0.0{{ end }}
+{{- end }}
+
+{{/* The IP families of a Service. */}}
+{{- define "cm.ipFamilies" -}}
+{{- with .Values.network.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.network.ipFamilies }}
+ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end }}
 
@@ -250,12 +126,5 @@ curl --fail --silent --show-error --connect-timeout 3 --retry 30 --retry-connref
 {{- if and $found (eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $found) $root.Release.Name) }}
 {{- fail (printf "%s: the Secret %s is this release's own and would be removed by this upgrade; make one of another name and give it in %s.existingSecret" (index $ 2) . (index $ 2)) }}
 {{- end }}
-{{- end }}
-{{- end }}
-
-{{/* Argument: the values of an autoscaler, with the name of its part as `part`. */}}
-{{- define "cm.replicaBounds" -}}
-{{- if gt (int .minReplicas) (int .maxReplicas) }}
-{{- fail (printf "%s.autoscaling: minReplicas %v is more than maxReplicas %v" .part .minReplicas .maxReplicas) }}
 {{- end }}
 {{- end }}

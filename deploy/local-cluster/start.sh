@@ -147,6 +147,38 @@ EOF
   until_true 60 kubectl wait node/node1 --for condition=Ready --timeout 1s
 }
 
+volumes() { # folders of this machine, for the claims of ten deployments: nothing here makes them on demand
+  local number
+  {
+    cat <<EOF
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: local, annotations: {storageclass.kubernetes.io/is-default-class: "true"}}
+provisioner: kubernetes.io/no-provisioner
+volumeBindingMode: WaitForFirstConsumer
+EOF
+    for number in $(seq 20); do
+      mkdir -p "volumes/$number"
+      cat <<EOF
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: "local-$number"}
+spec:
+  capacity: {storage: 10Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: local
+  local: {path: "$dir/volumes/$number"}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms:
+        - matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [node1]}]
+EOF
+    done
+  } | kubectl apply --server-side --filename - >/dev/null
+}
+
 # Objects that need no more than to be there; what the manifest names by NAME= stands for itself.
 apply() { # FILE SED_EXPRESSION...
   local file=$1 words=() word
@@ -171,6 +203,7 @@ up() {
     control_plane
     runtime
     node
+    volumes
     apply "$pieces/manifests/coredns.yaml" "s/CLUSTER_IP/$dns/"
     apply "$pieces/manifests/metrics-server.yaml"
     ready kube-system deployment/coredns deployment/metrics-server

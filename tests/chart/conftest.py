@@ -40,6 +40,12 @@ IN_CHART: Final = {
 KEDA: Final = {"orchestrator.autoscaling.mode": "keda", "worker.autoscaling.mode": "keda"}
 LOAD_BALANCER: Final = {"orchestrator.service.type": "LoadBalancer"}
 NO_REPLICAS: Final = {"orchestrator.replicas": "null", "worker.replicas": "null"}
+EXPOSED: Final = {
+    "ingress.enabled": "true",
+    "ingress.hosts[0].host": "comments.example.org",
+    "httpRoute.enabled": "true",
+    "httpRoute.parentRefs[0].name": "public",
+}
 PERSISTENT: Final = {"postgres.storage": "8Gi", "rabbitmq.storage": "1Gi", "postgres.storageClassName": "fast"}
 
 # Name: values file and switches. Every template is in some of them; a test sees to that.
@@ -65,6 +71,7 @@ CASES: Final[dict[str, tuple[str | None, dict[str, str]]]] = {
     "all-inside-keda": (None, {**IN_CHART, **ALL_ON, **KEDA}),
     "no-worker": (None, {**OUTSIDE, **ALL_ON, "worker.enabled": "false", "cleanup.enabled": "false"}),
     "no-replicas": (None, {**OUTSIDE, **NO_REPLICAS}),
+    "exposed": (None, {**OUTSIDE, **EXPOSED}),
 }
 
 
@@ -137,6 +144,19 @@ def _pods_of(one: dict[str, Any]) -> Iterable[tuple[dict[str, Any], dict[str, An
         yield template["metadata"]["labels"], template["spec"]
     elif one["kind"] in {"Deployment", "StatefulSet", "Job"}:
         yield one["spec"]["template"]["metadata"]["labels"], one["spec"]["template"]["spec"]
+
+
+def environment(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The variables of a pod's one container, each with its value or where that comes from."""
+    (container,) = spec["containers"]
+    return {one["name"]: one for one in container.get("env", [])}
+
+
+def settings(case: str, name: str = "orchestrator") -> dict[str, str]:
+    """The settings of the program in a Deployment's pods: of their own, and from the ConfigMap."""
+    own = environment(the(case, "Deployment", name)["spec"]["template"]["spec"])
+    data: dict[str, str] = the(case, "ConfigMap", "comment-monitoring-config")["data"]
+    return data | {name: one["value"] for name, one in own.items() if "value" in one}
 
 
 def matches(labels: dict[str, str], selector: dict[str, Any]) -> bool:

@@ -140,3 +140,17 @@ def test_the_page_counts_the_alerts_and_names_what_is_made_for_monitoring() -> N
     (endpoint,) = the("all-inside", "ServiceMonitor", "rabbitmq")["spec"]["endpoints"]
     query = "&".join(f"family={one}" for one in endpoint["params"]["family"])
     assert f"{endpoint['path']}?{query}" in section
+
+
+def test_beside_the_loop_of_many_requests_stands_how_many_are_refused_and_what_to_set() -> None:
+    """The guide's loop, on development's values: more requests than its limit lets pass."""
+    limit = yaml.safe_load((CHART / "values-dev.yaml").read_text())["orchestrator"]["commentMonitoring"][
+        "rateLimitPerMinute"
+    ]
+    (block,) = [one for one in BLOCKS if "for i in" in one]
+    (count,) = re.findall(r"\{1\.\.(\d+)\}", block)
+    body = json.loads(re.search(r"-d '(.*)' &", block)[1].replace("'$i'", "1"))  # type: ignore[index]
+    assert {"id", "text", "author"} <= set(body["comments"][0])
+    beside = PAGE[PAGE.index("for i in") :][:1200]
+    assert f"{int(count) - limit} of these {count} requests answer `429`" in beside
+    assert "--set orchestrator.commentMonitoring.rateLimitPerMinute=0" in beside

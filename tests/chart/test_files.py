@@ -54,6 +54,11 @@ def test_the_charts_readme_is_what_make_docs_writes() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_the_chart_knows_of_the_settings_is_what_the_code_declares() -> None:
+    done = run(sys.executable, "scripts/generate-chart-settings", "--check")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     from comment_monitor import __version__  # noqa: PLC0415 - not the module under test
 

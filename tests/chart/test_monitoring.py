@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from tests.chart.conftest import CASES, CHART, OUTSIDE, helm, helms, objects, the
+from tests.chart.conftest import CASES, CHART, OUTSIDE, environment, helm, helms, objects, settings, the
 from tests.support.messages import channel
 from tests.support.rabbitmq import RabbitMQ, free_port, server_script
 from tests.support.up import until
@@ -73,13 +73,13 @@ def test_without_the_switch_there_is_no_dashboard() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_workers_tell_of_their_tasks_where_the_exporter_listens(case: str) -> None:
     exporters = [one for one in objects(case, "Deployment") if one["metadata"]["name"] == "celery-exporter"]
-    events = the(case, "ConfigMap", "comment-monitoring-config")["data"]["CELERY_TASK_EVENTS"]
+    events = settings(case)["CELERY_TASK_EVENTS"]
     assert events == ("true" if exporters else "false")
 
 
 def test_workers_tell_of_their_tasks_to_an_exporter_of_ones_own() -> None:
-    data = rendered("configmap.yaml", {"worker.taskEvents": "true"})["data"]
-    assert data["CELERY_TASK_EVENTS"] == "true"
+    pod = rendered("worker-deployment.yaml", {"worker.taskEvents": "true"})["spec"]["template"]["spec"]
+    assert environment(pod)["CELERY_TASK_EVENTS"]["value"] == "true"
     assert rendered("celery-exporter-deployment.yaml", {"worker.taskEvents": "true"}) == {}
 
 

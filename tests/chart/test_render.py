@@ -43,7 +43,7 @@ def test_lint_has_nothing_to_say(program: str, values: str) -> None:
 def test_every_object_is_one_of_kubernetes(case: str, version: str) -> None:
     """Strictly: an unknown field is an error."""
     for one in objects(case):
-        if one["kind"] not in CRDS:
+        if one["kind"] not in {*CRDS, "HTTPRoute"}:
             kubernetes_validate.validate(one, version, strict=True)
 
 
@@ -129,7 +129,9 @@ def test_the_guides_command_renders(program: str) -> None:
     assert "kind: Deployment" in done.stdout
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name not in {"plain", "no-redis", "no-replicas"}])
+@pytest.mark.parametrize(
+    "case", [name for name in CASES if name not in {"plain", "no-redis", "no-replicas", "exposed"}]
+)
 def test_no_replicas_under_an_autoscaler_and_never_two_of_them_on_one_deployment(case: str) -> None:
     scaled = Counter(
         one["spec"]["scaleTargetRef"]["name"] for one in objects(case, "HorizontalPodAutoscaler", "ScaledObject")
@@ -137,7 +139,9 @@ def test_no_replicas_under_an_autoscaler_and_never_two_of_them_on_one_deployment
     assert set(scaled.values()) <= {1}
     for one in objects(case, "Deployment"):
         name = one["metadata"]["name"]
-        assert ("replicas" in one["spec"]) == (name not in scaled), name
+        # In development they are left to whoever scales by hand.
+        by_hand = case.startswith("dev") and name in {"orchestrator", "comment-worker"}
+        assert ("replicas" in one["spec"]) == (name not in scaled and not by_hand), name
     assert ("prod" in case or "all" in case or "no-worker" in case) == bool(scaled)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from tests.chart.conftest import CHART, OUTSIDE, helm, helms, the
+from tests.chart.conftest import CHART, OUTSIDE, environment, helm, helms, the
 
 from comment_monitor import config
 
@@ -130,8 +130,8 @@ def test_the_trusted_proxies_are_one_setting_that_the_code_takes(program: str) -
     sets = [word for name, value in OUTSIDE.items() for word in ("--set", f"{name}={value}")]
     for switches, count in (([], 0), (["--set", given], 3)):
         done = helm("template", "x", str(CHART), *sets, *switches, program=program)
-        maps = [one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "ConfigMap"]
-        (value,) = [one["data"][PROXIES] for one in maps if PROXIES in one.get("data", {})]
+        found = [one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "Deployment"]
+        (value,) = {environment(one["spec"]["template"]["spec"])[PROXIES]["value"] for one in found}
         assert len(config.networks(config.load({PROXIES: value}).trusted_proxies)) == count
 
 

@@ -5,7 +5,19 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from tests.chart.conftest import CASES, CHART, NAMESPACE, OUTSIDE, helm, matches, objects, pods, the
+from tests.chart.conftest import (
+    CASES,
+    CHART,
+    NAMESPACE,
+    OUTSIDE,
+    environment,
+    helm,
+    matches,
+    objects,
+    pods,
+    settings,
+    the,
+)  # fmt: skip
 
 from comment_monitor import config, container, metrics
 from comment_monitor.broker import QUEUE_NAME
@@ -31,8 +43,7 @@ def test_every_variable_set_is_one_that_the_code_declares(case: str) -> None:
     assert set(the(case, "ConfigMap", "comment-monitoring-config")["data"]) <= DECLARED
     for _, labels, spec in pods(case):
         if labels["app"] in OURS:
-            for one in spec["containers"]:
-                assert {variable["name"] for variable in one["env"]} <= ADDRESSES
+            assert set(environment(spec)) <= DECLARED
 
 
 def test_every_setting_that_the_code_declares_can_be_set() -> None:
@@ -40,7 +51,7 @@ def test_every_setting_that_the_code_declares_can_be_set() -> None:
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())
     monitoring = schema["properties"]["orchestrator"]["properties"]["commentMonitoring"]["properties"]
     by_variable = set(monitoring["settings"]["properties"])
-    by_value = set(the("plain", "ConfigMap", "comment-monitoring-config")["data"])
+    by_value = set(settings("plain"))
     assert by_variable | by_value | ADDRESSES | NOT_SET == DECLARED
     assert not by_variable & by_value
 
@@ -48,13 +59,15 @@ def test_every_setting_that_the_code_declares_can_be_set() -> None:
 def test_a_setting_set_by_its_variable_reaches_the_pods() -> None:
     switches = {**OUTSIDE, "orchestrator.commentMonitoring.settings.COMMENT_WRITERS": "4"}
     words = [word for name, value in switches.items() for word in ("--set", f"{name}={value}")]
-    assert 'COMMENT_WRITERS: "4"' in helm("template", "x", str(CHART), *words).stdout
+    rendered = helm("template", "x", str(CHART), *words).stdout
+    # Those of orchestrator, workers, migrations, cleanup and the test that sends a comment.
+    assert len(re.findall(r'name: COMMENT_WRITERS\n +value: "4"\n', rendered)) == 5
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_the_chart_sets_is_within_the_codes_bounds(case: str) -> None:
     """The program would not start otherwise."""
-    data = the(case, "ConfigMap", "comment-monitoring-config")["data"]
+    data = settings(case)
     assert config.load(data).log_level == data["LOG_LEVEL"]
 
 
@@ -210,7 +223,7 @@ def test_rules_look_at_this_namespace_only() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_there_is_time_for_the_way_out(case: str) -> None:
     """More than a batch, or a task with its last seconds, may take."""
-    data = the(case, "ConfigMap", "comment-monitoring-config")["data"]
+    data = settings(case)
     timeout, delay = int(data["COMMENT_PROCESSING_TIMEOUT"]), int(data["COMMENT_DRAIN_DELAY"])
     for one in objects(case, "Deployment"):
         grace = one["spec"]["template"]["spec"].get("terminationGracePeriodSeconds")

@@ -1,0 +1,148 @@
+{{/* The program's settings, as a map from variable to text. They stand in the pods' own templates, not in a ConfigMap: a pod
+     of the release before that restarts while an upgrade fails keeps the settings that it was made with. */}}
+{{- define "cm.settings" -}}
+{{- $monitoring := .Values.orchestrator.commentMonitoring }}
+COMMENT_MONITORING_ENABLED: {{ $monitoring.enabled | quote }}
+COMMENT_BATCH_SIZE: {{ $monitoring.batchSize | quote }}
+COMMENT_DEDUP_CACHE_TTL: {{ $monitoring.dedupCacheTTL | quote }}
+COMMENT_PROCESSING_TIMEOUT: {{ $monitoring.processingTimeout | quote }}
+COMMENT_RATE_LIMIT_PER_MINUTE: {{ $monitoring.rateLimitPerMinute | quote }}
+COMMENT_TRUSTED_PROXIES: {{ join "," $monitoring.trustedProxies | quote }}
+COMMENT_MAX_RETRIES: {{ $monitoring.maxRetries | quote }}
+COMMENT_BACKOFF_MULTIPLIER: {{ $monitoring.backoffMultiplier | quote }}
+COMMENT_QUEUE_CAPACITY: {{ int64 $monitoring.queueCapacity | quote }}
+COMMENT_RETENTION_DAYS: {{ $monitoring.retentionDays | quote }}
+COMMENT_DRAIN_DELAY: {{ .Values.orchestrator.drainDelay | quote }}
+LOG_LEVEL_FILE: /etc/comment-monitor/level
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ .Values.tracing.endpoint | quote }}
+{{- if .Values.tracing.endpoint }}
+OTEL_TRACES_SAMPLER: parentbased_traceidratio
+OTEL_TRACES_SAMPLER_ARG: {{ .Values.tracing.sampleRatio | quote }}
+{{- end }}
+CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEvents | quote }}
+{{- $bounds := .Files.Get "files/settings.json" | fromJson }}
+{{- range $name, $value := $monitoring.settings }}
+{{ $name }}: {{ include "cm.setting" (list $name $value (get $bounds $name)) | quote }}
+{{- end }}
+{{- end }}
+
+{{/* A further setting as text, refused where the program would not start with it. Argument: list of name, value, bounds. */}}
+{{- define "cm.setting" -}}
+{{- $name := index . 0 }}
+{{- $value := index . 1 }}
+{{- $bounds := index . 2 }}
+{{- $number := toString $value | float64 }}
+{{- if kindIs "float64" $value }}
+{{- /* How Helm reads each number of a values file; a large one would be written with an exponent. */}}
+{{- $value = eq $bounds.type "integer" | ternary (int64 $value | toString) (toString $value) }}
+{{- end }}
+{{- if and (hasKey $bounds "maximum") (ne (toString $value) "") }}
+{{- $low := hasKey $bounds "minimum" | ternary (ge $number (get $bounds "minimum" | default 0 | float64)) (gt $number (get $bounds "exclusiveMinimum" | default 0 | float64)) }}
+{{- if not (and $low (le $number (float64 $bounds.maximum))) }}
+{{- fail (printf "orchestrator.commentMonitoring.settings.%s: %s is not %s" $name (toString $value) $bounds.words) }}
+{{- end }}
+{{- end }}
+{{- toString $value }}
+{{- end }}
+
+{{/* The address of PostgreSQL as environment variables: one key that holds all of it, or its parts. */}}
+{{- define "cm.postgresEnv" -}}
+{{- $server := .Values.postgres }}
+{{- $secret := include "cm.postgresSecret" . }}
+{{- with $server.existingSecretKeys }}
+{{- $port := not (empty .port) | ternary "$(POSTGRES_PORT)" "5432" }}
+{{- $database := not (empty .database) | ternary "$(POSTGRES_DATABASE)" "comments" }}
+{{- range $part := list "host" "port" "username" "database" }}
+{{- with get $server.existingSecretKeys $part }}
+- name: POSTGRES_{{ upper $part }}
+  {{- include "cm.fromSecret" (list $secret .) | nindent 2 }}
+{{- end }}
+{{- end }}
+# Read by asyncpg and libpq where the address has none, and so without any quoting.
+- name: PGPASSWORD
+  {{- include "cm.fromSecret" (list $secret .password) | nindent 2 }}
+- name: POSTGRES_DSN
+  value: postgresql://$(POSTGRES_USERNAME)@$(POSTGRES_HOST):{{ $port }}/{{ $database }}{{ with $server.parameters }}?{{ . }}{{ end }}
+{{- else }}
+- name: POSTGRES_DSN
+  {{- include "cm.fromSecret" (list $secret $server.existingSecretKey) | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The same of the broker. Argument: list of root context and the name of the variable. */}}
+{{- define "cm.brokerEnv" -}}
+{{- $server := (index . 0).Values.rabbitmq }}
+{{- $secret := include "cm.rabbitmqSecret" (index . 0) }}
+{{- with $server.existingSecretKeys }}
+{{- $port := not (empty .port) | ternary "$(BROKER_PORT)" "5672" }}
+{{- range $part := list "host" "port" "username" "password" }}
+{{- with get $server.existingSecretKeys $part }}
+- name: BROKER_{{ upper $part }}
+  {{- include "cm.fromSecret" (list $secret .) | nindent 2 }}
+{{- end }}
+{{- end }}
+- name: {{ index $ 1 }}
+  value: {{ $server.tls | ternary "amqps" "amqp" }}://$(BROKER_USERNAME):$(BROKER_PASSWORD)@$(BROKER_HOST):{{ $port }}/{{ $server.vhost | default "/" }}
+{{- else }}
+- name: {{ index $ 1 }}
+  {{- include "cm.fromSecret" (list $secret $server.existingSecretKey) | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "cm.fromSecret" -}}
+valueFrom:
+  secretKeyRef:
+    name: {{ index . 0 }}
+    key: {{ index . 1 }}
+{{- end }}
+
+{{/* The environment of a container of ours. Arguments: root; own, the values of its part; service: it runs on and on, so its
+     spans go somewhere. */}}
+{{- define "cm.environment" -}}
+{{- $root := .root }}
+{{- $more := concat $root.Values.extraEnv (.own.extraEnv | default list) }}
+{{- $names := list }}
+{{- range $more }}{{ $names = append $names .name }}{{ end }}
+envFrom:
+  - configMapRef:
+      name: comment-monitoring-config
+  {{- with concat $root.Values.extraEnvFrom (.own.extraEnvFrom | default list) }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+env:
+  {{- /* A variable that is there twice is refused by a server-side apply, which is Helm 4's: yours takes the place of ours. */}}
+  {{- range include "cm.ownEnvironment" . | fromYamlArray }}
+  {{- if not (has .name $names) }}
+  {{- toYaml (list .) | nindent 2 }}
+  {{- end }}
+  {{- end }}
+  {{- with $more }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "cm.ownEnvironment" -}}
+{{- $root := .root }}
+{{- range $name, $value := include "cm.settings" $root | fromYaml }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{ include "cm.postgresEnv" $root }}
+{{- if or $root.Values.redis.enabled $root.Values.redis.existingSecret }}
+- name: REDIS_URL
+  {{- include "cm.fromSecret" (list (include "cm.redisSecret" $root) $root.Values.redis.existingSecretKey) | nindent 2 }}
+{{- end }}
+{{ include "cm.brokerEnv" (list $root "CELERY_BROKER_URL") }}
+{{- if and .service $root.Values.tracing.endpoint }}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name={{ $root.Release.Namespace }},k8s.pod.name=$(POD_NAME)
+{{- with $root.Values.tracing.existingSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  {{- include "cm.fromSecret" (list . $root.Values.tracing.existingSecretKey) | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
