@@ -15,7 +15,10 @@ JOBS = "orchestrator(-metrics)?|comment-worker"
 BATCH = "comment_processing_duration_seconds_bucket"
 STATEMENT = "comment_db_query_duration_seconds"
 # Reasons that are the senders', as the alerts have them (chart/templates/prometheusrule.yaml).
-SENDERS = "all-rejected|bad-http|body-too-slow|conflict|invalid-comment|invalid-request|not-json|not-storable|rate-limited|too-large|unsupported-encoding"
+SENDERS = (
+    "all-rejected|bad-http|body-too-slow|conflict|invalid-comment|invalid-request|not-json|not-storable"
+    "|rate-limited|too-large|unsupported-encoding"
+)
 ERRORS_TOTAL = "comment_processing_errors_total"
 DATABASE_ERRORS = "database-unavailable|schema-behind|timeout|not-storable"
 HITS, MISSES = "comment_dedup_cache_hits_total", "comment_dedup_cache_misses_total"

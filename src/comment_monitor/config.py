@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, get_type_hints
 
 import msgspec
 
-from comment_monitor.dsn import FORM, connect_arguments
+from comment_monitor.dsn import FORM, read_dsn
 from comment_monitor.errors import ConfigurationError
 
 RATE_LIMIT_MIN: Final = 50
@@ -347,7 +347,7 @@ def require_dsn(settings: Settings, data_dir: Path | None = None) -> None:
         ConfigurationError: POSTGRES_DSN is empty or can't be read.
     """
     if settings.postgres_dsn:
-        connect_arguments(settings.postgres_dsn)
+        read_dsn(settings.postgres_dsn)
         return
     if data_dir is None:
         raise ConfigurationError(f"POSTGRES_DSN is not set: it must be {FORM}")

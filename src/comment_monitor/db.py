@@ -6,12 +6,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, LiteralString, NamedTuple
 
 import asyncpg
 
 from comment_monitor import metrics, tracing
-from comment_monitor.dsn import connect_arguments
+from comment_monitor.connecting import ConnectTimeoutError, SessionRefusedError, connect, timeout_of
+from comment_monitor.dsn import read_dsn
 
 # It is there and lets nobody in, or not us: as while somebody restores a backup.
 CLOSED: Final = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.InsufficientPrivilegeError)
@@ -44,7 +46,9 @@ WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ..
     (asyncpg.InvalidCatalogNameError, "the server has no such database"),
     (asyncpg.InvalidAuthorizationSpecificationError, "the server refuses the user or the password"),
     (socket.gaierror, "the host's name is not known"),
-    (TimeoutError, "it did not answer in time"),
+    ((TimeoutError, ConnectTimeoutError), "it did not answer in time"),
+    (SessionRefusedError, "it refuses the `options` of POSTGRES_DSN"),
+    (asyncpg.TargetServerAttributeNotMatched, "no host is what `target_session_attrs` asks for"),
     # One of them is a kind of the next.
     (CONFLICT, "{}"),
     (CLOSED, "the server does not permit it ({})"),
@@ -144,18 +148,21 @@ async def open_database(
     Args:
         dsn: libpq URI or keyword string.
         size: connections at the most.
-        timeout: seconds for connecting and for each statement.
+        timeout: seconds for each statement.
         application: shown in pg_stat_activity.
         plans: how PostgreSQL plans the statements.
     """
+    address = read_dsn(dsn)
     pool = asyncpg.create_pool(
-        **connect_arguments(dsn),
+        connect=partial(connect, address),
         min_size=0,
         max_size=size,
-        timeout=min(timeout, 10),
+        timeout=timeout_of(address, timeout),
         command_timeout=timeout,
         max_inactive_connection_lifetime=300,
         server_settings={
+            # They count for less than the settings beside them.
+            **({"options": address.options} if address.options else {}),
             "application_name": application,
             **plans,
             "jit": "off",

@@ -1,7 +1,10 @@
 """Whether the database at hand is one that this code can work on."""
 
 import time
+from contextlib import suppress
 from typing import Final
+
+import asyncpg
 
 from comment_monitor import log, migrations
 from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query, in_words
@@ -18,7 +21,9 @@ SILENCE: Final = 5 * SCHEMA_INTERVAL
 NAMESPACE_LEASE: Final = 2 * SCHEMA_INTERVAL + 1
 
 # The revision of the database, and the prefix of its keys in Redis.
-REVISION: Final = Query("schema_revision", "SELECT version_num FROM alembic_version")
+REVISION: Final = Query("schema_revision", "SELECT version_num FROM comment_monitor_version")
+# Where the releases before kept it, until the first migration of this one. It may also be another project's.
+LEGACY_REVISION: Final = Query("schema_legacy_revision", "SELECT version_num FROM alembic_version LIMIT 2")
 NAMESPACE: Final = Query("cache_namespace", "SELECT cache_namespace FROM installation")
 
 
@@ -96,7 +101,7 @@ class Schema:
             self.problem = DatabaseUnavailable(f"The database can't be used: {in_words(error)}.")
 
     async def _read(self, conn: Connection) -> None:
-        self.revision = await conn.value(REVISION)
+        self.revision = await self._read_revision(conn)
         # A revision unknown here was made by a later release, which keeps it working for this one.
         later = self.revision is not None and self.revision not in self._known
         self.at_head = later or self.revision == self._head
@@ -106,10 +111,21 @@ class Schema:
             self.problem = None
         else:
             self._go_by(None, time.monotonic())
+            behind = f"is at revision {self.revision}, older than {migrations.OLDEST_USABLE}"
             self.problem = SchemaBehind(
-                f"The database is at revision {self.revision or 'none'}, older than {migrations.OLDEST_USABLE}: "
-                "run `comment-monitor migrate`."
+                f"The database {behind if self.revision else 'has no tables yet'}: run `comment-monitor migrate`."
             )
+
+    async def _read_revision(self, conn: Connection) -> str | None:
+        try:
+            revision: str | None = await conn.value(REVISION)
+        except asyncpg.UndefinedTableError:
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                rows = await conn.fetch(LEGACY_REVISION)
+                if len(rows) == 1 and rows[0][0] in self._known:
+                    return str(rows[0][0])
+            return None
+        return revision
 
     def _go_by(self, namespace: bytes | None, asked: float) -> None:
         self.namespace, self.namespace_until = namespace, asked + NAMESPACE_LEASE

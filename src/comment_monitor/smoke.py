@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg2
 
+from comment_monitor.dsn import psycopg_arguments
 from comment_monitor.errors import CommentMonitorError
 
 SOURCE: Final = "smoke-test"
@@ -73,7 +74,8 @@ class SmokeTest:
 
     def remove(self, dsn: str) -> None:
         """Takes the comment out of the database, with its result."""
-        with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        arguments = psycopg_arguments(dsn, application="comment-monitor smoke-test")
+        with closing(psycopg2.connect(**arguments)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(REMOVE, (SOURCE, self.id))
 
     def _until(self, name: str, step: Callable[[], str | None]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tests.chart.conftest import CHART, environment, helm, helms
 
-from comment_monitor.dsn import connect_arguments
+from comment_monitor.dsn import Host, read_dsn
 
 CNPG: Final = {"host": "host", "port": "port", "username": "username", "password": "password", "database": "dbname"}
 OPERATOR: Final = {"host": "host", "port": "port", "username": "username", "password": "password"}
@@ -59,8 +59,9 @@ def test_the_secret_of_cloudnative_pg_gives_the_address_by_its_parts(program: st
         (job,) = [one["spec"]["template"]["spec"] for one in found if one["kind"] == "Job"]
         variables = expanded(job, secret)
         assert (variables["POSTGRES_DSN"], variables["PGPASSWORD"]) == (address, password)
-    arguments = connect_arguments("postgresql://parts@db.pg.svc:5433/comments")
-    assert arguments == {"user": "parts", "host": ["db.pg.svc"], "port": 5433, "database": "comments"}
+    read = read_dsn("postgresql://parts@db.pg.svc:5433/comments", {"PGPASSWORD": password})
+    assert (read.user, read.password, read.database) == ("parts", password, "comments")
+    assert read.hosts == [Host("db.pg.svc", 5433)]
 
 
 @pytest.mark.parametrize("program", helms())

@@ -106,7 +106,7 @@ async def test_a_process_whose_look_at_the_database_hangs_does_not_go_by_what_re
     program = Program(tmp_path, system.environment, *CLEANUP)
     try:
         # Each look begins with the revision.
-        with holding(system.dsn, "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"):
+        with holding(system.dsn, "LOCK TABLE comment_monitor_version IN ACCESS EXCLUSIVE MODE"):
             await until(lambda: blocked(system.dsn))
             program.start()
             assert await program.until_ended() == 0, program.output

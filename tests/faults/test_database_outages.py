@@ -75,7 +75,7 @@ async def test_a_database_that_does_not_answer_is_told_of_long_before_it_is_give
     await system.start(system.orchestrator)
     await system.until_health("ok", database="ok")
     # What each look begins with.
-    with holding(system.dsn, "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"):
+    with holding(system.dsn, "LOCK TABLE comment_monitor_version IN ACCESS EXCLUSIVE MODE"):
         await until(lambda: blocked(system.dsn))
         await system.until_health("degraded")
         _, found = await system.health()

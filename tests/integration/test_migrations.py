@@ -22,7 +22,14 @@ MIGRATION_LOCK = int.from_bytes(b"comment")
 # A table that the migration makes too, not yet committed: the migration gets as far as there and waits.
 IN_THE_WAY = "CREATE TABLE comment_analyses (id int)"
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
-OURS = ["alembic_version", "analysis_outbox", "comment_analyses", "comment_versions", "comments", "installation"]
+OURS = [
+    "analysis_outbox",
+    "comment_analyses",
+    "comment_monitor_version",
+    "comment_versions",
+    "comments",
+    "installation",
+]
 
 
 def tables(dsn: str) -> list[str]:
@@ -64,7 +71,7 @@ def test_down_and_up_again_gives_the_same_schema(empty_dsn: str) -> None:
     before = schema(empty_dsn)
     assert tables(empty_dsn) == OURS
     migrations.downgrade(empty_dsn, "base")
-    execute(empty_dsn, "DROP TABLE alembic_version")
+    execute(empty_dsn, "DROP TABLE comment_monitor_version")
     assert schema(empty_dsn) == empty
     migrations.upgrade(empty_dsn)
     assert schema(empty_dsn) == before
@@ -188,7 +195,7 @@ async def test_an_unknown_revision_is_one_line(empty_dsn: str) -> None:
 
 
 async def test_a_database_of_a_later_release_is_left_alone_in_one_line(dsn: str) -> None:
-    execute(dsn, "UPDATE alembic_version SET version_num = '999'")
+    execute(dsn, "UPDATE comment_monitor_version SET version_num = '999'")
     before = schema(dsn)
     code, out, error = await migrate(dsn)
     assert (code, out) == (1, "")

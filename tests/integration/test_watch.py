@@ -123,9 +123,9 @@ async def test_a_service_looks_by_itself(make_settings: MakeSettings) -> None:
 async def test_whether_the_database_can_be_used(make_settings: MakeSettings, dsn: str) -> None:
     async with open_client(make_settings()):
         await until(lambda: metric("comment_schema_usable") == 1)
-        execute(dsn, "DELETE FROM alembic_version")
+        execute(dsn, "DELETE FROM comment_monitor_version")
         await until(lambda: metric("comment_schema_usable") == 0)
-        execute(dsn, "INSERT INTO alembic_version VALUES ('008')")
+        execute(dsn, "INSERT INTO comment_monitor_version VALUES ('008')")
         await until(lambda: metric("comment_schema_usable") == 1)
 
 
@@ -161,7 +161,7 @@ async def test_a_release_whose_migration_has_not_run_works_and_says_so(
 
 
 async def test_a_migration_of_a_later_release_is_not_missing_one(make_settings: MakeSettings, dsn: str) -> None:
-    execute(dsn, "UPDATE alembic_version SET version_num = '999'")
+    execute(dsn, "UPDATE comment_monitor_version SET version_num = '999'")
     async with open_client(make_settings()) as client:
         await until(lambda: metric("comment_schema_at_head") == 1)
         assert (await client.get("/health")).json()["checks"]["schema"] == "999"
@@ -184,7 +184,7 @@ async def test_of_a_database_that_lost_its_tables_no_revision_is_told(make_setti
     async with open_client(make_settings()) as client:
         await until(lambda: metric("comment_schema_at_head") == 1)
         migrations.downgrade(dsn, "base")
-        execute(dsn, "DROP TABLE alembic_version")
+        execute(dsn, "DROP TABLE comment_monitor_version")
         await until(lambda: metric("comment_schema_at_head") == 0)
         checks = (await client.get("/health")).json()["checks"]
         assert checks["schema"] == "unknown"
@@ -196,7 +196,7 @@ async def test_a_table_that_is_closed_to_a_clock_alone_is_told_of(make_settings:
     user = f"user_of_{psycopg2.extensions.parse_dsn(dsn)['dbname']}"
     execute(dsn, f"CREATE ROLE {user} LOGIN PASSWORD 'secret'")
     try:
-        execute(dsn, f"GRANT SELECT ON alembic_version, installation, comments TO {user}")
+        execute(dsn, f"GRANT SELECT ON comment_monitor_version, installation, comments TO {user}")
         before = metric("comment_processing_errors_total", reason="upkeep")
         own = psycopg2.extensions.make_dsn(dsn, user=user, password="secret")  # noqa: S106
         async with open_client(make_settings(POSTGRES_DSN=own)):

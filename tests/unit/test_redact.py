@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -47,6 +48,31 @@ def test_secrets_and_addresses_are_taken_out(text: str, left: str) -> None:
 )  # fmt: skip
 def test_times_addresses_of_machines_ids_and_counts_stay(text: str) -> None:
     assert redacted(text) == text
+
+
+# What a pattern may begin with again and again, without an end that it would need.
+LONG = (
+    "a", "-", "a-", "_", "0", "+1", "+1 ", "0123 ", ".", "a.", "@", "a@", "a@b", "a@b.", "://", "://a:", "://a:@", ":",
+    "=", "/", " ", "\n", '"', "'", "password", "password ", "password=", 'password="', "password='", "secret: ",
+    "token\n", "pwd", "authorization", "authorization ", "authorization:\n", "bearer ", "bearer a", "basic", "(123) ",
+    "passwor", "api-",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", LONG)
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("password", ""), ("a@", "!"), ("://u:", " "), ("+49", "x")])
+def test_eight_times_as_long_a_line_takes_eight_times_as_long(part: str, before: str, after: str) -> None:
+    def took(length: int) -> float:
+        text = f"{before}{part * (length // len(part))}{after}"
+        times = []
+        for _ in range(3):
+            started = time.process_time()
+            redacted(text)
+            times.append(time.process_time() - started)
+        return min(times)
+
+    # Quadratic, it would be 64 times. (Below the second figure a clock says nothing.)
+    assert took(8_000) < 24 * max(took(1_000), 0.0005)
 
 
 def test_a_line_is_redacted_at_any_depth_whatever_is_in_it() -> None:

@@ -10,7 +10,7 @@ import rich.text
 
 from comment_monitor import config
 from comment_monitor.cli.settings import PORT
-from comment_monitor.dsn import connect_arguments
+from comment_monitor.dsn import read_dsn
 from comment_monitor.embedded.supervisor import Where, run
 from comment_monitor.redact import redacted
 
@@ -36,7 +36,7 @@ def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     """
     settings = config.load()
     if settings.postgres_dsn:
-        connect_arguments(settings.postgres_dsn)
+        read_dsn(settings.postgres_dsn)
     where = Where(host, port, metrics_port, data_dir.absolute())
     run(where, announce)
     click.echo("Stopped.")

@@ -14,6 +14,9 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError as UnknownRevisionError
 from sqlalchemy.pool import NullPool
 
+from comment_monitor.dsn import psycopg_arguments
+from comment_monitor.migrations.version_table import VERSION_TABLE, require_tables
+
 __all__ = ["UnknownRevisionError"]
 
 FOLDER: Final = Path(__file__).parent
@@ -58,8 +61,9 @@ def known_revisions() -> frozenset[str]:
 
 @contextmanager
 def _connection(dsn: str) -> Iterator[sqlalchemy.Connection]:
+    arguments = psycopg_arguments(dsn, application="comment-monitor migrate")
     engine = sqlalchemy.create_engine(
-        "postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn, connect_timeout=10), poolclass=NullPool
+        "postgresql+psycopg2://", creator=lambda: psycopg2.connect(**arguments), poolclass=NullPool
     )
     with engine.connect() as connection:
         yield connection
@@ -70,11 +74,13 @@ def upgrade(dsn: str, revision: str = "head") -> None:
 
     Raises:
         sqlalchemy.exc.OperationalError: the database can't be reached, or a lock was not to be had in time.
+        UnknownRevisionError: no such revision; or the one that is noted can't be that of the tables that are there.
     """
     with _connection(dsn) as connection:
         settings = config()
         settings.attributes["connection"] = connection
         command.upgrade(settings, revision)
+        require_tables(connection, _revision(connection))
 
 
 def downgrade(dsn: str, revision: str) -> None:
@@ -88,4 +94,8 @@ def downgrade(dsn: str, revision: str) -> None:
 def current(dsn: str) -> str | None:
     """The database's revision; None where no migration has run."""
     with _connection(dsn) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision(connection)
+
+
+def _revision(connection: sqlalchemy.Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()

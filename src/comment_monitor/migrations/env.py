@@ -3,6 +3,9 @@
 from alembic import context
 from sqlalchemy import text
 
+from comment_monitor.migrations import known_revisions
+from comment_monitor.migrations.version_table import VERSION_TABLE, adopt_legacy_table
+
 # Any constant serves; every migrator of this program uses this one.
 MIGRATION_LOCK = 0x636F6D6D656E74
 
@@ -17,7 +20,9 @@ connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK
 connection.execute(text("SET lock_timeout = '4s'"))
 connection.commit()
 try:
-    context.configure(connection=connection, transaction_per_migration=True)
+    with connection.begin():
+        adopt_legacy_table(connection, known_revisions())
+    context.configure(connection=connection, transaction_per_migration=True, version_table=VERSION_TABLE)
     with context.begin_transaction():
         context.run_migrations()
 finally:
