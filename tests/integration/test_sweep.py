@@ -13,7 +13,7 @@ from tests.support.messages import Wire, channel, messages, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
-from comment_monitor import store
+from comment_monitor import outbox as statements
 from comment_monitor.broker import QUEUE_NAME, make_celery
 from comment_monitor.config import Settings
 from comment_monitor.dedup import DedupCache
@@ -176,7 +176,7 @@ async def test_one_sweep_sends_all_that_is_overdue_the_longest_overdue_first(set
 async def test_rows_that_another_process_is_sending_are_not_waited_for(settings: Settings) -> None:
     overdue(settings, 5)
     async with opened(settings) as database, database.transaction() as conn:
-        taken = {row["id"] for row in await conn.fetch(store.SWEEP, 3, 600, 2)}
+        taken = {row["id"] for row in await conn.fetch(statements.SWEEP, 3, 600, 2)}
         await sweep(settings)
         sent = set(outbox_ids(settings.broker_url))
     assert (len(taken), len(sent)) == (3, 2)
