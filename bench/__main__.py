@@ -1,8 +1,8 @@
 """All claims, one after the other on the same servers: one table, and docs/performance.md with it.
 
-Some run only where they are named: `--only soak` takes ten minutes, `--only profile` says where the time goes within
-our processes, `--only loops` and `--only staging` hold what was tried beside what is there, `--only tracing` says what
-traces cost.
+Some run only where they are named: `--only soak` takes ten minutes, `--only overload` three and a half a round,
+`--only profile` says where the time goes within our processes, `--only loops` and `--only staging` hold what was tried
+beside what is there, `--only tracing` says what traces cost.
 """
 
 import click
@@ -18,6 +18,7 @@ from bench import (
     latency,
     loops,
     outbox,
+    overload,
     processors,
     profile,
     requests_of_25,
@@ -36,7 +37,7 @@ SCRIPTS = (
     start, requests_of_1000, requests_of_25, processors, duplicates, cache, latency, analysed, batch_size, footprint,
     ingest_file, growth, outbox,
 )  # fmt: skip
-NAMED_ONLY = (soak, profile, loops, staging, tracing)
+NAMED_ONLY = (soak, overload, profile, loops, staging, tracing)
 ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
 
 

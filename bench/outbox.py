@@ -9,7 +9,7 @@ from bench.harness.claim import MICROSECONDS, Row, Tools
 from bench.harness.comments import SOURCE, Columns, make_columns
 from bench.harness.run import alone
 from bench.harness.system import System
-from comment_monitor import store
+from comment_monitor import outbox, store
 from comment_monitor.analysis import Analysis, Failure, analyse_all
 from comment_monitor.db import Database, open_database
 from comment_monitor.model import Comment
@@ -105,7 +105,7 @@ async def _sweep(dsn: str) -> float:
         started = time.perf_counter()
         for _ in range(SWEEPS):
             async with database.transaction() as conn:
-                rows = await conn.fetch(store.SWEEP, SWEEP_BATCH, RESEND_AFTER, 2.0)
+                rows = await conn.fetch(outbox.SWEEP, SWEEP_BATCH, RESEND_AFTER, 2.0)
             if len(rows) != SWEEP_BATCH:
                 raise RuntimeError(f"{len(rows)} of {SWEEP_BATCH} rows were taken.")
         return (time.perf_counter() - started) / (SWEEPS * SWEEP_BATCH * BATCH) * 1e6

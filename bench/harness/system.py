@@ -129,10 +129,10 @@ class System:
             process.stop()
 
     @contextmanager
-    def working(self, **settings: str) -> Iterator[Process]:
-        """One worker process (and the parent that Celery gives it)."""
+    def working(self, *, program: Sequence[str] = PROGRAM, **settings: str) -> Iterator[Process]:
+        """One worker process (and the parent that Celery gives it). `program`: what Python is to run."""
         arguments = ("worker", "--concurrency", "1", "--metrics-port", "0")
-        process = Process(self.environment | settings, self._folder / "worker.log", *arguments)
+        process = Process(self.environment | settings, self._folder / "worker.log", *arguments, program=program)
         try:
             yield process
         finally:

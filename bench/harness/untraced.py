@@ -28,7 +28,8 @@ async def fetch(self: Connection, query: Query, *args: Any) -> Sequence[Any]:
 def send(self: publish.Publisher, waiting: Sequence[Any]) -> None:
     """Sends a task for each group of outbox ids."""
     assert self._link  # noqa: S101 - as the original
-    groups = [waiting[at : at + self._together] for at in range(0, len(waiting), self._together)]
+    together = self._together
+    groups = [waiting[at : at + together] for at in range(0, len(waiting), together)]
     messages = [
         Message([one.outbox_id for one in group], {one.outbox_id: one.origins for one in group if one.origins})
         for group in groups

@@ -39,8 +39,8 @@ def make_celery(settings: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=MESSAGES_HELD,
         worker_consumer="comment_monitor.deliveries:Consumer",
-        # The soft limit raises inside the analyser, which then fails that comment; the hard one is the last resort.
-        task_soft_time_limit=settings.processing_timeout,
+        # The last resort: a text has a limit of its own (analysis/time_limit.py), and a task ends before this one
+        # (attempt.py). A soft limit would strike whichever text, or statement, is under way.
         task_time_limit=settings.processing_timeout + 15,
         # Three messages a task, so only where somebody listens. Heartbeats come without it. `task-sent` never does:
         # the publisher's messages are Celery's by form only (link.py).

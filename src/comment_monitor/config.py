@@ -65,7 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_PROCESSING_TIMEOUT",
-            "Seconds from a batch's arrival to its commit; over it the request answers 503 and may be repeated.",
+            "Seconds from a batch's arrival to its commit; over it the request answers 503 and may be repeated. Also "
+            "the time limit of one comment's analysis.",
             ge=15,
             le=45,
         ),
@@ -194,7 +195,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_RESEND_AFTER",
-            "Seconds after which a batch not yet analysed is sent again (each time longer, with jitter).",
+            "Seconds after which a batch not yet analysed is sent again (each time longer, with jitter). The queue "
+            "before the workers holds work for half of this time at most.",
             ge=1,
             le=3600,
         ),

@@ -4,7 +4,8 @@ The slug is at once the `type` of the problem document, the `reason` label of th
 the log. RFC 9457 gives the document its shape.
 """
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Self
 
 
 class CommentMonitorError(Exception):
@@ -47,6 +48,10 @@ class Problem(CommentMonitorError):
         self.headers = headers or {}
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
         self.extra = extra or {}
+
+    def again(self) -> Self:
+        """The same problem for another caller: an instance that is raised twice keeps the tracebacks of both."""
+        return copy.copy(self)
 
 
 class NotJson(Problem):

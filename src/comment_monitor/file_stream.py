@@ -105,7 +105,7 @@ class _Start:
     def more(self, size: int) -> bytes:
         """The next bytes; what came before damage is given first."""
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)
         try:
             return self._read(size) or b""
         except DAMAGE as error:
@@ -131,7 +131,7 @@ class _Rewound(io.RawIOBase):
         if not data:
             data = self._start.more(len(buffer))
             if not data and self._start.failure is not None:
-                raise self._start.failure
+                raise self._start.failure.with_traceback(None)
         buffer[: len(data)] = data
         return len(data)
 

@@ -2,13 +2,15 @@
 
 A Celery strategy: it stands between the broker and Celery's own, which still makes the request, watches its time and
 acknowledges it. While every process is busy the messages that come are held; what is held when one is free goes to
-it together. A message that is alone goes alone, so nothing waits for company.
+it together. A message that is alone goes alone, so nothing waits for company. How much goes together depends on how
+long the tasks before took: where an analysis is slow, a task of many comments would reach its time limit.
 """
 
 import json
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from celery.worker.strategy import default
 
@@ -19,6 +21,9 @@ from comment_monitor.config import load
 logger = log.get(__name__)
 
 Handler = Callable[..., Any]
+
+# Seconds that a task should take at most.
+SECONDS_A_TASK: Final = 2.0
 
 
 class Held(NamedTuple):
@@ -45,13 +50,25 @@ class Gatherer:
         later: runs a function in the loop's next turn.
         places: tasks that may be on their way at once; messages that come meanwhile are held.
         together: batches in a task at the most, where one message alone does not have more.
+        clock: seconds, from whenever.
     """
 
-    def __init__(self, handle: Handler, later: Callable[[Callable[[], None]], object], *, places: int, together: int):
+    def __init__(
+        self,
+        handle: Handler,
+        later: Callable[[Callable[[], None]], object],
+        *,
+        places: int,
+        together: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._handle = handle
         self._later = later
         self._places = places
-        self._together = together
+        self._most = together
+        self._clock = clock
+        # Seconds that a batch of the last tasks took, with its wait for a process; None: not known yet.
+        self._pace: float | None = None
         self._held: list[Held] = []
         self._running = 0
 
@@ -71,16 +88,18 @@ class Gatherer:
             group, self._held = self._held[:number], self._held[number:]
             self._running += 1
             first = group[0]
+            batches, began = sum(len(one.batches) for one in group), self._clock()
             if len(group) > 1:
                 first.message.body = _joined(group)
                 ids = [one.message.headers.get("id") for one in group]
                 logger.debug("gathered", task_id=ids[0], task_ids=ids)
                 if found := origins.joined(one.message.headers.get(origins.HEADER) for one in group):
                     first.message.headers[origins.HEADER] = found
-            ack, reject = ([getattr(one, name) for one in group] for name in ("ack", "reject"))
-            self._handle(
-                first.message, first.body, partial(self._ended, ack), partial(self._ended, reject), first.callbacks
+            ack, reject = (
+                partial(self._ended, [getattr(one, name) for one in group], batches, began)
+                for name in ("ack", "reject")
             )
+            self._handle(first.message, first.body, ack, reject, first.callbacks)
 
     def _fitting(self) -> int:
         """How many of the messages held, at least one, go into a task."""
@@ -91,8 +110,17 @@ class Gatherer:
                 return number
         return len(self._held)
 
-    def _ended(self, answers: list[Handler], *args: Any, **more: Any) -> None:
+    @property
+    def _together(self) -> int:
+        """Batches in a task at most."""
+        if not self._pace:
+            return self._most
+        return max(1, min(self._most, int(SECONDS_A_TASK / self._pace)))
+
+    def _ended(self, answers: list[Handler], batches: int, began: float, *args: Any, **more: Any) -> None:
         """Each message gets the answer that the task got."""
+        pace = (self._clock() - began) / batches
+        self._pace = pace if self._pace is None else (self._pace + pace) / 2
         self._running -= 1
         for answer in answers:
             answer(*args, **more)

@@ -294,4 +294,4 @@ def _settle(batch: Batch, fates: list[Fate]) -> None:
 
 def _give_up(group: list[Batch], problem: errors.Problem) -> None:
     for batch in group:
-        batch.fail(problem)
+        batch.fail(problem.again())

@@ -40,7 +40,12 @@ class Publisher:
 
     def __init__(self, app: Celery | None, *, together: int = 1):
         self._link = Link(app) if app else None
+        self._most_together = together
         self._together = together
+        # Ids that may still be sent, as the last look at the outbox said; None: nobody has looked.
+        self._allowed: int | None = None
+        # Messages that no worker had taken at the last look at the broker.
+        self._messages_waiting = 0
         self._ids: queue.Queue[_Waiting | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
@@ -70,7 +75,18 @@ class Publisher:
         # Not the length of the queue: what the thread has taken out of it is on its way, and not yet in the depth.
         # Asked before the depth: what is settled meanwhile counts twice, and never not at all.
         unfinished = self._ids.unfinished_tasks
-        return max(0, QUEUE_LIMIT - unfinished - int(self._depth))
+        room = QUEUE_LIMIT - unfinished - int(self._depth)
+        return max(0, room if self._allowed is None else min(room, self._allowed))
+
+    @property
+    def messages_waiting(self) -> bool:
+        """Whether the broker holds messages that no worker has taken; False while the broker is away."""
+        return self._reached and self._breaker.closed and self._messages_waiting > 0
+
+    def bound(self, ids: int, *, together: int) -> None:
+        """Says how many more ids may be sent until this is said again, and how many a message may name."""
+        self._allowed = ids
+        self._together = max(1, min(together, self._most_together))
 
     def publish(self, outbox_ids: Sequence[int], origins: Origins | None = None) -> None:
         """Hands ids to the thread, with the requests behind them where they are known; never blocks."""
@@ -82,6 +98,8 @@ class Publisher:
             except queue.Full:
                 metrics.count_error("broker")
                 return
+            if self._allowed is not None:
+                self._allowed -= 1
 
     def close(self, timeout: float) -> None:
         """Sends what is in hand, for `timeout` seconds at the most."""
@@ -120,7 +138,7 @@ class Publisher:
         """
         ids = [self._ids.get(timeout=LOOK_EVERY)]
         with suppress(queue.Empty):
-            while ids[-1] is not None and len(ids) < self._together * MESSAGES_AT_ONCE:
+            while ids[-1] is not None and len(ids) < self._most_together * MESSAGES_AT_ONCE:
                 ids.append(self._ids.get_nowait())
         return ids
 
@@ -144,7 +162,8 @@ class Publisher:
         ids, messages = self._sent
         if messages:
             self._ids_a_message = ids / messages
-        self._depth = self._link.depth() * self._ids_a_message
+        self._messages_waiting = self._link.depth()
+        self._depth = self._messages_waiting * self._ids_a_message
         self._sent = (0, 0)
 
     def _leave(self) -> None:
@@ -158,7 +177,9 @@ class Publisher:
         with tracing.Several(SPAN, "PRODUCER", distinct(origins) if tracing.on() else ()) as spans:
             # The trace goes on from the sending.
             origins = {id_: [spans.inside.get(one, one) for one in members] for id_, members in origins.items()}
-            groups = [waiting[at : at + self._together] for at in range(0, len(waiting), self._together)]
+            # Once: it may be changed meanwhile.
+            together = self._together
+            groups = [waiting[at : at + together] for at in range(0, len(waiting), together)]
             messages = [
                 Message(ids, {id_: origins[id_] for id_ in ids if id_ in origins})
                 for group in groups

@@ -64,7 +64,7 @@ class Schema:
     def require(self) -> None:
         """Raises SchemaBehind or DatabaseUnavailable where work can't be done now."""
         if self.problem:
-            raise self.problem
+            raise self.problem.again()
 
     async def look(self, database: Database) -> None:
         """Finds out anew; never raises for a database that is away. A change is logged, but for the first look.

@@ -50,16 +50,6 @@ LOAD_BATCHES: Final = Query(
     """,
 )
 
-# Counts a start on a batch that was sent before: how a batch that kills its worker is told from one that was lost.
-COUNT_START: Final = Query(
-    "count_start", "UPDATE analysis_outbox SET starts = starts + 1 WHERE id = $1 RETURNING starts"
-)
-
-# One that came to its end, if to no good one.
-TAKE_BACK_START: Final = Query(
-    "take_back_start", "UPDATE analysis_outbox SET starts = greatest(starts - 1, 0) WHERE id = $1"
-)
-
 # Two workers that store the same text at once must see each other, or neither finds the repetition.
 LOCK_TEXTS: Final = Query(
     "lock_texts",
@@ -107,39 +97,6 @@ SAVE_RESULTS: Final = Query(
         WHERE comment_id IN (SELECT other FROM new) AND NOT labels @> '{repeated}'
     )
     SELECT ARRAY(SELECT id FROM ended), ARRAY(SELECT comment_id FROM saved)
-    """,
-)
-
-# Keeps in the outbox row only the comments that failed, for a later try in $3 seconds (with jitter, at most an hour).
-# This try came to its end, so it says nothing of a comment that ends its worker. Where another worker was faster ($4 is
-# not the row's count any more), the row is as that one left it.
-KEEP_FAILING: Final = Query(
-    "keep_failing",
-    """
-    UPDATE analysis_outbox SET comment_ids = $2, failures = failures + 1, starts = 0,
-        due_at = now() + make_interval(secs => least($3, 3600) * (0.75 + random() / 2))
-    WHERE id = $1 AND failures = $4 RETURNING id
-    """,
-)
-
-# Gives each comment of a row a row of its own, due now: one that kills its worker must not take others with it.
-SPLIT_BATCH: Final = Query(
-    "split_batch",
-    """
-    WITH old AS (DELETE FROM analysis_outbox WHERE id = $1 RETURNING comment_ids, created_at)
-    INSERT INTO analysis_outbox (comment_ids, created_at, due_at, resends)
-    SELECT ARRAY[one], created_at, now(), 1 FROM old, unnest(comment_ids) AS one
-    """,
-)
-
-# Takes due rows for sending, each due again after a longer time. Any process may run it at any time.
-SWEEP: Final = Query(
-    "sweep_outbox",
-    """
-    UPDATE analysis_outbox SET resends = resends + 1,
-        due_at = now() + make_interval(secs => least($2 * $3 ^ least(resends + 1, 20), 3600) * (0.75 + random() / 2))
-    WHERE id IN (SELECT id FROM analysis_outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-    RETURNING id, resends
     """,
 )
 
@@ -258,7 +215,8 @@ async def look_for(conn: Connection, comments: Sequence[Comment], *, before_009:
 class Loaded(NamedTuple):
     """A batch to analyse: (id, revision, text) of each comment that still exists, and its row's counters.
 
-    The text is empty where it is a notice that the comment is gone: nothing is to be read out of it.
+    The text is empty where it is a notice that the comment is gone: nothing is to be read out of it. `more`: these are
+    not all of the row's comments.
     """
 
     outbox_id: int
@@ -266,6 +224,7 @@ class Loaded(NamedTuple):
     starts: int
     resends: int
     failures: int
+    more: bool = False
 
 
 async def load_batches(conn: Connection, outbox_ids: Sequence[int]) -> list[Loaded]:

@@ -2,15 +2,17 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from comment_monitor import log, metrics, store, watch
+from comment_monitor import log, metrics, outbox, watch
+from comment_monitor.analysis_rate import AnalysisRate, Outstanding, bounds
 from comment_monitor.config import Settings
 from comment_monitor.db import AWAY, CLOSED, CONFLICT, NO_SCHEMA, Database
 from comment_monitor.dedup import DedupCache
-from comment_monitor.publish import Publisher
+from comment_monitor.publish import QUEUE_LIMIT, Publisher
 from comment_monitor.schema import SCHEMA_INTERVAL, Schema
 
 logger = log.get(__name__)
@@ -20,7 +22,11 @@ Step = Callable[[], Awaitable[None]]
 SWEEP_BATCH: Final = 500
 BACKLOG_INTERVAL: Final = 5.0
 CACHE_INTERVAL: Final = 2.0
-BURST_PAUSE: Final = 0.05
+QUEUE_INTERVAL: Final = 1.0
+# Seconds for which a sweep takes a look at the queue for a new one.
+QUEUE_FRESH: Final = 0.5
+# Rows that are due within so many seconds are put off, where they are: the time until the next look, and more.
+POSTPONE_AHEAD: Final = 5.0
 INDEX_INTERVAL: Final = 600.0
 
 
@@ -33,12 +39,15 @@ class Upkeep:
         self._schema = schema
         self._cache = cache
         self._publisher = publisher
+        self._rate = AnalysisRate()
+        self._queue_measured = 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Runs the clocks until the end of the block."""
         clocks: list[tuple[float, Step]] = [
             (self._settings.sweep_interval, self.sweep),
+            (QUEUE_INTERVAL, self.measure_queue),
             (BACKLOG_INTERVAL, self.measure_backlog),
             (SCHEMA_INTERVAL, self.look_at_schema),
             (CACHE_INTERVAL, self.look_at_cache),
@@ -91,13 +100,35 @@ class Upkeep:
         await _wait(stop, interval * random.random())  # noqa: S311 - no secret
         await self._every(interval, self.check_promises, stop)
 
+    async def measure_queue(self) -> None:
+        """Bounds the queue before the workers in time: what waits there longer would be sent again."""
+        async with self._database.connection() as conn:
+            [(rows, comments, inserted, updated, counted)] = await conn.fetch(outbox.OUTSTANDING, 2 * QUEUE_LIMIT)
+            now = Outstanding(rows, comments, inserted, updated)
+            self._queue_measured = time.monotonic()
+            if counted:
+                self._rate.observe(self._queue_measured, now)
+            found = bounds(
+                self._rate.per_second,
+                now,
+                resend_after=self._settings.resend_after,
+                batch_size=self._settings.batch_size,
+                most_rows=QUEUE_LIMIT,
+                waiting=self._publisher.messages_waiting,
+            )
+            self._publisher.bound(found.rows, together=found.rows_a_message)
+            if found.postpone is not None:
+                await conn.fetch(outbox.POSTPONE, POSTPONE_AHEAD, found.postpone)
+
     async def sweep(self) -> None:
         """Sends due outbox rows, the longest due first, while there is room for them at the broker."""
+        if time.monotonic() - self._queue_measured > QUEUE_FRESH:
+            await self.measure_queue()
         while room := self._publisher.room:
             limit = min(room, SWEEP_BATCH)
             async with self._database.transaction() as conn:
                 rows = await conn.fetch(
-                    store.SWEEP, limit, self._settings.resend_after, self._settings.backoff_multiplier
+                    outbox.SWEEP, limit, self._settings.resend_after, self._settings.backoff_multiplier
                 )
             self._publisher.publish([row["id"] for row in rows])
             metrics.OUTBOX_RESENT.inc(sum(row["resends"] > 0 for row in rows))

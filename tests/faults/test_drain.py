@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 
 import httpx
@@ -100,6 +101,19 @@ async def test_an_idle_process_ends_at_once_whoever_keeps_a_connection(system: S
         system.worker.ask_to_leave()
         assert await system.orchestrator.until_ended(AT_ONCE) == 0
         assert await system.worker.until_ended(AT_ONCE) == 0
+    system.has_no_complaints()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+async def test_a_ctrl_c_after_the_first_signal_ends_it_at_once(make_system: MakeSystem, first: signal.Signals) -> None:
+    system = make_system(COMMENT_DRAIN_DELAY=60)
+    await system.start(system.orchestrator)
+    assert (await system.post(comment(1))).status_code == 200
+    system.orchestrator.process.send_signal(first)
+    await until(lambda: '"leaving"' in system.orchestrator.output)
+    system.orchestrator.process.send_signal(signal.SIGINT)
+    assert await system.orchestrator.until_ended(AT_ONCE) == 128 + signal.SIGINT
+    assert stored(system.dsn) == ["1"]
     system.has_no_complaints()
 
 

@@ -5,9 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.conftest import until
+from tests.conftest import execute, until
 from tests.faults.conftest import MakeSystem
-from tests.support.killpoints import ORCHESTRATOR, WORKER
+from tests.support.database import outbox, results
+from tests.support.killpoints import ORCHESTRATOR, SLOW_WORKER, WORKER
 from tests.support.system import Sender, System, analysed, stored
 
 REQUESTS = 12
@@ -68,3 +69,28 @@ async def test_the_worker_is_killed(make_system: MakeSystem, tmp_path: Path, poi
 
     await all_is_well(system, sender)
     assert system.worker.process.poll() is None
+
+
+@pytest.mark.parametrize("who", ["self", "all"])
+@pytest.mark.parametrize("point", SLOW_WORKER)
+async def test_a_worker_of_a_slow_analysis_is_killed(
+    make_system: MakeSystem, tmp_path: Path, point: str, who: str
+) -> None:
+    """Between the statements that cut rows, give them back and count their starts; no comment is blamed for it."""
+    system = make_system(SLOW_SECONDS="0.7", COMMENT_RESEND_AFTER=5, COMMENT_MAX_RETRIES=0)
+    marker = tmp_path / "killed"
+    system.orchestrator.start()
+    await system.until_healthy()
+    await system.until_health("ok")
+    sender = Sender(system.url)
+    await sender.send(2)
+    # As if their messages were lost: they are sent again, in one.
+    execute(system.dsn, "UPDATE analysis_outbox SET resends = 1, due_at = now() + interval '3 s'")
+    system.worker.start((point, "1", who, str(marker)))
+    await until(marker.exists, seconds=90)
+    if who == "all":
+        assert system.worker.process.wait(60) == -signal.SIGKILL
+        system.worker.start()
+    await until(lambda: not outbox(system.dsn), seconds=120)
+    await all_is_well(system, sender)
+    assert {one.status for one in results(system.dsn).values()} == {"done"}

@@ -11,11 +11,13 @@ from stamina.instrumentation import RetryDetails
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import analyse_all, holding, names, outbox
 from tests.support.intake import PATH, fates, process, refused, several
-from tests.support.requests import body
+from tests.support.requests import body, comment, parsed
 from tests.support.triggers import LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, refuse, refuse_first, tries
 
 from comment_monitor.db import CONFLICT
+from comment_monitor.errors import DatabaseUnavailable
 from comment_monitor.retry import FIRST_WAIT, LONGEST_WAIT, with_retries
+from comment_monitor.runtime import open_runtime
 
 CONFLICTS = [SERIALIZATION_FAILURE, LOCK_NOT_AVAILABLE, "40P01"]
 
@@ -49,6 +51,19 @@ async def test_one_that_lasts_is_answered_503_after_as_many_retries_as_are_set(
     assert tries(dsn) == 1 + retries
     assert metric("comment_processing_errors_total", reason="database-unavailable") - before == 1
     assert names(dsn) == []
+
+
+async def test_requests_that_share_a_write_each_get_an_exception_of_their_own(
+    make_settings: MakeSettings, dsn: str
+) -> None:
+    """Of one that is raised in all of them, the traceback grows with each."""
+    await refuse_first(dsn, 1000, SERIALIZATION_FAILURE)
+    settings = make_settings(COMMENT_MAX_RETRIES=0, COMMENT_WRITERS=1)
+    async with open_runtime(settings, application="test") as runtime:
+        requests = [parsed(comment(number)) for number in range(20)]
+        found = await asyncio.gather(*map(runtime.pipeline.process, requests), return_exceptions=True)
+    assert {type(one) for one in found} == {DatabaseUnavailable}
+    assert len(set(map(id, found))) == 20
 
 
 async def test_what_no_repeat_can_mend_is_not_tried_again(make_settings: MakeSettings, dsn: str) -> None:

@@ -1,6 +1,7 @@
 """The sweep: what was not analysed in time is sent again, by whichever process, while there is a broker to send to."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -8,12 +9,13 @@ from contextlib import asynccontextmanager
 import amqp
 import pytest
 from tests.conftest import MakeSettings, execute, metric, open_client, until
-from tests.support.database import holding, opened, outbox, take_in
+from tests.support.database import holding, opened, outbox, stored_comments, take_in
 from tests.support.messages import Wire, channel, messages, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
-from comment_monitor import store
+from comment_monitor import outbox as statements
+from comment_monitor.analysis_rate import LEAST_ROWS, ROWS_AT_FIRST
 from comment_monitor.broker import QUEUE_NAME, make_celery
 from comment_monitor.config import Settings
 from comment_monitor.dedup import DedupCache
@@ -176,7 +178,7 @@ async def test_one_sweep_sends_all_that_is_overdue_the_longest_overdue_first(set
 async def test_rows_that_another_process_is_sending_are_not_waited_for(settings: Settings) -> None:
     overdue(settings, 5)
     async with opened(settings) as database, database.transaction() as conn:
-        taken = {row["id"] for row in await conn.fetch(store.SWEEP, 3, 600, 2)}
+        taken = {row["id"] for row in await conn.fetch(statements.SWEEP, 3, 600, 2)}
         await sweep(settings)
         sent = set(outbox_ids(settings.broker_url))
     assert (len(taken), len(sent)) == (3, 2)
@@ -238,6 +240,101 @@ async def test_after_an_outage_of_the_broker_what_waited_is_sent_at_once(
         wire.open = True
         # The few that a try was made with may wait.
         await until(lambda: swept(lambda: len(found) > 190))
+
+
+def sent_rows(settings: Settings, amount: int, *, due_in: float) -> None:
+    """Outbox rows of 25 comments whose message was sent."""
+    rows = (
+        f"SELECT array_agg(n), now() + make_interval(secs => {due_in}) "  # noqa: S608 - numbers
+        f"FROM generate_series(1, 25 * {amount}) AS n GROUP BY (n - 1) / 25"
+    )
+    execute(settings.postgres_dsn, f"INSERT INTO analysis_outbox (comment_ids, due_at) {rows}")
+
+
+def count(settings: Settings, condition: str) -> int:
+    ((found,),) = execute(settings.postgres_dsn, f"SELECT count(*) FROM analysis_outbox WHERE {condition}")  # noqa: S608
+    return int(found)
+
+
+async def measured(one: Upkeep, condition: Callable[[float | None], bool]) -> None:
+    """Looks at the queue until the rate is as it should be."""
+
+    async def look() -> bool:
+        await one.measure_queue()
+        return condition(one._rate.per_second)
+
+    await until(look)
+
+
+async def test_what_is_outstanding_for_all_processes_bounds_what_is_sent(
+    settings: Settings, make_settings: MakeSettings
+) -> None:
+    """The rest waits in the outbox, also where the broker would have room for it."""
+    sent_rows(settings, ROWS_AT_FIRST - 5, due_in=600)
+    overdue(settings, 20)
+    async with upkeep(settings) as (one, publisher):
+        await one.sweep()
+        assert publisher.room == 0
+    assert len(outbox_ids(settings.broker_url)) == 5
+    async with open_runtime(make_settings(CELERY_BROKER_URL=settings.broker_url), application="test") as runtime:
+        await until(lambda: runtime.publisher.state == "ok")
+        await runtime.upkeep.measure_queue()
+        assert (await runtime.pipeline.process(parsed(comment(1)))).stored == 1
+    assert outbox(settings.postgres_dsn)[-1].resends == -1
+    assert outbox_ids(settings.broker_url) == []
+
+
+async def test_without_any_worker_what_waits_at_the_broker_is_not_sent_again(
+    settings: Settings, make_settings: MakeSettings
+) -> None:
+    prompt = make_settings(CELERY_BROKER_URL=settings.broker_url, COMMENT_RESEND_AFTER=4)
+    fill(settings.broker_url, 100)
+    sent_rows(settings, 300, due_in=4)
+    async with upkeep(prompt) as (one, publisher):
+        await measured(one, lambda rate: rate == 0)
+        assert publisher.room == 0
+        begun = time.monotonic()
+
+        async def swept() -> bool:
+            await one.measure_queue()
+            await one.sweep()
+            return time.monotonic() - begun > 8
+
+        await until(swept)
+    assert count(settings, "resends = 0 AND due_at > now()") == 300
+    assert len(messages(settings.broker_url)) == 100
+
+
+async def test_what_the_broker_lost_is_sent_again_after_its_time(
+    settings: Settings, make_settings: MakeSettings
+) -> None:
+    """Its queue is empty, so none of it waits there."""
+    prompt = make_settings(CELERY_BROKER_URL=settings.broker_url, COMMENT_RESEND_AFTER=4)
+    sent_rows(settings, 80, due_in=4)
+    found: set[int] = set()
+    async with upkeep(prompt) as (one, _):
+
+        async def swept() -> bool:
+            await one.sweep()
+            found.update(outbox_ids(settings.broker_url))
+            return len(found) == 80
+
+        await until(swept)
+
+
+async def test_the_rate_is_that_of_all_workers_and_known_to_every_process(
+    settings: Settings, make_settings: MakeSettings
+) -> None:
+    """By what PostgreSQL counts: neither Redis nor a process that has sent or analysed anything is needed."""
+    sent_rows(settings, 10, due_in=600)
+    async with upkeep(settings) as (one, publisher), upkeep(settings) as (other, _):
+        await measured(one, lambda rate: rate == 0)
+        await measured(other, lambda rate: rate == 0)
+        assert publisher.room == LEAST_ROWS - 10
+        stored_comments(settings.postgres_dsn, 5_000)
+        await measured(one, lambda rate: (rate or 0) > 50)
+        await measured(other, lambda rate: (rate or 0) > 50)
+        assert publisher.room > LEAST_ROWS
 
 
 async def test_a_running_process_sweeps_by_itself(settings: Settings, make_settings: MakeSettings) -> None:

@@ -110,6 +110,15 @@ def test_ctrl_c_before_it_is_up_stops_it_as_well(make_up: MakeUp) -> None:
     assert up.is_gone()
 
 
+def test_ctrl_c_waits_for_the_api_as_long_as_its_drain_delay_says(make_up: MakeUp) -> None:
+    up = make_up(COMMENT_DRAIN_DELAY="22").start().wait_until_up()
+    up.ctrl_c()
+    assert up.process.wait() == 0
+    assert '"draining"' in up.output()
+    assert up.output().endswith("Stopped.\n")
+    assert up.is_gone()
+
+
 def test_a_second_ctrl_c_does_not_wait_for_what_is_unfinished(make_up: MakeUp) -> None:
     up = make_up(COMMENT_DRAIN_DELAY="10").start().wait_until_up()
     up.ctrl_c()

@@ -2,9 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+import msgspec
+import psycopg2.extensions
 import pytest
-from tests.conftest import MakeSettings, execute, until
+import uvloop
+from tests.conftest import MakeSettings, execute, metric, until
 from tests.integration.test_worker import BAD, Taste, taste  # noqa: F401 - a fixture
 from tests.support.database import (
     blocked,
@@ -16,13 +22,17 @@ from tests.support.database import (
     terminate_blocked,
 )
 from tests.support.locks import locked
+from tests.support.messages import Wire
 from tests.support.requests import comment
 
 from comment_monitor import analysis
 from comment_monitor.analysis import Finding
+from comment_monitor.analysis.text import Text
 from comment_monitor.broker import make_celery
 from comment_monitor.config import Settings
 from comment_monitor.worker import open_worker
+
+STARTS: Final = "SELECT starts FROM analysis_outbox ORDER BY id"
 
 
 @pytest.fixture
@@ -72,11 +82,16 @@ async def test_rows_whose_comments_were_removed_are_ended_too(settings: Settings
     assert len(results(settings.postgres_dsn)) == 6
 
 
-async def test_a_row_that_was_sent_before_goes_its_own_way(settings: Settings) -> None:
+def statements(name: str) -> float:
+    """How often this statement was sent."""
+    return metric("comment_db_query_duration_seconds_count", query=name)
+
+
+async def test_a_row_that_was_begun_before_goes_its_own_way(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(10)))
     first = outbox(settings.postgres_dsn)[0].id
-    # So often begun that it has to be taken apart.
-    execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET resends = 1, starts = 9 WHERE id = {first}")  # noqa: S608
+    # So often begun that it has to be split.
+    execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET starts = 9 WHERE id = {first}")  # noqa: S608
     await analyse_together(settings)
     assert len(results(settings.postgres_dsn)) == 5
     assert [len(row.comments) for row in outbox(settings.postgres_dsn)] == [1] * 5
@@ -104,21 +119,189 @@ async def test_a_connection_that_is_cut_costs_time_only(settings: Settings) -> N
     assert outbox(settings.postgres_dsn) == []
 
 
-async def test_an_analysis_that_takes_all_of_the_time_is_stored(
+async def test_rows_that_were_sent_again_stay_in_their_group_and_count_their_start_in_one_statement(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is done; thrown away it would be begun again, for ever."""
+    """They waited, most likely: one by one they would take several times as long, and the queue would grow."""
+    seen: set[tuple[int, ...]] = set()
 
-    def slow(_text: object, _found: object) -> dict[str, object]:
-        time.sleep(1)
+    def look(_text: object, _found: object) -> dict[str, object]:
+        seen.add(tuple(starts for (starts,) in execute(settings.postgres_dsn, STARTS)))
         return {}
 
-    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("slow", slow)))
-    await take_in(settings, comment(1))
-    async with open_worker(settings) as worker:
-        deadline = asyncio.get_running_loop().time() + 0.5
-        await worker.analyse_batch(outbox(settings.postgres_dsn)[0].id, redelivered=True, deadline=deadline)
+    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("look", look)))
+    await take_in(settings, *map(comment, range(60)))
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = 2 WHERE id % 2 = 0")
+    before = {name: statements(name) for name in ("count_starts", "save_results")}
+    await analyse_together(settings)
+    assert len(results(settings.postgres_dsn)) == 60
+    assert outbox(settings.postgres_dsn) == []
+    assert statements("count_starts") - before["count_starts"] == 1
+    assert statements("save_results") - before["save_results"] <= 3
+    # While the first comment is analysed, the count is committed.
+    assert (1, 0) * 6 in seen or (0, 1) * 6 in seen
+
+
+async def test_a_group_that_the_database_ends_takes_back_what_it_counted(settings: Settings) -> None:
+    await take_in(settings, *map(comment, range(20)))
+    execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = 1")
+    with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '12' FOR UPDATE"):
+        task = asyncio.create_task(analyse_together(settings))
+        await until(lambda: blocked(settings.postgres_dsn))
+        assert {one for (one,) in execute(settings.postgres_dsn, STARTS)} == {1}
+        task.cancel()
+        await asyncio.wait([task])
+    # Cancelled it is as if killed: the count stays, and so the next worker takes each by itself.
+    assert {one for (one,) in execute(settings.postgres_dsn, STARTS)} == {1}
+    await analyse_together(settings)
+    assert len(results(settings.postgres_dsn)) == 20
+
+
+async def test_a_start_whose_answer_was_lost_is_counted_once(
+    make_settings: MakeSettings, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement was committed, the connection ended before its answer came, and it runs again."""
+    ((port,),) = execute(dsn, "SHOW port")
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    wire = Wire(f"postgresql://127.0.0.1:{port}/", path=f"{parts['host']}/.s.PGSQL.{port}")
+    through = psycopg2.extensions.make_dsn(**{**parts, "host": "127.0.0.1", "port": urlsplit(wire.url).port})
+    await take_in(make_settings(), *map(comment, range(3)))
+    (row,) = outbox(dsn)
+    seen: set[int] = set()
+
+    def look(_text: object, _found: object) -> dict[str, object]:
+        seen.update(starts for (starts,) in execute(dsn, STARTS))
+        return {}
+
+    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("look", look)))
+    tries = statements("count_starts")
+    try:
+        async with open_worker(make_settings(POSTGRES_DSN=through)) as worker:
+            with holding(dsn, "SELECT FROM analysis_outbox FOR UPDATE") as holder:
+                task = asyncio.create_task(worker.analyse_batch(row.id, redelivered=True))
+                await until(lambda: blocked(dsn))
+                wire.answers = False
+                holder.commit()
+            await until(lambda: execute(dsn, STARTS) == [(1,)])
+            wire.cut()
+            wire.answers = wire.open = True
+            await task
+    finally:
+        wire.close()
+    assert statements("count_starts") - tries == 2
+    assert seen == {1}
+    assert {one.status for one in results(dsn).values()} == {"done"}
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """One more finding; it takes so many seconds for a text as is said here, else none."""
+    seconds: dict[str, float] = {}
+
+    def find(text: Text, _: object) -> dict[str, object]:
+        time.sleep(seconds.get(text.typed, 0))
+        return {}
+
+    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("slow", find)))
+    return seconds
+
+
+def text_of(number: int) -> str:
+    return f"This is the text of number {number}"
+
+
+async def take_in_texts(settings: Settings, amount: int) -> None:
+    await take_in(settings, *(comment(number, text_of(number)) for number in range(amount)))
+
+
+def in_uvloop(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """As a worker does: this loop's time stands still while a text is analysed."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(act())
+
+
+def test_what_was_analysed_in_all_of_the_time_is_stored(settings: Settings, slow: dict[str, float]) -> None:
+    """It is done; thrown away it would be begun again, for ever. The text that was cut off did nothing wrong."""
+    asyncio.run(take_in_texts(settings, 3))
+    slow |= {text_of(0): 0.6, text_of(1): 60}
+
+    async def act() -> None:
+        async with open_worker(settings) as worker:
+            attempt = worker.attempt(redelivered=True)
+            attempt.ends = time.monotonic() + 1.2
+            attempt.limit = attempt.limit._replace(until=attempt.ends)
+            await worker.analyse_batch(outbox(settings.postgres_dsn)[0].id, redelivered=True, attempt=attempt)
+            await worker._give_back(attempt)
+
+    in_uvloop(act)
+    assert {name: one.status for name, one in results(settings.postgres_dsn).items()} == {"0": "done"}
+    (row,) = outbox(settings.postgres_dsn)
+    assert (row.comments, row.failures, row.resends, row.due_in <= 0) == (["1", "2"], 0, -1, True)
+    assert execute(settings.postgres_dsn, STARTS) == [(0,)]
+
+
+@pytest.mark.parametrize("resends", [0, 3])
+async def test_what_a_group_has_no_time_for_is_given_back_at_once(
+    settings: Settings, slow: dict[str, float], resends: int
+) -> None:
+    """Results are stored as they come; rows are cut where the time was not enough, and nothing is done twice."""
+    await take_in_texts(settings, 10)
+    execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET resends = {resends}")  # noqa: S608
+    slow |= {text_of(number): 1.5 for number in range(10)}
+    sizes = []
+    while outbox(settings.postgres_dsn):
+        await analyse_together(settings)
+        sizes.append(len(results(settings.postgres_dsn)))
+        assert {row.resends for row in outbox(settings.postgres_dsn)} <= {-1}
+        assert {one for (one,) in execute(settings.postgres_dsn, STARTS)} <= {0}
+        assert await broken_promises(settings) == []
+    # Three in the four seconds that a group has.
+    assert sizes == [3, 6, 9, 10]
     assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
+
+
+async def test_a_text_that_takes_too_long_fails_and_those_before_and_behind_it_do_not(
+    settings: Settings, slow: dict[str, float]
+) -> None:
+    short = msgspec.structs.replace(settings, processing_timeout=6, max_retries=1)
+    await take_in_texts(settings, 15)
+    slow[text_of(6)] = 60
+    await analyse_together(short)
+    by_size = sorted(outbox(settings.postgres_dsn), key=lambda row: row.failures)
+    assert [(row.failures, row.comments) for row in by_size] == [(0, ["7", "8", "9"]), (1, ["6"])]
+
+
+async def test_a_comment_in_two_rows_of_which_the_second_is_cut_costs_no_other_its_analysis(
+    settings: Settings, slow: dict[str, float]
+) -> None:
+    await take_in_texts(settings, 3)
+    await take_in(settings, comment("a", "This one is slow, and comes before the edit"), comment(1, "an edit of it"))
+    execute(
+        settings.postgres_dsn,
+        "UPDATE analysis_outbox SET comment_ids = (SELECT array_agg(id ORDER BY id) FROM "
+        "comments WHERE comment_id IN ('a', '0', '1')) WHERE id = (SELECT max(id) FROM analysis_outbox)",
+    )
+    slow |= {text_of(2): 5, "This one is slow, and comes before the edit": 5}
+    while outbox(settings.postgres_dsn):
+        await analyse_together(settings)
+    assert {name: one.status for name, one in results(settings.postgres_dsn).items()} == dict.fromkeys("a012", "done")
+
+
+async def test_two_workers_that_cut_one_row_lose_none_of_its_comments(
+    settings: Settings, slow: dict[str, float]
+) -> None:
+    await take_in_texts(settings, 5)
+    slow |= {text_of(number): 1.1 for number in range(5)}
+    (row,) = outbox(settings.postgres_dsn)
+    async with open_worker(settings) as one, open_worker(settings) as other:
+        with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '0' FOR UPDATE"):
+            tasks = [asyncio.create_task(worker.analyse_batch(row.id, redelivered=False)) for worker in (one, other)]
+            await until(lambda: blocked(settings.postgres_dsn) == 2)
+        await asyncio.gather(*tasks)
+    while outbox(settings.postgres_dsn):
+        await analyse_together(settings)
+    assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
+    assert len(results(settings.postgres_dsn)) == 5
 
 
 @pytest.mark.parametrize("redelivered", [False, True])

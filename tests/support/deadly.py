@@ -2,7 +2,8 @@
 
     python -m tests.support.deadly <arguments of comment-monitor>
 
-A text with one of the words below in it ends the process that analyses it, or keeps it for ever.
+A text with one of the words below in it ends the process that analyses it, or keeps it for ever. Variables: each text
+takes SLOW_SECONDS; a task's hard time limit is HARD_SECONDS.
 """
 
 import os
@@ -11,20 +12,34 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from comment_monitor import analysis
+from celery import Celery
+
+from comment_monitor import analysis, broker
 from comment_monitor.analysis import Finding
 from comment_monitor.analysis.text import Text
 from comment_monitor.cli import main
+from comment_monitor.config import Settings
 
 EXIT: Final = "DEADLY-EXIT"
 KILL: Final = "DEADLY-KILL"
 HANG: Final = "DEADLY-HANG"
+DEAF: Final = "DEADLY-DEAF"
+
+
+def be_deaf() -> None:
+    """Hangs as native code does: nothing that is raised gets through."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    time.sleep(3600)
+
 
 DEEDS: Final[dict[str, Callable[[], object]]] = {
     EXIT: lambda: os._exit(3),
     KILL: lambda: os.kill(os.getpid(), signal.SIGKILL),
     HANG: lambda: time.sleep(3600),
+    DEAF: be_deaf,
 }
+SLOW_SECONDS: Final = float(os.environ.get("SLOW_SECONDS", "0"))
+HARD_SECONDS: Final = os.environ.get("HARD_SECONDS")
 
 
 def find(text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,9 +47,30 @@ def find(text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
     for word, deed in DEEDS.items():
         if word in text.typed:
             deed()
+    if SLOW_SECONDS:
+        time.sleep(SLOW_SECONDS)
     return {}
 
 
-if __name__ == "__main__":
+def add_finding() -> None:
+    """Makes it one of the program's findings."""
     analysis.FINDINGS = (*analysis.FINDINGS, Finding("deadly", find))  # type: ignore[misc, assignment]
+
+
+def shorten_tasks(seconds: float) -> None:
+    """Lowers the hard time limit of tasks."""
+    make = broker.make_celery
+
+    def make_celery(settings: Settings) -> Celery:
+        app = make(settings)
+        app.conf.task_time_limit = seconds
+        return app
+
+    broker.make_celery = make_celery
+
+
+if __name__ == "__main__":
+    add_finding()
+    if HARD_SECONDS:
+        shorten_tasks(float(HARD_SECONDS))
     main()

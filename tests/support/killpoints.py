@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from comment_monitor import pipeline, publish, store, worker
 from comment_monitor.cli import main
+from tests.support.deadly import SLOW_SECONDS, add_finding
 
 
 class Point(NamedTuple):
@@ -40,7 +41,16 @@ WORKER: Final = {
     "after the batch is loaded": Point(store, "load_batches", after=True),
     "before the result is written": Point(store, "save_results", after=False),
     "before the result's commit": Point(store, "save_results", after=True),
-    "after the result's commit": Point(worker.Worker, "_save_part", after=True),
+    "after the result's commit": Point(worker.Worker, "_save", after=True),
+}
+# Where rows were sent before, and an analysis is slow.
+SLOW_WORKER: Final = {
+    "before a group's starts are counted": Point(worker.Worker, "_count_starts", after=False),
+    "after a group's starts are counted": Point(worker.Worker, "_count_starts", after=True),
+    "before a row is shrunk": Point(worker.Worker, "_keep_row", after=False),
+    "before the commit of a shrunk row": Point(worker.Worker, "_keep_row", after=True),
+    "before rows are given back": Point(worker.Worker, "_give_back", after=False),
+    "after rows are given back": Point(worker.Worker, "_give_back", after=True),
 }
 
 
@@ -92,6 +102,8 @@ def wrap(point: Point, kill: Killer) -> None:
 
 if __name__ == "__main__":
     name, passing, who, marker, *arguments = sys.argv[1:]
-    wrap({**ORCHESTRATOR, **WORKER}[name], Killer(int(passing), Path(marker), everything=who == "all"))
+    if SLOW_SECONDS:
+        add_finding()
+    wrap({**ORCHESTRATOR, **WORKER, **SLOW_WORKER}[name], Killer(int(passing), Path(marker), everything=who == "all"))
     sys.argv = ["comment-monitor", *arguments]
     main()

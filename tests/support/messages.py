@@ -58,10 +58,14 @@ def outbox_ids(url: str) -> list[int]:
 
 
 class Wire:
-    """A TCP connection's way to a server: it carries, or keeps the server's answers to itself, or leads nowhere."""
+    """A TCP connection's way to a server: it carries, or keeps the server's answers to itself, or leads nowhere.
 
-    def __init__(self, url: str):
+    `path`: the server's socket, where it listens on none of TCP.
+    """
+
+    def __init__(self, url: str, *, path: str | None = None):
         self._target = urlsplit(url)
+        self._path = path
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = url.replace(f":{self._target.port}/", f":{self._listener.getsockname()[1]}/")
         self.answers = True
@@ -76,10 +80,17 @@ class Wire:
                 if not self.open:
                     near.close()
                     continue
-                far = socket.create_connection((self._target.hostname, self._target.port))
+                far = self._connect()
                 self._sockets += [near, far]
                 threading.Thread(target=self._carry, args=(near, far, False), daemon=True).start()
                 threading.Thread(target=self._carry, args=(far, near, True), daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        if self._path is None:
+            return socket.create_connection((self._target.hostname, self._target.port))
+        far = socket.socket(socket.AF_UNIX)
+        far.connect(self._path)
+        return far
 
     def _carry(self, here: socket.socket, there: socket.socket, answering: bool) -> None:
         with suppress(OSError):

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from typing import Final
 
-from comment_monitor import retention, schema, store, watch
+from comment_monitor import outbox, retention, schema, watch
 from comment_monitor.embedded.postgres import EmbeddedPostgres
 from tests.conftest import execute
 
@@ -19,7 +19,14 @@ GIVEN_BACK: Final = "pg_advisory_unlock_all"
 ASKED_ONCE: Final = ("typeinfo_tree", "set_config('jit'")
 CLOCKS: Final = [
     " ".join(one.sql.split())
-    for one in (schema.REVISION, schema.NAMESPACE, store.SWEEP, watch.WAITING, retention.RECENT_INDEXES)
+    for one in (
+        schema.REVISION,
+        schema.NAMESPACE,
+        outbox.OUTSTANDING,
+        outbox.SWEEP,
+        watch.WAITING,
+        retention.RECENT_INDEXES,
+    )
 ]
 
 

@@ -1,6 +1,7 @@
 """Every error and every reason is declared once, and used."""
 
 import re
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,8 @@ import pytest
 
 import comment_monitor
 from comment_monitor import errors, metrics
-from comment_monitor.errors import CommentMonitorError, Problem
+from comment_monitor.errors import CommentMonitorError, DatabaseUnavailable, Problem
+from comment_monitor.schema import Schema
 
 SOURCE: Final = {
     path: path.read_text() for path in Path(comment_monitor.__file__).parent.rglob("*.py") if path.name != "errors.py"
@@ -61,3 +63,27 @@ def test_the_slug_of_every_problem_of_processing_is_a_declared_reason() -> None:
 def test_a_reason_that_is_not_declared_can_not_be_counted() -> None:
     with pytest.raises(KeyError):
         metrics.count_error("another")
+
+
+def test_a_problem_for_another_caller_says_the_same_and_knows_nothing_of_the_first() -> None:
+    problem = DatabaseUnavailable("It does not answer.", retry_after=7, extra={"a": 1}, headers={"b": "2"})
+    with pytest.raises(DatabaseUnavailable):
+        raise problem
+    other = problem.again()
+    assert other is not problem
+    assert (other.detail, other.retry_after, other.extra, other.headers) == (problem.detail, 7, {"a": 1}, {"b": "2"})
+    assert str(other) == str(problem)
+    assert problem.__traceback__ is not None
+    assert other.__traceback__ is None
+
+
+def test_a_state_that_lasts_is_told_each_caller_by_an_exception_of_its_own() -> None:
+    """One instance, raised with every request of an outage, would hold the frames of all of them."""
+    schema = Schema()
+    found = []
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable) as raised:
+            schema.require()
+        found.append(raised.value)
+    assert len(set(map(id, found))) == 3
+    assert {len(list(traceback.walk_tb(one.__traceback__))) for one in found} == {2}

@@ -19,7 +19,10 @@ class Worker:
         self.turns: deque[Callable[[], None]] = deque()
         self.tasks: list[tuple[list[int], Any, Any]] = []
         self.answers: list[tuple[str, int, tuple[object, ...], dict[str, object]]] = []
-        self.gatherer = Gatherer(self.handle, self.turns.append, places=places, together=together)
+        self.now = 0.0
+        self.gatherer = Gatherer(
+            self.handle, self.turns.append, places=places, together=together, clock=lambda: self.now
+        )
 
     def handle(self, message: Message, _body: None, ack: Any, reject: Any, _callbacks: None) -> None:
         self.tasks.append((json.loads(message.body or "")[0], ack, reject))
@@ -100,3 +103,36 @@ def test_one_that_comes_again_goes_alone_and_at_once() -> None:
     assert worker.answers == [("ack", 2, ("log", ()), {})]
     worker.turn()
     assert [ids for ids, _, _ in worker.tasks] == [[2], [1]]
+
+
+def test_where_tasks_take_long_fewer_batches_go_together() -> None:
+    worker = Worker(together=50)
+    for number in range(500):
+        worker.receive(number)
+    sizes = []
+    for _ in range(30):
+        worker.turn()
+        ids, ack, _ = worker.tasks[-1]
+        sizes.append(len(ids))
+        # As with an analysis of 0.28 seconds a comment, ten in a batch.
+        worker.now += 2.8 * len(ids)
+        ack("log", ())
+    assert sizes[0] == 50
+    assert set(sizes[1:]) == {1}
+
+
+def test_a_task_that_was_held_up_once_does_not_keep_the_others_small() -> None:
+    worker = Worker(together=50)
+    for number in range(3000):
+        worker.receive(number)
+    sizes = []
+    for task in range(40):
+        worker.turn()
+        ids, ack, _ = worker.tasks[-1]
+        sizes.append(len(ids))
+        # The database was locked for a while.
+        worker.now += 35 if task == 10 else 0.002 * len(ids)
+        ack("log", ())
+    assert sizes[:11] == [50] * 11
+    assert sizes[11] < 10
+    assert sizes[20:] == [50] * 20

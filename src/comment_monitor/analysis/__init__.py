@@ -3,8 +3,9 @@
 It grows by one file and one line in FINDINGS.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +13,7 @@ import msgspec
 
 from comment_monitor.analysis import language, normal, rules, sentiment
 from comment_monitor.analysis.text import Text, read
+from comment_monitor.analysis.time_limit import TextTimeout, TimeLimit, bounded
 
 RULES_VERSION: Final = "2"
 # Stored with every result: it names the rules and libraries whose upgrade may change the result.
@@ -67,26 +69,51 @@ FINDINGS: Final = (
 )
 
 
+NO_LIMIT: Final = TimeLimit(math.inf)
+
+
 def analyse(text: str) -> Analysis | Failure:
     """Walks all findings. An error inside one makes the result a Failure; it never leaves this function."""
     return next(analyse_all([text]))
 
 
-def analyse_all(texts: Sequence[str]) -> Iterator[Analysis | Failure]:
-    """The same for each of several texts, in their order; the caller may do something else in between."""
+def analyse_all(texts: Sequence[str], limit: TimeLimit = NO_LIMIT) -> Iterator[Analysis | Failure]:
+    """The same for each of several texts, in their order; the caller may do something else in between.
+
+    A text that takes longer than `limit.seconds` is a Failure. The results end early at `limit.until`: a text that was
+    cut off then, without having had its time, has no result, nor have those behind it.
+    """
     read_texts = [_read(text) for text in texts]
-    readable = [one for one in read_texts if isinstance(one, Text)]
-    together: dict[str, Iterator[Found]] = {}
-    for finding in FINDINGS:
-        if finding.find_all and len(readable) > 1:
-            # A finding that fails with all texts is called with each, to find the text at fault.
-            with suppress(Exception):
-                together[finding.name] = iter(finding.find_all(readable))
+    together = _find_together([one for one in read_texts if isinstance(one, Text)], limit)
     for text in read_texts:
         if isinstance(text, Failure):
             yield text
-        else:
-            yield _analyse(text, {name: next(results) for name, results in together.items()})
+            continue
+        seconds = limit.left
+        if seconds <= 0:
+            return
+        known = {name: next(results) for name, results in together.items()}
+        try:
+            result = bounded(seconds, partial(_analyse, text, known))
+        except TextTimeout as timeout:
+            if seconds < limit.seconds:
+                return
+            result = Failure(reason=f"{timeout.finding}: TextTimeout: no result within {limit.seconds:g} s")
+        yield result
+
+
+def _find_together(texts: Sequence[Text], limit: TimeLimit) -> dict[str, Iterator[Found]]:
+    """The results of findings that take several texts at once, by their names."""
+    together: dict[str, Iterator[Found]] = {}
+    for finding in FINDINGS:
+        seconds = min(limit.together, limit.left)
+        if finding.find_all is None or len(texts) < 2 or seconds <= 0:  # noqa: PLR2004
+            continue
+        try:
+            together[finding.name] = iter(bounded(seconds, partial(finding.find_all, texts)))
+        except (Exception, TextTimeout):  # noqa: BLE001, S112 - asked about each text, it shows which one is at fault
+            continue
+    return together
 
 
 def _read(text: str) -> Text | Failure:
@@ -102,6 +129,9 @@ def _analyse(text: Text, known: Mapping[str, Found]) -> Analysis | Failure:
     for finding in FINDINGS:
         try:
             found.update(known.get(finding.name) or finding.find(text, found))
+        except TextTimeout as timeout:
+            timeout.finding = finding.name
+            raise
         except Exception as error:  # noqa: BLE001 - a text that breaks an analyser must not break its batch
             return _failure(finding.name, error)
     return Analysis(**found)

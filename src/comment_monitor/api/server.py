@@ -1,6 +1,7 @@
 """The process that serves: uvicorn, the metrics port, and an orderly way out."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -69,10 +70,7 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
             timeout_graceful_shutdown=settings.processing_timeout + 5,
         )
     )
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = _stop_on_signals()
     watching = asyncio.create_task(door.watch())
     serving = asyncio.create_task(server.serve([listening]))
     host, port = listening.getsockname()[:2]
@@ -88,6 +86,25 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
     await serving
     watching.cancel()
     return server.started
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM or SIGINT sets. SIGINT after that, a second Ctrl-C, ends the process at once.
+
+    What was answered is committed by then, and what was not answered may be repeated.
+    """
+    stop = asyncio.Event()
+
+    def interrupt() -> None:
+        if stop.is_set():
+            logger.warning("leaving_at_once")
+            os._exit(128 + signal.SIGINT)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    return stop
 
 
 async def _drain(service: Service, settings: Settings) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
+from comment_monitor.config import load
 from comment_monitor.embedded.child import how_it_ended, start_child, stop_child
 from comment_monitor.embedded.errors import EmbeddedError
 from comment_monitor.embedded.folders import make_folder
@@ -28,6 +29,8 @@ POLL: Final = 0.03
 # How often the children are looked at, and how long an impatient Ctrl-C waits for each.
 WATCH: Final = 0.1
 HURRY: Final = 1.0
+# Seconds that a child may need beyond what its settings say.
+MARGIN: Final = 20.0
 
 API: Final = "The API"
 WORKER: Final = "The worker"
@@ -85,10 +88,9 @@ class Stop:
             time.sleep(seconds)
         return self._asked
 
-    @property
-    def patience(self) -> float:
-        """Seconds to wait for a child to end by itself."""
-        return HURRY if self.hurried else 20.0
+    def patience(self, seconds: float) -> float:
+        """Seconds to wait for a child that may need so many to end by itself."""
+        return HURRY if self.hurried else seconds
 
 
 class Supervisor:
@@ -228,10 +230,16 @@ class Supervisor:
 
     def _stop_children(self) -> None:
         """The API first, which finishes what it accepted; then the worker, which finishes what it has begun."""
+        settings = load(self._environment)
+        # The API takes its drain delay, then the time of a batch; a worker's task is killed at its own time limit.
+        needs = {
+            API: settings.drain_delay + settings.processing_timeout + MARGIN,
+            WORKER: settings.processing_timeout + MARGIN,
+        }
         for name, signals in STOP_SIGNALS.items():
             for part in self._parts:
                 if part.name == name:
-                    stop_child(part.process, *signals, patience=self._stop.patience)
+                    stop_child(part.process, *signals, patience=self._stop.patience(needs[name]))
                     _end_session(part.process.pid)
 
     def _end_now(self) -> None:

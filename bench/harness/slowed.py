@@ -1,0 +1,32 @@
+"""The program with an analysis that takes so much longer for each comment.
+
+python -m bench.harness.slowed <seconds> <folder of the sources, or nothing> <arguments of comment-monitor>
+"""
+
+import sys
+import time
+from typing import Any
+
+
+def main() -> None:
+    """See above."""
+    seconds, sources = float(sys.argv[1]), sys.argv[2]
+    sys.argv = ["comment-monitor", *sys.argv[3:]]
+    if sources:
+        # Before the first import of the package.
+        sys.path.insert(0, sources)
+
+    from comment_monitor import analysis  # noqa: PLC0415
+    from comment_monitor.cli import main as run  # noqa: PLC0415
+
+    def find(_text: object, _found: object) -> dict[str, Any]:
+        if seconds:
+            time.sleep(seconds)
+        return {}
+
+    analysis.FINDINGS = (*analysis.FINDINGS, analysis.Finding("slowed", find))  # type: ignore[misc, assignment]
+    run()
+
+
+if __name__ == "__main__":
+    main()
