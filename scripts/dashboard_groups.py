@@ -114,6 +114,11 @@ OVERVIEW = (
         "short", "stat", runbook="CommentSchemaNotUsable", width=5, least=1, words=("no", "yes"),
     ),
     Panel(
+        "Health", "What each orchestrator's /health looks at: 1 is well. The least of all pods.",
+        ((f'min by (check) (comment_health_check{{{OURS},job!="comment-worker"}})', "{{check}}"),),
+        "short", "stat", runbook="CommentServiceDegraded", width=8, least=1, words=("no", "yes"),
+    ),
+    Panel(
         "Migrated", "Whether no orchestrator misses a migration of its release; it may work without.",
         ((f'min(comment_schema_at_head{{{OURS},job!="comment-worker"}})', "migrated"),),
         "short", "stat", runbook="CommentMigrationNotAtHead", width=4, least=1, words=("no", "yes"),

@@ -31,6 +31,8 @@ AWAY: Final = (
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # Its files are gone, or can't be read or written.
+    asyncpg.PostgresSystemError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     *CLOSED,
@@ -51,6 +53,9 @@ WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ..
     (asyncpg.TargetServerAttributeNotMatched, "no host is what `target_session_attrs` asks for"),
     # One of them is a kind of the next.
     (CONFLICT, "{}"),
+    (asyncpg.ReadOnlySQLTransactionError, "it takes no writes: it is read-only"),
+    (asyncpg.DiskFullError, "it takes no writes: its disk is full"),
+    (asyncpg.PostgresSystemError, "it can't use its files ({})"),
     (CLOSED, "the server does not permit it ({})"),
     (AWAY, "it ended the connection ({})"),
 )

@@ -8,6 +8,8 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler
 
 import prometheus_client
 from prometheus_client.core import Metric
@@ -16,6 +18,9 @@ from prometheus_client.registry import Collector
 from comment_monitor.container import ContainerCollector
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.sharing import FOLDER_VARIABLE, SharedCounts
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 class Known(Collector):
@@ -31,6 +36,35 @@ class Known(Collector):
                 metric.samples = [one for one in metric.samples if not math.isnan(one.value)]
             if metric.type != "gauge" or metric.samples:
                 yield metric
+
+
+class _Handler(WSGIRequestHandler):
+    """Logs nothing of requests, and ends a connection that says nothing for so many seconds: each has a thread."""
+
+    timeout = 30
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the library calls it
+        """Nothing."""
+
+
+def _with_head(app: "WSGIApplication") -> "WSGIApplication":
+    """Answers HEAD as GET, without the body."""
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
+        head = environ["REQUEST_METHOD"] == "HEAD"
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            headers = [(name, value if name != "Allow" else f"{value},HEAD") for name, value in headers]
+            started.append((status, headers, *more))
+            return lambda _: None
+
+        started: list[Any] = []
+        body = b"".join(app({**environ, "REQUEST_METHOD": "GET"} if head else environ, start))
+        status, headers, *more = started[0]
+        start_response(status, [*headers, ("Content-Length", str(len(body)))], *more)
+        return [b"" if head else body]
+
+    return answer
 
 
 def serve_metrics(host: str, port: int) -> Callable[[], None]:
@@ -54,6 +88,9 @@ def serve_metrics(host: str, port: int) -> Callable[[], None]:
         raise ConfigurationError(
             f"Port {port} on {host} can't be used ({error.strerror}); choose another with --metrics-port."
         ) from None
+
+    server.set_app(_with_head(prometheus_client.make_wsgi_app(registry)))
+    server.RequestHandlerClass = _Handler
 
     def stop() -> None:
         server.shutdown()

@@ -132,6 +132,12 @@ SCHEMA_AT_HEAD: Final = LateGauge(
     "(comment_schema_usable). None while the database can't be asked. A worker does not look.",
     mode="livemin",
 )
+HEALTH: Final = LateGauge(
+    "comment_health_check",
+    "1: what `/health` looks at is well; 0: it is not, and `/health` says why.",
+    ["check"],
+    mode="livemin",
+)
 RECENT_INDEX: Final = LateGauge(
     "comment_recent_index_age_seconds",
     "How far back the index of recent comments begins; `comment-monitor cleanup` sets it back to seven days.",
@@ -171,6 +177,7 @@ ALL: Final = (
     OLDEST,
     SCHEMA_USABLE,
     SCHEMA_AT_HEAD,
+    HEALTH,
     RECENT_INDEX,
     BROKEN,
     OUTBOX_RESENT,
@@ -208,6 +215,7 @@ ERROR_REASONS: Final = (
     "unsupported-encoding",
     "upkeep",
 )
+HEALTH_CHECKS: Final = ("database", "cache", "broker", "upkeep")
 KINDS: Final = ("new", "edited")
 OUTCOMES: Final = ("done", "failed", "retried")
 for _tier in TIERS:

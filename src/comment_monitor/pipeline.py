@@ -5,13 +5,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final
 
 import asyncpg
 import structlog
 
 from comment_monitor import errors, log, metrics, store, tracing
 from comment_monitor.config import Settings
-from comment_monitor.db import NO_SCHEMA, Connection, Database
+from comment_monitor.db import NO_SCHEMA, Connection, Database, in_words
 from comment_monitor.dedup import DedupCache, Known, Marks
 from comment_monitor.model import DUPLICATE, NO_DETAILS, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.origins import MOST, Origin, Origins
@@ -23,6 +24,9 @@ from comment_monitor.store import Written
 from comment_monitor.waves import Plan
 
 logger = log.get(__name__)
+
+# Seconds for which a failed write says something of the next one.
+TROUBLE_LASTS: Final = 60.0
 
 
 class Pipeline:
@@ -44,6 +48,15 @@ class Pipeline:
         self._publisher = publisher
         # Whether what Redis did not know was mostly stored already: then it has forgotten, and more of it will come.
         self._forgotten = False
+        # Why the latest write failed, and when (of `time.monotonic`).
+        self._failed: tuple[str, float] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the database takes no writes, as the latest one found; None: it took it, or that was long ago."""
+        if self._failed and time.monotonic() - self._failed[1] < TROUBLE_LASTS:
+            return self._failed[0]
+        return None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Pipeline"]:
@@ -188,10 +201,15 @@ class Pipeline:
         except NO_SCHEMA:
             raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
         except RETRIED as error:
+            why = in_words(error)
+            self._failed = (why, time.monotonic())
             logger.warning("database_unavailable", error=type(error).__name__)
-            raise errors.DatabaseUnavailable("The database does not answer; repeating the request is safe.") from None
+            raise errors.DatabaseUnavailable(
+                f"The database can't be used: {why}. Repeating the request is safe."
+            ) from None
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
+        self._failed = None
         await self._cache.remember(marks, plan.apply(written))
         if unknown := len(found) + sum(map(len, plan.waves)):
             self._forgotten = plan.duplicates["database"] * 2 > unknown

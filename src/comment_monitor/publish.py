@@ -20,6 +20,8 @@ logger = log.get(__name__)
 # Batches that may wait for the workers. What more there is to do waits in the outbox, which costs the broker nothing.
 QUEUE_LIMIT: Final = 10_000
 LOOK_EVERY: Final = 1.0
+# Seconds of waiting for an answer after which the broker counts as away; it may be given up only later.
+SILENT_AFTER: Final = 5.0
 SPAN: Final = "send comment-analysis"
 # Messages that are sent before their confirmations are waited for.
 MESSAGES_AT_ONCE: Final = 4
@@ -49,6 +51,8 @@ class Publisher:
         self._ids: queue.Queue[_Waiting | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
+        # Since when (of `time.monotonic`) an answer of the broker is awaited.
+        self._asked: float | None = None
         # Ids that waited at the last look, as far as messages tell, with those that were sent since.
         self._depth = 0.0
         self._looked = -LOOK_EVERY
@@ -61,8 +65,11 @@ class Publisher:
 
     @property
     def state(self) -> str:
-        """`ok`, `away`, or `off` where no broker is named; as far as is known."""
-        return "off" if not self._link else "ok" if self._reached else "away"
+        """`ok`, `away` (also where it does not answer), or `off` where no broker is named; as far as is known."""
+        if not self._link:
+            return "off"
+        silent = self._asked is not None and time.monotonic() - self._asked > SILENT_AFTER
+        return "ok" if self._reached and not silent else "away"
 
     @property
     def room(self) -> int:
@@ -143,6 +150,7 @@ class Publisher:
         return ids
 
     def _try(self, act: Callable[[], None]) -> None:
+        self._asked = time.monotonic()
         try:
             act()
         except Exception as error:  # noqa: BLE001 - whatever it is, the sweep repeats it and the thread lives on
@@ -155,6 +163,8 @@ class Publisher:
             self._reached = True
             if self._breaker.success():
                 logger.info("broker_back")
+        finally:
+            self._asked = None
 
     def _look(self) -> None:
         """Asks the broker how many messages wait; how many ids that makes is what the last ones sent from here say."""

@@ -24,7 +24,10 @@ NAMESPACE_LEASE: Final = 2 * SCHEMA_INTERVAL + 1
 REVISION: Final = Query("schema_revision", "SELECT version_num FROM comment_monitor_version")
 # Where the releases before kept it, until the first migration of this one. It may also be another project's.
 LEGACY_REVISION: Final = Query("schema_legacy_revision", "SELECT version_num FROM alembic_version LIMIT 2")
-NAMESPACE: Final = Query("cache_namespace", "SELECT cache_namespace FROM installation")
+NAMESPACE: Final = Query(
+    "cache_namespace",
+    "SELECT cache_namespace, current_setting('transaction_read_only') = 'on' AS read_only FROM installation",
+)
 
 
 class Schema:
@@ -43,6 +46,8 @@ class Schema:
         self._told: str | None = None
         # Whether no migration of this release is missing; None: the database could not be asked.
         self.at_head: bool | None = None
+        # A standby, or what an operator or a full disk made so: reads go on.
+        self.read_only = False
         self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
 
     def in_words(self) -> str:
@@ -65,6 +70,12 @@ class Schema:
         """Raises SchemaBehind or DatabaseUnavailable where work can't be done now."""
         if self.problem:
             raise self.problem.again()
+
+    def require_writes(self) -> None:
+        """Raises as `require`, and where the database takes no writes."""
+        self.require()
+        if self.read_only:
+            raise DatabaseUnavailable("The database takes no writes: it is read-only. Repeat the request later.")
 
     async def look(self, database: Database) -> None:
         """Finds out anew; never raises for a database that is away. A change is logged, but for the first look.
@@ -107,7 +118,8 @@ class Schema:
         self.at_head = later or self.revision == self._head
         if later or self.revision in self._usable:
             asked = time.monotonic()
-            self._go_by((await conn.value(NAMESPACE)).bytes, asked)
+            [(namespace, self.read_only)] = await conn.fetch(NAMESPACE)
+            self._go_by(namespace.bytes, asked)
             self.problem = None
         else:
             self._go_by(None, time.monotonic())

@@ -10,7 +10,7 @@ from typing import Final
 from comment_monitor import log, metrics, outbox, watch
 from comment_monitor.analysis_rate import AnalysisRate, Outstanding, bounds
 from comment_monitor.config import Settings
-from comment_monitor.db import AWAY, CLOSED, CONFLICT, NO_SCHEMA, Database
+from comment_monitor.db import AWAY, CLOSED, CONFLICT, NO_SCHEMA, Database, in_words
 from comment_monitor.dedup import DedupCache
 from comment_monitor.publish import QUEUE_LIMIT, Publisher
 from comment_monitor.schema import SCHEMA_INTERVAL, Schema
@@ -41,6 +41,13 @@ class Upkeep:
         self._publisher = publisher
         self._rate = AnalysisRate()
         self._queue_measured = 0.0
+        # Each clock that fails, and why.
+        self._failing: dict[str, str] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        """Which clock fails, and why; None: none does."""
+        return next((f"{name}: {why}" for name, why in self._failing.items()), None)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -139,9 +146,12 @@ class Upkeep:
         while not stop.is_set():
             try:
                 await step()
+                self._failing.pop(step.__name__, None)
             except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
+                self._failing[step.__name__] = in_words(error)
                 self._waits(step, error)
-            except Exception:
+            except Exception as error:
+                self._failing[step.__name__] = type(error).__name__
                 metrics.count_error("upkeep")
                 logger.exception("upkeep_failed", step=step.__name__)
             await _wait(stop, interval)

@@ -107,6 +107,13 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
         # A worker that has not looked says no.
         {f"comment_schema_usable{{{one}}}": value for one, value in ((POD, "1x30"), (OTHER, "1x30"), (WORKER, "0x30"))},
     ),
+    # Of one pod, or of all; and where the database can't be used at all, the graver alert says it.
+    "CommentServiceDegraded": (
+        {f'comment_health_check{{{one},check="broker"}}': value for one, value in ((POD, "1x30"), (OTHER, "0x30"))}
+        | {f"comment_schema_usable{{{one}}}": "1x30" for one in (POD, OTHER)},
+        {f'comment_health_check{{{one},check="database"}}': "0x30" for one in (POD, OTHER)}
+        | {f"comment_schema_usable{{{one}}}": "0x30" for one in (POD, OTHER)},
+    ),
     # Where the database can't be used at all, the graver alert says it.
     "CommentMigrationNotAtHead": (
         {f"comment_schema_at_head{{{one}}}": value for one, value in ((POD, "1x30"), (OTHER, "0x30"))}

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from tests.support.api import serving
 from tests.support.exported import until_told
 from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
@@ -47,6 +48,17 @@ def url(folder: Path, environment: dict[str, str]) -> Iterator[str]:
         assert "Traceback" not in program.output
     finally:
         program.kill()
+
+
+def test_the_port_of_the_metrics_answers_head_and_options(tmp_path: Path, environment: dict[str, str]) -> None:
+    with serving(tmp_path, environment) as api, httpx.Client(base_url=f"http://127.0.0.1:{api.metrics_port}") as client:
+        got, head = client.get("/metrics"), client.head("/metrics")
+        assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", got.headers["content-type"])
+        assert int(head.headers["content-length"]) > 1_000
+        assert {"GET", "HEAD", "OPTIONS"} <= set(client.options("/metrics").headers["allow"].split(","))
+        refused = client.post("/metrics")
+        assert refused.status_code == 405
+        assert "HEAD" in refused.headers["allow"]
 
 
 def asset(client: httpx.Client) -> str:

@@ -59,11 +59,13 @@ async def _lifespan(app: Litestar) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with open_runtime(settings, application="comment-monitor orchestrator") as runtime:
         service = app.state.service = Service(runtime)
-        watching = asyncio.create_task(service.bodies.watch())
+        watching = [asyncio.create_task(one) for one in (service.bodies.watch(), health.watch(runtime))]
         try:
             yield
         finally:
-            watching.cancel()
+            for one in watching:
+                one.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
 
 def create_app(settings: Settings) -> Litestar:

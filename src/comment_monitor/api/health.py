@@ -1,11 +1,23 @@
 """`GET /health`: both probes ask it, so no outage of a server behind this process may fail it."""
 
+import asyncio
+from typing import Final
+
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 
+from comment_monitor import log, metrics
 from comment_monitor.api.state import Service
+from comment_monitor.runtime import Runtime
+
+logger = log.get(__name__)
+
+# Seconds between two looks, and looks in a row that have to find the same before it is told.
+LOOK_EVERY: Final = 2.0
+LOOKS: Final = 2
+OFF: Final = "off: CELERY_BROKER_URL names no broker, and what is stored is never analysed"
 
 
 class Health(msgspec.Struct):
@@ -13,6 +25,20 @@ class Health(msgspec.Struct):
 
     status: str
     checks: dict[str, str]
+
+
+def troubles(runtime: Runtime) -> dict[str, str]:
+    """What is wrong, by the name of its check. Looks at nothing: it tells what is known."""
+    schema = runtime.schema
+    found: dict[str, str | None] = {
+        "database": (schema.problem.detail if schema.problem else schema.silence())
+        or ("It takes no writes: it is read-only." if schema.read_only else None)
+        or (f"The latest write failed: {runtime.pipeline.trouble}." if runtime.pipeline.trouble else None),
+        "cache": "away" if runtime.cache.state == "away" else None,
+        "broker": {"away": "away", "off": OFF}.get(runtime.publisher.state),
+        "upkeep": runtime.upkeep.trouble,
+    }
+    return {name: words for name, words in found.items() if words}
 
 
 @get(
@@ -24,16 +50,40 @@ class Health(msgspec.Struct):
 async def health(service: NamedDependency[Service]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
     runtime = service.runtime
-    problem = runtime.schema.problem.detail if runtime.schema.problem else runtime.schema.silence()
+    wrong = troubles(runtime)
     checks = {
-        "database": problem or "ok",
+        "database": "ok",
         "schema": runtime.schema.in_words(),
         "cache": runtime.cache.state,
-        "broker": runtime.publisher.state,
+        "broker": "ok",
+        "upkeep": "ok",
         "intake": "on" if runtime.settings.enabled else "off",
         "queue": str(len(runtime.pipeline.queue)),
+        **wrong,
     }
     if service.leaving:
         return Response(Health("draining", checks), status_code=503, headers={"Retry-After": "1"})
-    degraded = problem or checks["cache"] == "away" or checks["broker"] == "away"
-    return Response(Health("degraded" if degraded else "ok", checks))
+    return Response(Health("degraded" if wrong else "ok", checks))
+
+
+async def watch(runtime: Runtime) -> None:
+    """Sets the gauges of the checks, and logs what changes, for ever; at the start what will not change by itself."""
+    told: dict[str, str] = {}
+    if runtime.publisher.state == "off":
+        told["broker"] = OFF
+        logger.warning("degraded", check="broker", detail=OFF)
+    seen = 0
+    before: dict[str, str] = dict(told)
+    while True:
+        wrong = troubles(runtime)
+        for name in metrics.HEALTH_CHECKS:
+            metrics.HEALTH.labels(check=name).set(name not in wrong)
+        seen = seen + 1 if wrong.keys() == before.keys() else 1
+        before = wrong
+        if seen >= LOOKS and wrong.keys() != told.keys():
+            for name in wrong.keys() - told.keys():
+                logger.warning("degraded", check=name, detail=wrong[name])
+            for name in told.keys() - wrong.keys():
+                logger.info("well_again", check=name)
+            told = wrong
+        await asyncio.sleep(LOOK_EVERY)

@@ -44,5 +44,5 @@ class Service:
             raise errors.Disabled("COMMENT_MONITORING_ENABLED is false here.")
         if self.draining:
             raise errors.Draining("This process is shutting down; repeat the request.")
-        self.runtime.schema.require()
+        self.runtime.schema.require_writes()
         self.runtime.pipeline.queue.require_room()

@@ -110,6 +110,11 @@ class EmbeddedPostgres:
             self.stop()
             raise
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its files are where it keeps them; it writes on to what it has open where they are deleted."""
+        return all((self._folder / name).exists() for name in ("PG_VERSION", "base", "pg_wal"))
+
     def stop(self) -> None:
         """A fast shutdown: connections are cut, what is committed is on disk."""
         if self._child:

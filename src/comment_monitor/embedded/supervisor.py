@@ -100,6 +100,7 @@ class Supervisor:
         self._where = where
         self._environment = dict(environment)
         self._parts: list[Part] = []
+        self._postgres: EmbeddedPostgres | None = None
         self._stop = Stop(self._end_now)
 
     @contextmanager
@@ -135,16 +136,24 @@ class Supervisor:
         """Returns when a signal asks to stop.
 
         Raises:
-            EmbeddedError: a part has ended by itself.
+            EmbeddedError: a part has ended by itself, or the data's folder is gone.
         """
         while not self._stop.wait(WATCH):
             self._check_parts()
+            self._check_folder()
 
     def _check_parts(self) -> None:
         for part in self._parts:
             if part.process.poll() is not None:
                 see = f"; see {part.log}" if part.log else ""
                 raise EmbeddedError(f"{part.name} {how_it_ended(part.process)}{see}. Everything else was stopped.")
+
+    def _check_folder(self) -> None:
+        if self._postgres and not self._postgres.is_whole:
+            raise EmbeddedError(
+                f"PostgreSQL's files in {self._where.data_dir} are gone, moved or deleted: what it still takes might "
+                "not be kept, so everything was stopped. Put them back, or start again with an empty folder."
+            )
 
     def _check_ports(self, *, patience: float) -> None:
         """The API of one that was killed still finishes what it accepted: its ports are free soon."""
@@ -191,6 +200,7 @@ class Supervisor:
         # From this thread, one after the other: a child is tied to the life of the thread that made it.
         if postgres:
             postgres.start()
+            self._postgres = postgres
             self._parts.append(Part("PostgreSQL", postgres.child, postgres.log))
         if redis:
             redis.start()
