@@ -38,9 +38,11 @@ volumeClaimTemplates:
 {{- end }}
 {{- define "cm.updateStrategy" -}}
 {{- if eq (include "cm.storage" .) "kept" -}}
-# Its data is in the pod: replaced by hand only, after a dump (see the notes of this release).
+# Its data is in the pod, so no change is for that pod (number 0): see the notes of this release.
 updateStrategy:
-  type: OnDelete
+  type: RollingUpdate
+  rollingUpdate:
+    partition: 1
 {{- end }}
 {{- end }}
 
