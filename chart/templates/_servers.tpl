@@ -13,6 +13,25 @@
 {{- end }}
 {{- end }}
 
+{{/* Kubernetes refuses another claim for a StatefulSet that is there, in the middle of the upgrade; so it is refused here, before
+     anything changes. Arguments as above. */}}
+{{- define "cm.claimFits" -}}
+{{- $root := index . 0 }}
+{{- $name := index . 1 }}
+{{- $values := index . 2 }}
+{{- with dig "spec" "volumeClaimTemplates" list (lookup "apps/v1" "StatefulSet" $root.Release.Namespace $name) }}
+{{- $there := (first .).spec }}
+{{- $size := dig "resources" "requests" "storage" "" $there }}
+{{- if ne $values.storage $size }}
+{{- fail (printf "%s.storage: %q is not the size of the claim that is there, %s, and Kubernetes takes no other: give that one (kubectl edit pvc data-%s-0 makes the volume itself larger)" $name $values.storage $size $name) }}
+{{- end }}
+{{- $class := dig "storageClassName" "" $there }}
+{{- if ne $values.storageClassName $class }}
+{{- fail (printf "%s.storageClassName: %q is not that of the claim that is there, %q, and Kubernetes takes no other" $name $values.storageClassName $class) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The volume of the data, in a pod or claimed. Arguments as above. */}}
 {{- define "cm.dataVolume" -}}
 {{- if ne (include "cm.storage" .) "claim" }}
@@ -38,9 +57,11 @@ volumeClaimTemplates:
 {{- end }}
 {{- define "cm.updateStrategy" -}}
 {{- if eq (include "cm.storage" .) "kept" -}}
-# Its data is in the pod: replaced by hand only, after a dump (see the notes of this release).
+# Its data is in the pod, so no change is for that pod (number 0): see the notes of this release.
 updateStrategy:
-  type: OnDelete
+  type: RollingUpdate
+  rollingUpdate:
+    partition: 1
 {{- end }}
 {{- end }}
 

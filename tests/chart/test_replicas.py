@@ -108,10 +108,34 @@ def test_what_the_values_say_counts_where_it_is_the_charts(program: str, tmp_pat
     assert told(tmp_path, program, fixed, NAMESPACE_THERE, running(7, HELM_4_WITH)) == 4
 
 
-def stateful(server: str, *claims: str) -> dict[str, Any]:
-    """A StatefulSet that is there, its data on these volumes."""
-    spec = {"volumeClaimTemplates": [{"metadata": {"name": one}} for one in claims]} if claims else {}
+def stateful(server: str, claim: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A StatefulSet that is there, its data on a volume of this claim, or in its pod."""
+    spec = {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}]} if claim else {}
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": owned(server), "spec": spec}
+
+
+def claim(size: str, storage_class: str | None = None) -> dict[str, Any]:
+    """For so much, of this class."""
+    more = {"storageClassName": storage_class} if storage_class else {}
+    return {"resources": {"requests": {"storage": size}}, **more}
+
+
+def in_development(
+    folder: Path, program: str, switches: tuple[str, ...], *there: dict[str, Any]
+) -> "subprocess.CompletedProcess[str]":
+    """The chart in development, rendered where these objects are."""
+    with kubernetes(folder, NAMESPACE_THERE, *there) as config:
+        words = [
+            "template",
+            "threads-agent",
+            str(CHART),
+            *DEVELOPMENT,
+            "--dry-run=server",
+            "--disable-openapi-validation",
+        ]
+        environment = {**os.environ, "KUBECONFIG": str(config), "HELM_CACHE_HOME": str(folder)}
+        command = [tool(program), *words, *(word for one in switches for word in ("--set", one))]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.parametrize("program", helms())
@@ -119,28 +143,39 @@ def stateful(server: str, *claims: str) -> dict[str, Any]:
 def test_data_that_is_in_a_pod_stays_there_and_the_pod_too(program: str, server: str, tmp_path: Path) -> None:
     """Made by a release before volumes were the default. Kubernetes adds none, and with the pod the data would go."""
 
-    def made(*objects: dict[str, Any]) -> dict[str, Any]:
-        with kubernetes(tmp_path, NAMESPACE_THERE, *objects) as config:
-            words = [
-                "template",
-                "threads-agent",
-                str(CHART),
-                *DEVELOPMENT,
-                "--dry-run=server",
-                "--disable-openapi-validation",
-            ]
-            environment = {**os.environ, "KUBECONFIG": str(config), "HELM_CACHE_HOME": str(tmp_path)}
-            done = subprocess.run([tool(program), *words], capture_output=True, text=True, check=True, env=environment)
+    def made(*there: dict[str, Any]) -> dict[str, Any]:
+        done = in_development(tmp_path, program, (), *there)
+        assert done.returncode == 0, done.stderr
         (found,) = [one for one in yaml.safe_load_all(done.stdout)
                     if one and (one["kind"], one["metadata"]["name"]) == ("StatefulSet", server)]  # fmt: skip
         spec: dict[str, Any] = found["spec"]
         return spec
 
     kept = made(stateful(server))
-    assert kept["updateStrategy"] == {"type": "OnDelete"}
+    # Of its one pod the number is 0. (OnDelete is refused while the default partition of before is still there.)
+    assert kept["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}
     assert "volumeClaimTemplates" not in kept
     assert {"name": "data", "emptyDir": {}} in kept["template"]["spec"]["volumes"]
-    for there in ((), (stateful(server, "data"),)):
+    for there in ((), (stateful(server, claim("1Gi")),)):
         spec = made(*there)
         assert "updateStrategy" not in spec
         assert [one["metadata"]["name"] for one in spec["volumeClaimTemplates"]] == ["data"]
+
+
+@pytest.mark.parametrize("program", helms())
+@pytest.mark.parametrize("server", ["postgres", "rabbitmq"])
+def test_another_claim_is_refused_before_anything_changes(program: str, server: str, tmp_path: Path) -> None:
+    """Kubernetes would do so in the middle of the upgrade."""
+    there = stateful(server, claim("8Gi", "fast"))
+    for switches, words in (
+        (
+            (f"{server}.storageClassName=fast",),
+            f'{server}.storage: "1Gi" is not the size of the claim that is there, 8Gi',
+        ),
+        ((f"{server}.storage=", f"{server}.storageClassName=fast"), f'{server}.storage: "" is not'),
+        ((f"{server}.storage=8Gi",), f'{server}.storageClassName: "" is not that of the claim that is there, "fast"'),
+        ((f"{server}.storage=8Gi", f"{server}.storageClassName=fast"), ""),
+    ):
+        done = in_development(tmp_path, program, switches, there)
+        assert (done.returncode == 0) == (not words), done.stderr
+        assert words in done.stderr
