@@ -181,8 +181,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_CHECK_INTERVAL",
-            "Seconds between two looks at the data's promises, for `comment_invariant_violations`; they read whole "
-            "tables. 0: none.",
+            "Seconds between two looks at the data's promises, for `comment_invariant_violations`: one for the whole "
+            "installation, in slices. 0: none.",
             ge=0,
             le=604_800,
         ),
@@ -213,11 +213,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     redis_url: Annotated[
         str,
-        setting("REDIS_URL", "Redis for deduplication and rate limits. Empty: work without it.", secret=True),
+        setting(
+            "REDIS_URL",
+            "Redis for deduplication and rate limits: `redis://`, `rediss://` or `unix://`, a node of a Redis Cluster "
+            "as well; `redis+sentinel://host:26379,host:26379/SERVICE` behind Sentinels. Empty: work without it.",
+            secret=True,
+        ),
     ] = ""
     celery_broker_url: Annotated[
         str,
-        setting("CELERY_BROKER_URL", "The broker of the analysis queue.", secret=True),
+        setting(
+            "CELERY_BROKER_URL",
+            "The broker of the analysis queue: RabbitMQ (`amqp://`), or Redis as in `REDIS_URL`, but no Redis Cluster.",
+            secret=True,
+        ),
     ] = ""
     rabbitmq_url: Annotated[
         str,

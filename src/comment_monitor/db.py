@@ -117,12 +117,6 @@ class Database:
         async with self.pool.acquire() as raw, raw.transaction():
             yield Connection(raw)
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Connection]:
-        """A connection that sees the database as it is now, until the end of the block, and can't write."""
-        async with self.pool.acquire() as raw, raw.transaction(isolation="repeatable_read", readonly=True):
-            yield Connection(raw)
-
     async def close(self) -> None:
         """Closes the pool; a connection that is not given back within two seconds is cut."""
         try:
@@ -173,6 +167,7 @@ async def open_database(
             "jit": "off",
             "statement_timeout": str(int(timeout * 1000)),
             "timezone": "UTC",
+            "datestyle": "ISO",
         },
     )
     return Database(await pool)

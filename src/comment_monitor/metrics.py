@@ -147,6 +147,14 @@ BROKEN: Final = LateGauge(
     "Violations of each of the data's promises (`comment-monitor check`), as last looked at.",
     ["invariant"],
 )
+CHECKED: Final = LateGauge(
+    "comment_invariant_check_timestamp_seconds",
+    "When each of the data's promises was last looked at to the end, in the whole system, in seconds since 1970. "
+    "Before the first time: since when they have been due.",
+)
+CHECK_INTERVAL: Final = LateGauge(
+    "comment_invariant_check_interval_seconds", "COMMENT_CHECK_INTERVAL, for what is overdue."
+)
 OUTBOX_RESENT: Final = Counter(
     "comment_outbox_resent_total", "Analysis batches sent again because no result came in time."
 )
@@ -180,6 +188,8 @@ ALL: Final = (
     HEALTH,
     RECENT_INDEX,
     BROKEN,
+    CHECKED,
+    CHECK_INTERVAL,
     OUTBOX_RESENT,
     ANALYSIS_DURATION,
     ANALYSIS,

@@ -124,6 +124,10 @@ class Pipeline:
     def _before_009(self) -> bool:
         return self._schema is not None and self._schema.before_009
 
+    @property
+    def _before_012(self) -> bool:
+        return self._schema is not None and self._schema.before_012
+
     def _require_storable(self, comments: Sequence[Comment]) -> None:
         """The schema of the release before has no place for some of what a comment may tell: it comes with a migration.
 
@@ -281,17 +285,24 @@ class Pipeline:
             edited = plan.edited(written)
             asked = time.monotonic()
             namespace = await self._supersede(conn, edited) if edited else None
-        if namespace:
+        if edited:
             self._cache.go_by(namespace, asked + NAMESPACE_LEASE)
         return written
 
-    async def _supersede(self, conn: Connection, edited: list[Known]) -> bytes:
-        """Sees to it that no process takes an old text for the latest one; returns the prefix to go by from now on."""
+    async def _supersede(self, conn: Connection, edited: list[Known]) -> bytes | None:
+        """Sees to it that no process takes an old text for the latest one.
+
+        Returns the prefix to go by from now on; None: none until the database has been asked again.
+        """
         if self._cache.reachable:
-            [(current, previous)] = await conn.fetch(store.NAMESPACES)
+            query = store.NAMESPACES_BEFORE_012 if self._before_012 else store.NAMESPACES
+            [(current, previous, unannounced)] = await conn.fetch(query)
             if await self._cache.supersede(edited, (current.bytes, previous.bytes)):
-                return bytes(current.bytes)
-        return bytes((await conn.value(store.NEW_NAMESPACE)).bytes)
+                return None if unannounced else bytes(current.bytes)
+        if self._before_012:
+            return bytes((await conn.value(store.NEW_NAMESPACE)).bytes)
+        await conn.fetch(store.NOTE_UNANNOUNCED)
+        return None
 
 
 def _count(plan: Plan) -> None:

@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
+import asyncpg
+
 from comment_monitor import store
 from comment_monitor.db import CONFLICT, Connection, Database, Query
+from comment_monitor.errors import ConfigurationError
 from comment_monitor.schema import NAMESPACE, NAMESPACE_LEASE
 
 RECENT_DAYS: Final = 7
@@ -41,13 +44,18 @@ DELETE_OLD: Final = Query(
     """,
 )
 
-# The indexes of recent comments that there are, with whether each is valid (a build that was cut short is not).
+# The indexes of recent comments that there are, with whether each is valid (a build that was cut short is not). An
+# index is this program's if it is just what this program makes, by name, columns and predicate: a name proves nothing.
 RECENT_INDEXES: Final = Query(
     "recent_indexes",
-    """
-    SELECT i.relname AS name, x.indisvalid AS valid FROM pg_index x
-    JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
-    WHERE t.oid = 'comments'::regclass AND i.relname LIKE 'comments\\_recent\\_%' ORDER BY 1
+    r"""
+    SELECT i.relname AS name, x.indisvalid AS valid FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+    WHERE x.indrelid = 'comments'::regclass AND i.relname ~ '^comments_recent_[0-9]{8}$'
+        AND regexp_replace(pg_get_indexdef(i.oid), ' ON .* USING ', ' ')
+            = 'CREATE INDEX ' || i.relname || ' btree (occurred_at DESC, id DESC) WHERE (occurred_at >= '''
+                || regexp_replace(i.relname, '^.*_(....)(..)(..)$', '\1-\2-\3')
+                || ' 00:00:00+00''::timestamp with time zone)'
+    ORDER BY 1
     """,
 )
 
@@ -151,10 +159,13 @@ async def _roll(conn: Connection, name: str, since: date) -> list[str]:
     if existing.get(name) is False:
         await conn.raw.execute(f"DROP INDEX CONCURRENTLY {name}")
     if not existing.get(name):
-        await conn.raw.execute(
-            f"CREATE INDEX CONCURRENTLY {name} ON comments (occurred_at DESC, id DESC) "
-            f"WHERE occurred_at >= '{since.isoformat()} 00:00:00+00'"
-        )
+        try:
+            await conn.raw.execute(
+                f"CREATE INDEX CONCURRENTLY {name} ON comments (occurred_at DESC, id DESC) "
+                f"WHERE occurred_at >= '{since.isoformat()} 00:00:00+00'"
+            )
+        except asyncpg.DuplicateTableError:
+            raise ConfigurationError(f"{name} is there and is not the index of recent comments: rename it") from None
     replaced = [one for one in existing if one != name]
     for one in replaced:
         await conn.raw.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {one}")

@@ -20,13 +20,44 @@ SILENCE: Final = 5 * SCHEMA_INTERVAL
 # long after a change of the prefix no process goes by the one before.
 NAMESPACE_LEASE: Final = 2 * SCHEMA_INTERVAL + 1
 
+BEFORE_012: Final = frozenset({"008", "009", "010", "011"})
+
 # The revision of the database, and the prefix of its keys in Redis.
 REVISION: Final = Query("schema_revision", "SELECT version_num FROM comment_monitor_version")
 # Where the releases before kept it, until the first migration of this one. It may also be another project's.
 LEGACY_REVISION: Final = Query("schema_legacy_revision", "SELECT version_num FROM alembic_version LIMIT 2")
 NAMESPACE: Final = Query(
     "cache_namespace",
-    "SELECT cache_namespace, current_setting('transaction_read_only') = 'on' AS read_only FROM installation",
+    "SELECT cache_namespace, false, current_setting('transaction_read_only') = 'on' FROM installation",
+)
+# With whether some edit was committed that Redis was not told of: then no prefix may be gone by.
+CACHE_STATE: Final = Query(
+    "cache_state",
+    """
+    SELECT cache_namespace, EXISTS (SELECT FROM unannounced_edits), current_setting('transaction_read_only') = 'on'
+    FROM installation
+    """,
+)
+# Changes the prefix because of such edits, where the last change lies $1 seconds back: so no process is two behind.
+# Edits that are committed by now are disowned, and their notes go; a later one leaves its note for the next change. A
+# write that holds edits may have the row for a moment: it is not waited for.
+ANNOUNCE: Final = Query(
+    "announce_edits",
+    """
+    WITH free AS MATERIALIZED (
+        SELECT only_one FROM installation
+        WHERE namespace_since NOT BETWEEN clock_timestamp() - make_interval(secs => $1) AND clock_timestamp()
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), changed AS (
+        UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid(),
+            namespace_since = clock_timestamp()
+        FROM free WHERE installation.only_one = free.only_one
+        RETURNING installation.cache_namespace
+    ), gone AS (
+        DELETE FROM unannounced_edits WHERE EXISTS (SELECT FROM changed)
+    )
+    SELECT cache_namespace FROM changed
+    """,
 )
 
 
@@ -65,6 +96,11 @@ class Schema:
     def before_009(self) -> bool:
         """Whether the schema is that of the release before: work goes on, without what the migration brings."""
         return self.revision == "008"
+
+    @property
+    def before_012(self) -> bool:
+        """Whether the schema lacks the tables of revision 012."""
+        return self.revision in BEFORE_012
 
     def require(self) -> None:
         """Raises SchemaBehind or DatabaseUnavailable where work can't be done now."""
@@ -118,8 +154,7 @@ class Schema:
         self.at_head = later or self.revision == self._head
         if later or self.revision in self._usable:
             asked = time.monotonic()
-            [(namespace, self.read_only)] = await conn.fetch(NAMESPACE)
-            self._go_by(namespace.bytes, asked)
+            self._go_by(await self._read_namespace(conn), asked)
             self.problem = None
         else:
             self._go_by(None, time.monotonic())
@@ -127,6 +162,14 @@ class Schema:
             self.problem = SchemaBehind(
                 f"The database {behind if self.revision else 'has no tables yet'}: run `comment-monitor migrate`."
             )
+
+    async def _read_namespace(self, conn: Connection) -> bytes | None:
+        """The prefix in Redis; None: it holds what is not so any more, and the prefix can't be changed yet."""
+        query = NAMESPACE if self.before_012 else CACHE_STATE
+        [(namespace, unannounced, self.read_only)] = await conn.fetch(query)
+        if unannounced:
+            namespace = None if self.read_only else await conn.value(ANNOUNCE, NAMESPACE_LEASE)
+        return bytes(namespace.bytes) if namespace else None
 
     async def _read_revision(self, conn: Connection) -> str | None:
         try:

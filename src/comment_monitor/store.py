@@ -12,7 +12,11 @@ from comment_monitor.model import NO_DETAILS, STORED, UPDATED, Comment, Fate
 from comment_monitor.removed import is_removed
 from comment_monitor.upsert import LOOK, LOOK_BEFORE_009, UNCHANGED, WRITE, WRITE_BEFORE_009, WRITE_DETAILS
 
-# Disowns all that Redis remembers: something is about to be committed that it can't be told of.
+# Notes that this write holds edits which Redis was not told of: after the commit no process that looks believes it,
+# until the prefix of its keys is changed. An appended row, which no other write waits for.
+NOTE_UNANNOUNCED: Final = Query("note_unannounced_edits", "INSERT INTO unannounced_edits DEFAULT VALUES")
+
+# The same for a database without that table, one write after the other: disowns all that Redis remembers.
 NEW_NAMESPACE: Final = Query(
     "new_cache_namespace",
     """
@@ -34,8 +38,17 @@ NEW_NAMESPACE_LATER: Final = Query(
     """,
 )
 
-# The prefix in Redis that holds when this transaction commits (nobody can change it until then), and the one before.
-NAMESPACES: Final = Query("cache_namespaces", "SELECT cache_namespace, previous_namespace FROM installation FOR SHARE")
+# The prefix in Redis that holds when this transaction commits (nobody can change it until then), and the one before;
+# and whether neither may be believed.
+NAMESPACES: Final = Query(
+    "cache_namespaces",
+    """
+    SELECT cache_namespace, previous_namespace, EXISTS (SELECT FROM unannounced_edits) FROM installation FOR SHARE
+    """,
+)
+NAMESPACES_BEFORE_012: Final = Query(
+    "cache_namespaces_before_012", "SELECT cache_namespace, previous_namespace, false FROM installation FOR SHARE"
+)
 
 # The comments of outbox rows as they are now; the rows stay until their results are stored.
 LOAD_BATCHES: Final = Query(

@@ -28,6 +28,7 @@ QUEUE_FRESH: Final = 0.5
 # Rows that are due within so many seconds are put off, where they are: the time until the next look, and more.
 POSTPONE_AHEAD: Final = 5.0
 INDEX_INTERVAL: Final = 600.0
+CHECK_POLL: Final = 60.0
 
 
 class Upkeep:
@@ -98,12 +99,12 @@ class Upkeep:
         await watch.measure_recent_index(self._database)
 
     async def check_promises(self) -> None:
-        """Sets the gauge of what is broken."""
-        await watch.check_promises(self._settings)
+        """Tells of the last look at the invariants, and looks where that is due."""
+        await watch.check_promises(self._settings, self._database)
 
     async def _check_at_times(self, stop: asyncio.Event) -> None:
-        # Not at the start: pods that come together would all read whole tables, just when there is much to do.
-        interval = self._settings.check_interval
+        # Whether a look is due stands in the database. Pods that come together do not ask together.
+        interval = min(self._settings.check_interval, CHECK_POLL)
         await _wait(stop, interval * random.random())  # noqa: S311 - no secret
         await self._every(interval, self.check_promises, stop)
 

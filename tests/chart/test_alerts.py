@@ -14,6 +14,7 @@ from comment_monitor import metrics
 
 BUCKETS: Final = ("1", "5", "10", "15", "+Inf")
 DAY: Final = 86_400
+HOUR: Final = 3600
 
 
 def pod(job: str, number: int) -> str:
@@ -129,6 +130,14 @@ TROUBLE: Final[dict[str, tuple[dict[str, str], dict[str, str]]]] = {
          f'comment_invariant_violations{{{OTHER},invariant="analysed"}}': "0x30"},
         {f'comment_invariant_violations{{{POD},invariant="{name}"}}': "0x30" for name in ("analysed", "versions")},
     ),
+    # Once for all pods: the latest that any of them tells counts.
+    "CommentInvariantCheckOverdue": (
+        {f"comment_invariant_check_timestamp_seconds{{{one}}}": f"{-3 * HOUR}x60" for one in (POD, OTHER)}
+        | {f"comment_invariant_check_interval_seconds{{{POD}}}": f"{HOUR}x60"},
+        {f"comment_invariant_check_timestamp_seconds{{{POD}}}": f"{-9 * HOUR}x60",
+         f"comment_invariant_check_timestamp_seconds{{{OTHER}}}": f"{-2 * HOUR}x60",
+         f"comment_invariant_check_interval_seconds{{{POD}}}": f"{HOUR}x60"},
+    ),
     "CommentWorkerDown": (
         {f"up{{{WORKER}}}": "0x30", f"up{{{POD}}}": "1x30"},
         {f"up{{{WORKER}}}": "0x30", f"up{{{pod('comment-worker', 2)}}}": "1x30"},
@@ -211,7 +220,8 @@ def healthy(labels: str, shape: str) -> dict[str, str]:
         "comment_schema_at_head": 0 if "comment-worker" in labels else 1, "comment_recent_index_age_seconds": 7 * DAY,
         "comment_outbox_resent_total": 0, "comment_container_memory_working_set_bytes": 10,
         "comment_container_memory_limit_bytes": 100, "comment_container_cpu_usage_seconds_total": 3,
-        "comment_container_cpu_limit_cores": 1, "up": 1,
+        "comment_container_cpu_limit_cores": 1, "up": 1, "comment_invariant_check_timestamp_seconds": 0,
+        "comment_invariant_check_interval_seconds": HOUR,
     }  # fmt: skip
     series = {f"{name}{{{labels}}}": shape.format(value) for name, value in gauges.items()}
     series |= {errors(labels, reason): shape.format(0) for reason in metrics.ERROR_REASONS}

@@ -48,7 +48,12 @@ def days_ago(days: float) -> datetime:
 def make_index_old(dsn: str) -> str:
     """The index of recent comments as it is after some weeks without a cleanup."""
     ((index,),) = execute(dsn, RECENT)
-    execute(dsn, f"ALTER INDEX {index} RENAME TO comments_recent_20010101")
+    execute(dsn, f"DROP INDEX {index}")
+    execute(
+        dsn,
+        "CREATE INDEX comments_recent_20010101 ON comments (occurred_at DESC, id DESC)"
+        " WHERE occurred_at >= '2001-01-01 00:00:00+00'",
+    )
     return "comments_recent_20010101"
 
 

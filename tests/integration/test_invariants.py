@@ -18,8 +18,9 @@ from tests.support.database import (
 )
 from tests.support.requests import comment
 
+from comment_monitor import invariants
 from comment_monitor.config import Settings
-from comment_monitor.db import Database
+from comment_monitor.db import Database, Query
 from comment_monitor.invariants import INVARIANTS, Finding, check
 from comment_monitor.worker import open_worker
 
@@ -61,7 +62,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def findings(database: Database) -> dict[str, Finding]:
-    async with database.snapshot() as conn:
+    async with database.connection() as conn:
         return {one.name: one for one in await check(conn, oldest=300) if one.violations}
 
 
@@ -85,6 +86,48 @@ async def test_what_is_broken_is_found_by_name_with_an_example(
     assert found[name].violations == 1
     (shown,) = found[name].examples
     assert shown.startswith(example)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+async def test_slices_leave_no_comment_out_and_count_none_twice(
+    settings: Settings, database: Database, size: int
+) -> None:
+    await take_in(settings, *map(comment, range(20)))
+    await analyse_all(settings)
+    dsn = settings.postgres_dsn
+    # Ids have gaps, of comments removed and of repeats.
+    execute(dsn, "DELETE FROM comments WHERE comment_id IN ('other', '3', '4', '5', '19')")
+    ((least, most),) = execute(dsn, "SELECT min(id), max(id) FROM comments")
+    values = f"({least}, 7, ''), ({most}, 1, '')"
+    execute(dsn, f"INSERT INTO comment_versions (comment_id, revision, text) VALUES {values}")  # noqa: S608
+    execute(dsn, f"DELETE FROM comment_analyses WHERE comment_id IN ({least}, {most})")  # noqa: S608
+    async with database.connection() as conn:
+        found = {one.name: one.violations for one in await check(conn, oldest=300, slice_size=size)}
+    assert found == {"identity": 0, "analysed": 2, "versions": 2, "results": 0, "outbox_age": 0}
+
+
+async def test_rows_of_one_identity_are_found_in_different_slices(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the slices, as where the unique index has let one pass."""
+    await take_in(settings, *map(comment, range(5)))
+    execute(settings.postgres_dsn, BREAK["identity"][0])
+    monkeypatch.setattr(invariants, "FIND_IDENTITY_INDEX", Query("check_identity_index", "SELECT true"))
+    async with database.connection() as conn:
+        found = {one.name: one for one in await check(conn, oldest=300, slice_size=2)}
+    assert (found["identity"].violations, found["identity"].examples) == (1, ["threads edited"])
+
+
+async def test_a_look_ends_where_it_began_whatever_comes_meanwhile(settings: Settings, database: Database) -> None:
+    """During each slice a comment comes behind it."""
+    pauses: list[float] = []
+    async with database.connection() as conn:
+        looking = asyncio.create_task(check(conn, oldest=300, slice_size=1, pause=0.5))
+        while not looking.done():
+            await take_in(settings, comment(f"new {len(pauses)}"))
+            pauses.append(0.5)
+            assert len(pauses) < 1000
+        assert {one.violations for one in await looking} == {0}
 
 
 async def test_a_result_of_an_older_text_is_not_enough(settings: Settings, database: Database) -> None:

@@ -31,7 +31,8 @@ QUERIES: Final = "comment_db_query_duration_seconds"
 CLOCKS: Final = {
     (one,)
     for one in (
-        *("schema_revision", "cache_namespace", "sweep_outbox", "analysis_backlog", "recent_indexes"),
+        *("schema_revision", "cache_state", "sweep_outbox", "analysis_backlog", "recent_indexes"),
+        *("check_last_comment", "check_next_slice", "check_identity_index", "last_checks", "add_checks", "save_checks"),
         *(watch.LOCK_CHECK.name, *(one.query.name for one in INVARIANTS)),
     )
 }
@@ -42,6 +43,8 @@ GAUGES_OF_ALL: Final = {
     "comment_recent_index_age_seconds",
     "comment_schema_usable",
     "comment_schema_at_head",
+    "comment_invariant_check_timestamp_seconds",
+    "comment_invariant_check_interval_seconds",
 }
 
 

@@ -67,7 +67,7 @@ async def test_telling_what_a_known_id_comes_with_costs_no_statement_more(
 # Redis is told of edits, under the prefix that holds; where it can't be, what it holds is disowned: one statement more.
 @pytest.mark.parametrize(
     ("changes", "visit"),
-    [({}, [*ONE_WRITE[:2], "SELECT", "COMMIT"]), ({"REDIS_URL": ""}, [*ONE_WRITE[:2], "UPDATE", "COMMIT"])],
+    [({}, [*ONE_WRITE[:2], "SELECT", "COMMIT"]), ({"REDIS_URL": ""}, [*ONE_WRITE[:2], "INSERT", "COMMIT"])],
 )
 @pytest.mark.parametrize("amount", [25, 1000])
 async def test_edits_cost_the_same_however_many(

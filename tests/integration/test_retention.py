@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
+import psycopg2.extensions
 import pytest
-from tests.conftest import execute, open_client, until
+from tests.conftest import MakeSettings, execute, open_client, until
 from tests.support.database import (
     LONG_AGO,
     analyse_all,
@@ -27,7 +28,8 @@ from tests.support.requests import comment
 from comment_monitor import config, retention
 from comment_monitor.config import Settings
 from comment_monitor.db import AWAY, Database
-from comment_monitor.retention import BATCH, delete_old, roll_recent_index
+from comment_monitor.errors import ConfigurationError
+from comment_monitor.retention import BATCH, delete_old, recent_index_begins, roll_recent_index
 
 BOUND: Final = datetime(2020, 1, 1, tzinfo=UTC)
 RECENT: Final = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index"
@@ -189,6 +191,54 @@ async def test_rolling_forward_replaces_the_index_and_a_repeat_changes_nothing(
     files = execute(settings.postgres_dsn, "SELECT pg_relation_filenode('comments_recent_20300503')")
     assert await roll_recent_index(database, TODAY) == ("comments_recent_20300503", [])
     assert execute(settings.postgres_dsn, "SELECT pg_relation_filenode('comments_recent_20300503')") == files
+
+
+RECENT_ORDER: Final = "ON comments (occurred_at DESC, id DESC)"
+OTHERS: Final = (
+    "CREATE INDEX comments_recent_by_author ON comments (author, occurred_at)",
+    "CREATE INDEX comments_recent_ ON comments (occurred_at)",
+    "CREATE INDEX comments_recent_20300101 ON comments (author)",
+    f"CREATE INDEX comments_recent_20300102 {RECENT_ORDER}",
+    f"CREATE INDEX comments_recent_20300103 {RECENT_ORDER} WHERE occurred_at >= '2030-01-04 00:00:00+00'",
+    f"CREATE INDEX comments_recent_20300104 {RECENT_ORDER} WHERE occurred_at >= '2030-01-04Z' AND source = 'threads'",
+    "CREATE INDEX comments_recent_20300105 ON comments (occurred_at DESC, id) WHERE occurred_at >= '2030-01-05Z'",
+    f"CREATE UNIQUE INDEX comments_recent_20300106 {RECENT_ORDER} WHERE occurred_at >= '2030-01-06 00:00:00+00'",
+    "CREATE INDEX comments_recent_99999999 ON comments (id)",
+    'CREATE INDEX "comments_recent_20300107; DROP TABLE comments" ON comments (id)',
+)
+
+
+async def test_an_index_that_somebody_else_made_stays_whatever_its_name(settings: Settings, database: Database) -> None:
+    for statement in OTHERS:
+        execute(settings.postgres_dsn, statement)
+    before = recent(settings)
+    (first,) = (name for name in before if name < "comments_recent_2030" and name[-1].isdigit())
+    assert await roll_recent_index(database, TODAY) == ("comments_recent_20300503", [first])
+    after = recent(settings)
+    assert after.keys() - before.keys() == {"comments_recent_20300503"}
+    assert before.keys() - after.keys() == {first}
+    async with database.connection() as conn:
+        assert await recent_index_begins(conn) == date(2030, 5, 3)
+
+
+async def test_somebody_elses_index_of_just_that_name_ends_it_by_name(settings: Settings, database: Database) -> None:
+    execute(settings.postgres_dsn, "CREATE INDEX comments_recent_20300503 ON comments (author)")
+    with pytest.raises(ConfigurationError, match="comments_recent_20300503"):
+        await roll_recent_index(database, TODAY)
+    assert len(recent(settings)) == 2
+
+
+async def test_the_index_is_known_in_any_schema_and_time_zone(
+    settings: Settings, database: Database, make_settings: MakeSettings
+) -> None:
+    dsn = settings.postgres_dsn
+    execute(dsn, "CREATE SCHEMA elsewhere")
+    execute(dsn, "ALTER TABLE comments SET SCHEMA elsewhere")
+    (first,) = recent(settings)
+    options = "-c search_path=elsewhere,public -c timezone=Asia/Tokyo -c datestyle=German"
+    own = make_settings(POSTGRES_DSN=psycopg2.extensions.make_dsn(dsn, options=options))
+    async with opened(own) as other:
+        assert await roll_recent_index(other, TODAY) == ("comments_recent_20300503", [first.removeprefix("elsewhere.")])
 
 
 async def test_while_the_new_index_is_built_the_old_one_serves_and_writers_go_on(

@@ -1,6 +1,8 @@
 """The gauges of the whole system, which alerts go by."""
 
+import asyncio
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,12 +11,13 @@ import psycopg2.extensions
 import pytest
 from prometheus_client import REGISTRY
 from tests.conftest import MakeSettings, execute, metric, open_client, until, with_database
-from tests.support.database import analyse_all, opened, take_in
+from tests.support.database import analyse_all, blocked, holding, opened, take_in, terminate_blocked
 from tests.support.requests import comment
 
 from comment_monitor import migrations, watch
+from comment_monitor.config import Settings
+from comment_monitor.db import AWAY
 from comment_monitor.exposition import Known
-from comment_monitor.invariants import INVARIANTS
 from comment_monitor.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
 
 RECENT = f"indexname LIKE '{INDEX_PREFIX}%'"
@@ -82,39 +85,112 @@ async def test_of_a_recent_index_that_is_gone_no_age_is_told(make_settings: Make
     assert "comment_recent_index_age_seconds" not in {family.name for family in Known(REGISTRY).collect()}
 
 
+DUE = "UPDATE invariant_checks SET checked_at = now() - interval '2 hours'"
+CHECKED = "comment_invariant_check_timestamp_seconds"
+
+
+def looks() -> float:
+    """How often the database was looked through, by this process."""
+    return metric("comment_db_query_duration_seconds_count", query="check_outbox_age")
+
+
+async def look_now(settings: Settings) -> None:
+    """A look that is due."""
+    async with opened(settings) as database:
+        await watch.check_promises(settings, database)
+        execute(settings.postgres_dsn, DUE)
+        await watch.check_promises(settings, database)
+
+
 async def test_what_is_broken_is_told_by_promise(make_settings: MakeSettings) -> None:
     settings = make_settings()
     await take_in(settings, comment(1), comment(2))
-    names = [one.query.name.removeprefix("check_") for one in INVARIANTS]
 
     def told() -> dict[str, float]:
-        return {name: metric("comment_invariant_violations", invariant=name) for name in names}
+        return {name: metric("comment_invariant_violations", invariant=name) for name in watch.NAMES}
 
-    await watch.check_promises(settings)
-    assert told() == dict.fromkeys(names, 0)
+    await look_now(settings)
+    assert told() == dict.fromkeys(watch.NAMES, 0)
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
-    await watch.check_promises(settings)
-    assert told() == {**dict.fromkeys(names, 0), "analysed": 2}
+    await look_now(settings)
+    assert told() == {**dict.fromkeys(watch.NAMES, 0), "analysed": 2}
 
 
-async def test_one_process_at_a_time_looks_at_the_promises(make_settings: MakeSettings) -> None:
+async def test_the_installation_is_looked_through_once_an_interval_whoever_asks(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    async with opened(settings) as database:
+        before = looks()
+        started = time.time()
+        # New to the database, they are due in an interval.
+        await asyncio.gather(*(watch.check_promises(settings, database) for _ in range(4)))
+        assert looks() == before
+        assert started - 5 < metric(CHECKED) < time.time() + 5
+        execute(settings.postgres_dsn, DUE)
+        await asyncio.gather(*(watch.check_promises(settings, database) for _ in range(4)))
+        assert looks() == before + 1
+        await watch.check_promises(settings, database)
+        assert looks() == before + 1
+        assert metric(CHECKED) > started - 5
+        assert metric("comment_invariant_check_interval_seconds") == 3600
+
+
+async def test_while_another_process_looks_its_last_findings_are_told(make_settings: MakeSettings) -> None:
     settings = make_settings()
     await take_in(settings, comment(1))
-    await watch.check_promises(settings)
+    await look_now(settings)
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
-    async with opened(settings) as database, database.transaction() as conn:
-        assert await conn.value(watch.LOCK_CHECK, watch.CHECK_LOCK)
-        await watch.check_promises(settings)
+    with holding(settings.postgres_dsn, f"SELECT pg_advisory_xact_lock({watch.CHECK_LOCK})"):
+        await look_now(settings)
         assert metric("comment_invariant_violations", invariant="analysed") == 0
-    await watch.check_promises(settings)
+        execute(settings.postgres_dsn, "UPDATE invariant_checks SET violations = 7 WHERE name = 'versions'")
+        await look_now(settings)
+        assert metric("comment_invariant_violations", invariant="versions") == 7
+    await look_now(settings)
     assert metric("comment_invariant_violations", invariant="analysed") == 1
+    assert metric("comment_invariant_violations", invariant="versions") == 0
+
+
+async def test_a_look_that_is_cut_short_is_no_success_and_is_made_again(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    await take_in(settings, comment(1))
+    await look_now(settings)
+    last = metric(CHECKED)
+    with holding(settings.postgres_dsn, "LOCK TABLE comment_versions IN ACCESS EXCLUSIVE MODE"):
+        task = asyncio.create_task(look_now(settings))
+        await until(lambda: blocked(settings.postgres_dsn))
+        due = metric(CHECKED)
+        terminate_blocked(settings.postgres_dsn)
+        with pytest.raises(AWAY):
+            await task
+    assert metric(CHECKED) == due < last
+    await look_now(settings)
+    assert metric(CHECKED) > last
+
+
+async def test_between_two_statements_a_look_holds_no_snapshot(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    await take_in(settings, *map(comment, range(10)))
+    monkeypatch.setattr(watch, "CHECK_PAUSE", 3600)
+    query = (
+        "SELECT state, backend_xmin::text, backend_xid::text FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'comment-monitor check'"
+    )
+    task = asyncio.create_task(look_now(settings))
+    try:
+        # It has looked at the one slice, and pauses.
+        await until(lambda: execute(settings.postgres_dsn, query) == [("idle", None, None)])
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_service_looks_by_itself(make_settings: MakeSettings) -> None:
     settings = make_settings(COMMENT_CHECK_INTERVAL="1")
     await take_in(settings, comment(1))
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
-    await watch.check_promises(make_settings())
+    await look_now(settings)
     execute(settings.postgres_dsn, "DELETE FROM comments")
     async with open_client(settings):
         await until(lambda: metric("comment_invariant_violations", invariant="analysed") == 0)
@@ -196,7 +272,7 @@ async def test_a_table_that_is_closed_to_a_clock_alone_is_told_of(make_settings:
     user = f"user_of_{psycopg2.extensions.parse_dsn(dsn)['dbname']}"
     execute(dsn, f"CREATE ROLE {user} LOGIN PASSWORD 'secret'")
     try:
-        execute(dsn, f"GRANT SELECT ON comment_monitor_version, installation, comments TO {user}")
+        execute(dsn, f"GRANT SELECT ON comment_monitor_version, installation, comments, unannounced_edits TO {user}")
         before = metric("comment_processing_errors_total", reason="upkeep")
         own = psycopg2.extensions.make_dsn(dsn, user=user, password="secret")  # noqa: S106
         async with open_client(make_settings(POSTGRES_DSN=own)):

@@ -31,6 +31,8 @@ ORCHESTRATORS = {
     "comment_analysis_oldest_seconds",
     "comment_recent_index_age_seconds",
     "comment_invariant_violations",
+    "comment_invariant_check_timestamp_seconds",
+    "comment_invariant_check_interval_seconds",
 }
 
 

@@ -57,7 +57,7 @@ async def analyse_all(settings: Settings, *, redelivered: bool = False) -> None:
 
 async def broken_promises(settings: Settings, *, oldest: float = 300) -> list[str]:
     """The names of the invariants that do not hold."""
-    async with opened(settings) as database, database.snapshot() as conn:
+    async with opened(settings) as database, database.connection() as conn:
         return [one.name for one in await check(conn, oldest=oldest) if one.violations]
 
 

@@ -175,7 +175,7 @@ class System:
         """The invariants that do not hold."""
         database = await open_database(self.dsn, size=1, timeout=30, application="test")
         try:
-            async with database.snapshot() as conn:
+            async with database.connection() as conn:
                 return [one.promise for one in await check(conn, oldest=300) if one.violations]
         finally:
             await database.close()

@@ -1,0 +1,98 @@
+"""`--host ::` is every address of this machine, of IPv4 and IPv6 alike; `0.0.0.0` is those of IPv4."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.conftest import until
+from tests.support.rabbitmq import free_port
+from tests.support.requests import body, comment
+
+from comment_monitor.api.server import listen
+from comment_monitor.embedded.supervisor import Where
+from comment_monitor.exposition import serve_metrics
+
+V4, V6 = "127.0.0.1", "[::1]"
+
+
+def reachable(port: int) -> set[str]:
+    """Over which families something answers."""
+    found = set()
+    for host in (V4, V6):
+        try:
+            with closing(socket.create_connection((host.strip("[]"), port), timeout=10)):
+                found.add(host)
+        except ConnectionRefusedError:
+            pass
+    return found
+
+
+HOSTS = {"::": {V4, V6}, "0.0.0.0": {V4}, "127.0.0.1": {V4}, "::1": {V6}}  # noqa: S104
+
+
+@pytest.mark.parametrize(("host", "families"), HOSTS.items(), ids=HOSTS)
+def test_the_api_listens_on_the_families_of_its_host(host: str, families: set[str]) -> None:
+    with closing(listen(host, 0)) as listening:
+        assert reachable(listening.getsockname()[1]) == families
+
+
+@pytest.mark.parametrize(("host", "families"), HOSTS.items(), ids=HOSTS)
+def test_the_metrics_port_does_so_too(host: str, families: set[str]) -> None:
+    port = free_port()
+    stop = serve_metrics(host, port)
+    try:
+        assert reachable(port) == families
+    finally:
+        stop()
+
+
+@pytest.fixture
+def ports(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """Those of a service on `::`."""
+    ports = free_port(), free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "comment_monitor", "serve", "--host", "::",
+         "--port", str(ports[0]), "--metrics-port", str(ports[1])],
+        env={**os.environ, **environment, "COMMENT_RATE_LIMIT_PER_MINUTE": "50"}, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        yield ports
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def test_a_service_on_all_addresses_answers_both_and_counts_each_client_as_one(ports: tuple[int, int]) -> None:
+    port, metrics_port = ports
+    async with httpx.AsyncClient() as client:
+
+        async def up() -> bool:
+            try:
+                return (await client.get(f"http://{V4}:{port}/health")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        await until(up)
+        for host in (V4, V6):
+            assert (await client.get(f"http://{host}:{port}/health")).status_code == 200
+            assert "comment_processing_queue_length" in (await client.get(f"http://{host}:{metrics_port}/metrics")).text
+
+        async def post(host: str) -> int:
+            answer = await client.post(f"http://{host}:{port}/comments/process", json=body(comment(1)))
+            return answer.status_code
+
+        # One of IPv4 comes as ::ffff:127.0.0.1: all such addresses lie in one /64, and are clients of their own.
+        statuses = [await post(V4) for _ in range(51)]
+        assert (statuses.count(200), statuses[-1]) == (50, 429)
+        assert await post(V6) == 200
+
+
+@pytest.mark.parametrize(("host", "url"), [("::", "http://[::]:1/"), ("127.0.0.1", "http://127.0.0.1:1/")])
+def test_an_address_of_ipv6_is_printed_in_brackets(host: str, url: str, tmp_path: Path) -> None:
+    assert Where(host, 1, 2, tmp_path).url(1, "/") == url
