@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from prometheus_client import REGISTRY
 
 from comment_monitor import config, migrations
+from comment_monitor.analysis import warm_up
 from comment_monitor.api.app import create_app, create_asgi
 from comment_monitor.config import Settings
 from comment_monitor.embedded.postgres import EmbeddedPostgres
@@ -56,6 +57,12 @@ def execute(dsn: str, statement: str) -> list[tuple[Any, ...]]:
 def with_database(dsn: str, name: str) -> str:
     """The DSN of another database on the same server."""
     return psycopg2.extensions.make_dsn(dsn, dbname=name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models() -> None:
+    """The analysers' models are loaded, as in a worker before its first task."""
+    warm_up()
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,12 @@ class Process:
         one = psutil.Process(self._child.pid)
         return [part.memory_info().rss / MIB for part in (one, *one.children(recursive=True))]
 
+    def processor_seconds(self) -> float:
+        """Of the process and each of its children, since they began."""
+        one = psutil.Process(self._child.pid)
+        times = [part.cpu_times() for part in (one, *one.children(recursive=True))]
+        return sum(part.user + part.system for part in times)
+
     def check(self) -> None:
         """Raises where it has ended."""
         if self._child.poll() is not None:

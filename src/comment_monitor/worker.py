@@ -26,8 +26,8 @@ logger = log.get(__name__)
 # Comments whose results share a transaction, and seconds of analysis after which results are stored in any case.
 COMMENTS_STORED_TOGETHER: Final = 125
 SECONDS_STORED_TOGETHER: Final = 1.0
-# Comments that a process analyses before it knows how long one takes.
-COMMENTS_AT_FIRST: Final = 8
+# Comments that a process takes together before it knows how long one takes: no row is cut for it.
+COMMENTS_AT_FIRST: Final = 25
 # Comments that are analysed before the event loop has its turn.
 COMMENTS_A_TURN: Final = 8
 # Starts that do not come to an end before a row is split, or its one comment marked failed. (The comments of a split
