@@ -37,6 +37,13 @@ AWAY: Final = (
     asyncpg.InvalidCatalogNameError,
     *CLOSED,
 )
+# It answers, and takes no writes: a look at it, which reads, finds nothing wrong.
+REFUSES_WRITES: Final = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    *CLOSED,
+)
 # Another transaction was in the way; the same write may succeed at once.
 CONFLICT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 

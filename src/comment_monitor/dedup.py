@@ -5,20 +5,19 @@ committed to this database. Forgotten or away, it costs time only.
 """
 
 import time
-from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b, sha1
+from typing import Any, Final, NamedTuple, TypeVar
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import ClusterCrossSlotError, MovedError, NoScriptError
 
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
 from comment_monitor.model import NO_DETAILS, Comment
+from comment_monitor.redis_client import UNAVAILABLE
 
 logger = log.get(__name__)
-
-AWAY: Final = (RedisError, OSError, TimeoutError)
 
 # Sets each key to revision and digest unless a later revision stands there: two processes may answer for the same
 # comment out of order, and an old text must not pass for the latest.
@@ -31,6 +30,12 @@ for i, key in ipairs(KEYS) do
     if not old or revision(old) <= revision(new) then redis.call('SET', key, new, 'EX', ttl) end
 end
 """
+
+
+REMEMBER_SHA: Final = sha1(REMEMBER.encode(), usedforsecurity=False).hexdigest()
+
+Client = Redis | RedisCluster
+T = TypeVar("T")
 
 
 class Known(NamedTuple):
@@ -65,11 +70,21 @@ def _keys(comments: Sequence[Comment], namespace: bytes) -> list[bytes]:
 class DedupCache:
     """The cache of one process; without the prefix of the database in use it is asked nothing."""
 
-    def __init__(self, client: "Redis | None", *, ttl: int):
-        self._client = client
+    def __init__(
+        self,
+        client: "Redis | None",
+        *,
+        ttl: int,
+        open_cluster: "Callable[[], RedisCluster] | None" = None,
+    ):
+        self._client: Client | None = client
+        self._opened: list[Client] = [client] if client else []
+        self._open_cluster = open_cluster
+        # Whether it is a cluster, which takes no command on keys of several slots: each key has its own then, all in
+        # one pipeline. The keys are the same, so processes that know of it and those that do not yet agree.
+        self._each = False
         self._ttl = ttl
         self._breaker = Breaker()
-        self._remember = client.register_script(REMEMBER) if client else None
         self._reached = False
         self._namespace: bytes | None = None
         self._until = 0.0
@@ -92,7 +107,7 @@ class DedupCache:
         if self._client and self._breaker.closed:
             try:
                 await self._client.ping()
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 self._failed(error)
             else:
                 self._works()
@@ -118,8 +133,8 @@ class DedupCache:
         if not marks.keys or not self.usable or self._client is None:
             return [False] * marks.amount
         try:
-            values = await self._client.mget(marks.keys)
-        except AWAY as error:
+            values = await self._with_client(lambda client: self._get(client, marks.keys))
+        except UNAVAILABLE as error:
             self._failed(error)
             return [False] * marks.amount
         self._works()
@@ -161,15 +176,63 @@ class DedupCache:
     async def _note(self, keys: list[bytes], values: list[bytes]) -> bool:
         if not keys:
             return True
-        if not self.reachable or self._remember is None:
+        if not self.reachable:
             return False
         try:
-            await self._remember(keys=keys, args=[self._ttl, *values])
-        except AWAY as error:
+            await self._with_client(lambda client: self._set(client, keys, values))
+        except UNAVAILABLE as error:
             self._failed(error)
             return False
         self._works()
         return True
+
+    async def _with_client(self, use: "Callable[[Client], Awaitable[T]]") -> T:
+        """Runs commands; again where the answer is that this is a cluster, or another node's part of one."""
+        while True:
+            assert self._client is not None  # noqa: S101 - callers have looked
+            try:
+                return await use(self._client)
+            except ClusterCrossSlotError:
+                if self._each:
+                    raise
+                self._each = True
+                logger.info("redis_is_a_cluster", effect="one command a key")
+            except MovedError:
+                if self._open_cluster is None:
+                    raise
+                self._client, self._open_cluster, self._each = self._open_cluster(), None, True
+                self._opened.append(self._client)
+                logger.info("redis_is_a_cluster", effect="each node is asked for its own keys")
+
+    async def _get(self, client: "Client", keys: Sequence[bytes]) -> list[Any]:
+        if not self._each:
+            return list(await client.mget(keys))
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.get(key)
+        return list(await pipeline.execute())
+
+    async def _set(self, client: "Client", keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        try:
+            await self._run_script(client, keys, values)
+        except NoScriptError:
+            await client.script_load(REMEMBER)
+            await self._run_script(client, keys, values)
+
+    async def _run_script(self, client: "Client", keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        if not self._each:
+            await client.evalsha(REMEMBER_SHA, len(keys), *keys, self._ttl, *values)
+            return
+        pipeline = client.pipeline(transaction=False)
+        for key, value in zip(keys, values, strict=True):
+            # The method of this name refuses to work on a cluster, where it can't see to the script's being there.
+            pipeline.execute_command("EVALSHA", REMEMBER_SHA, 1, key, self._ttl, value)
+        await pipeline.execute()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for client in self._opened:
+            await client.aclose()
 
     def _works(self) -> None:
         self._reached = True

@@ -5,16 +5,17 @@ The counting is the `limits` library's (one atomic script in Redis); with Redis 
 
 import asyncio
 import time
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio import ConnectionPool
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import MovedError
 
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
-from comment_monitor.dedup import AWAY
+from comment_monitor.redis_client import UNAVAILABLE, open_cluster, open_redis
 
 logger = log.get(__name__)
 
@@ -43,24 +44,20 @@ class Verdict(NamedTuple):
 class RateLimit:
     """Counts one hit per request and client. A limit of 0 switches it off."""
 
-    def __init__(self, per_minute: int, redis_url: str, *, timeout: float = 0.5):
+    def __init__(self, per_minute: int, redis_url: str):
         self._item = RateLimitItemPerMinute(max(per_minute, 1), namespace=NAMESPACE)
         self._off = per_minute == 0
         self._breaker = Breaker()
         self._own = MovingWindowRateLimiter(MemoryStorage())
         self._turns = asyncio.Semaphore(CONNECTIONS)
-        self._pool: ConnectionPool | None = None
+        self._url = redis_url
+        self._client = open_redis("" if self._off else redis_url, connections=CONNECTIONS)
+        self._cluster: RedisCluster | None = None
+        self._storage = RedisStorage("async+redis://", implementation="redispy") if self._client else None
         self._shared: MovingWindowRateLimiter | None = None
-        if redis_url and not self._off:
-            self._pool = ConnectionPool.from_url(
-                redis_url, socket_timeout=timeout, socket_connect_timeout=timeout, max_connections=CONNECTIONS
-            )
-            storage = RedisStorage(
-                "async+redis://",
-                implementation="redispy",
-                connection_pool=self._pool,  # type: ignore[arg-type]  # declared too narrowly
-            )
-            self._shared = MovingWindowRateLimiter(storage)
+        if self._storage and self._client:
+            self._use(self._storage, self._client)
+            self._shared = MovingWindowRateLimiter(self._storage)
 
     async def hit(self, client: str) -> Verdict | None:
         """Counts a request of `client`; None where there is no limit."""
@@ -75,8 +72,8 @@ class RateLimit:
 
     async def _hit_shared(self, limiter: MovingWindowRateLimiter, client: str) -> Verdict | None:
         try:
-            verdict = await self._hit(limiter, client)
-        except AWAY as error:
+            verdict = await self._hit_there(limiter, client)
+        except UNAVAILABLE as error:
             metrics.count_error("rate-limit-store")
             if self._breaker.failure():
                 logger.warning("rate_limit_store_away", error=type(error).__name__, effect="counting per process")
@@ -85,10 +82,28 @@ class RateLimit:
             logger.info("rate_limit_store_back")
         return verdict
 
+    async def _hit_there(self, limiter: MovingWindowRateLimiter, client: str) -> Verdict:
+        try:
+            return await self._hit(limiter, client)
+        except MovedError:
+            # A node of a cluster, and this client is counted at another one.
+            if self._cluster is None and self._storage:
+                self._cluster = open_cluster(self._url)
+                self._use(self._storage, self._cluster)
+            return await self._hit(limiter, client)
+
+    @staticmethod
+    def _use(storage: RedisStorage, client: "Redis | RedisCluster") -> None:
+        """The library makes clients of its own only, by URLs that know neither time limits nor Sentinels."""
+        bridge: Any = storage.bridge
+        bridge.storage, bridge.connection_getter = client, lambda _: client
+        bridge.register_scripts()
+
     async def close(self) -> None:
         """Gives back the connections."""
-        if self._pool:
-            await self._pool.disconnect()
+        for client in (self._client, self._cluster):
+            if client:
+                await client.aclose()
 
     async def _hit(self, limiter: MovingWindowRateLimiter, client: str) -> Verdict:
         allowed = await limiter.hit(self._item, client)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from comment_monitor.printable import all_printable, printable
 from comment_monitor.redact import plain_words, redact, redacted
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -55,6 +56,8 @@ def configure(level: str) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             _exception_by_name,
             redact,
+            # JSON writes such signs out by itself.
+            *([_written_out] if terminal else []),
             renderer,
         ],
     )
@@ -126,12 +129,17 @@ def _exception_by_name(_logger: object, _method: str, event: structlog.typing.Ev
     return event
 
 
+def _written_out(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A structlog processor for a terminal: no text of a line moves its cursor or begins another line."""
+    return {name: all_printable(value) for name, value in event.items()}
+
+
 def from_a_signal(logger: str, words: str) -> None:
     """A line of INFO from within a signal's handler: no lock is taken, which the line that it interrupts may hold."""
     if not logging.getLogger().isEnabledFor(logging.INFO):
         return
     event = {"event": redacted(words.strip()), "logger": logger, "level": "info", "timestamp": _now()}
-    line = str(event["event"]) if sys.stderr.isatty() else json.dumps(event)
+    line = printable(str(event["event"])) if sys.stderr.isatty() else json.dumps(event)
     with suppress(OSError, ValueError):
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
 

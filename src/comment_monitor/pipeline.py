@@ -12,7 +12,7 @@ import structlog
 
 from comment_monitor import errors, log, metrics, store, tracing
 from comment_monitor.config import Settings
-from comment_monitor.db import NO_SCHEMA, Connection, Database, in_words
+from comment_monitor.db import NO_SCHEMA, REFUSES_WRITES, Connection, Database, in_words
 from comment_monitor.dedup import DedupCache, Known, Marks
 from comment_monitor.model import DUPLICATE, NO_DETAILS, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.origins import MOST, Origin, Origins
@@ -53,7 +53,7 @@ class Pipeline:
 
     @property
     def trouble(self) -> str | None:
-        """Why the database takes no writes, as the latest one found; None: it took it, or that was long ago."""
+        """Why the database, which answers, takes no writes, as the latest one found; None: it took it, or long ago."""
         if self._failed and time.monotonic() - self._failed[1] < TROUBLE_LASTS:
             return self._failed[0]
         return None
@@ -206,7 +206,8 @@ class Pipeline:
             raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
         except RETRIED as error:
             why = in_words(error)
-            self._failed = (why, time.monotonic())
+            if isinstance(error, REFUSES_WRITES):
+                self._failed = (why, time.monotonic())
             logger.warning("database_unavailable", error=type(error).__name__)
             raise errors.DatabaseUnavailable(
                 f"The database can't be used: {why}. Repeating the request is safe."

@@ -4,22 +4,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import redis.asyncio
-import redis.asyncio.retry
-import redis.backoff
-
 from comment_monitor.broker import batches_a_message, make_celery
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.db import GENERIC_PLANS, Database, open_database
 from comment_monitor.dedup import DedupCache
-from comment_monitor.errors import ConfigurationError
 from comment_monitor.limits import RateLimit
 from comment_monitor.pipeline import Pipeline
 from comment_monitor.publish import Publisher
+from comment_monitor.redis_client import open_cluster, open_redis
 from comment_monitor.schema import Schema
 from comment_monitor.upkeep import Upkeep
-
-REDIS_TIMEOUT = 0.5
 
 
 class Runtime(NamedTuple):
@@ -61,13 +55,16 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
         timeout=settings.read_timeout,
         application=f"{application} reading",
     )
-    client = open_redis(settings.redis_url)
-    cache = DedupCache(client, ttl=settings.dedup_cache_ttl)
+    cache = DedupCache(
+        open_redis(settings.redis_url),
+        ttl=settings.dedup_cache_ttl,
+        open_cluster=lambda: open_cluster(settings.redis_url),
+    )
     publisher = Publisher(make_celery(settings) if settings.broker_url else None, together=batches_a_message(settings))
     schema = Schema()
     pipeline = Pipeline(settings, writing, cache, publisher, schema)
     upkeep = Upkeep(settings, background, schema, cache, publisher)
-    limit = RateLimit(settings.rate_limit_per_minute, settings.redis_url, timeout=REDIS_TIMEOUT)
+    limit = RateLimit(settings.rate_limit_per_minute, settings.redis_url)
     try:
         await upkeep.look_at_schema()
         async with upkeep.running(), pipeline.running():
@@ -78,8 +75,7 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
         await writing.close()
         await background.close()
         await reading.close()
-        if client:
-            await client.aclose()
+        await cache.close()
 
 
 def check_addresses(settings: Settings) -> None:
@@ -91,20 +87,3 @@ def check_addresses(settings: Settings) -> None:
     open_redis(settings.redis_url)
     if settings.broker_url:
         make_celery(settings)
-
-
-def open_redis(url: str) -> "redis.asyncio.Redis | None":
-    """A client that gives up soon: Redis is a side path, and a slow one must not hold up a write."""
-    if not url:
-        return None
-    try:
-        client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=REDIS_TIMEOUT,
-            socket_connect_timeout=REDIS_TIMEOUT,
-            # One immediate repeat: a pooled connection may have been closed by a restart of the server.
-            retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1),
-        )
-    except ValueError:
-        raise ConfigurationError("REDIS_URL=<hidden>: must be redis://, rediss:// or unix://") from None
-    return client

@@ -7,7 +7,6 @@ No span holds what a user sent: names, counts and ids only, of errors their type
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from comment_monitor import BARRED, __version__
+from comment_monitor import __version__
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.origins import Origin
 
@@ -55,9 +54,6 @@ def start(endpoint: str, service: str) -> None:
     if not endpoint or _tracer or _is_off():
         return
     _check(endpoint)
-    for name in BARRED:
-        if sys.modules.get(name, ...) is None:
-            del sys.modules[name]
     try:
         _provider = _make(service)
     except ValueError as error:

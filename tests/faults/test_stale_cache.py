@@ -14,7 +14,7 @@ from tests.support.triggers import replaced_long_ago
 
 from comment_monitor.dedup import DedupCache
 from comment_monitor.embedded.redis import EmbeddedRedis
-from comment_monitor.runtime import open_redis
+from comment_monitor.redis_client import open_redis
 
 
 async def fate(system: System, text: str) -> str:

@@ -56,6 +56,7 @@ def served(
     execute(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     environment = {key: value for key, value in os.environ.items() if key not in {"CELERY_BROKER_URL", "RABBITMQ_URL"}}
     environment |= {"POSTGRES_DSN": with_database(postgres.dsn, name), "REDIS_URL": redis_server.url}
+    environment["CELERY_BROKER_URL"] = "memory://"
     port = free_port()
     log = tmp_path_factory.mktemp("served") / "log"
     with log.open("wb") as output:

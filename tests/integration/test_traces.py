@@ -279,3 +279,10 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded(empty_dsn: str) 
     environment = {"POSTGRES_DSN": empty_dsn, "CELERY_BROKER_URL": "memory://"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_who_instruments_this_program_finds_all_of_opentelemetry() -> None:
+    code = "import comment_monitor.runtime; from opentelemetry import metrics; import opentelemetry.sdk.metrics as sdk;"
+    code += "metrics.set_meter_provider(sdk.MeterProvider()); metrics.get_meter('host').create_counter('c').add(1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

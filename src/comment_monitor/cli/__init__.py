@@ -3,14 +3,29 @@
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from comment_monitor import __version__
+from comment_monitor.cli.printing import say
 from comment_monitor.errors import CommentMonitorError
+from comment_monitor.printable import printable
 
 # The disk is full, or whoever read has gone.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
+
+
+@contextmanager
+def _printable_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        shown = printable(error.format_message())
+        error.format_message = lambda: shown  # type: ignore[method-assign]
+        raise
 
 
 class Commands(click.Group):
@@ -28,6 +43,18 @@ class Commands(click.Group):
         ("smoke-test", "smoke_test", "Send one comment through a running service, and remove it again."),
         ("load-test", "load_test", "Drive a running service and measure it."),
     )
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Reads the command line; what it says of it is printable."""
+        with _printable_errors():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; what it says of a file, or of what a server answers, is printable."""
+        with _printable_errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which a user meets them."""
@@ -67,12 +94,12 @@ def main() -> None:
             if sys.stdout:
                 sys.stdout.flush()
     except CommentMonitorError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", error=True)
         sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        click.echo(f"Error: The output can't be written ({error.strerror}).", err=True)
+        say(f"Error: The output can't be written ({error.strerror}).", error=True)
         # What is still in its buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from comment_monitor import retention
+from comment_monitor.cli.printing import say
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
@@ -44,15 +45,15 @@ async def _cleanup(settings: Settings, before: datetime, *, act: bool) -> None:
         old = await retention.count_old(database, before)
         day = before.date()
         if not act:
-            click.echo(f"{old.amount} comments stored before {day} would be removed (dry run; --yes removes them)")
+            say(f"{old.amount} comments stored before {day} would be removed (dry run; --yes removes them)")
             return
         removed = 0
         with Progress(old.amount, "removing") as progress:
             async for amount in retention.delete_old(database, before):
                 removed += amount
                 progress.at(removed, removed)
-        click.echo(f"{removed} comments stored before {day} removed")
+        say(f"{removed} comments stored before {day} removed")
         name, replaced = await retention.roll_recent_index(database)
-        click.echo(f"index of recent comments: {name}" + (f", in place of {', '.join(replaced)}" if replaced else ""))
+        say(f"index of recent comments: {name}" + (f", in place of {', '.join(replaced)}" if replaced else ""))
     finally:
         await database.close()

@@ -18,6 +18,7 @@ import click
 import msgspec
 
 from comment_monitor import errors
+from comment_monitor.cli.printing import say
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import Settings, require_dsn
@@ -234,21 +235,21 @@ class _Report:
         total = self.fates.total()
         if self._csv_faults:
             lines = "line was" if self._csv_faults == 1 else "lines were"
-            click.echo(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
+            say(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
         if self._named > NAMED and not self._rejects:
-            click.echo("--rejected PATH writes the number and the reason of every rejected line")
+            say("--rejected PATH writes the number and the reason of every rejected line")
         if self._conflicts:
-            click.echo(f"Conflicts: {self._conflicts}. {WHOSE_IDS}")
+            say(f"Conflicts: {self._conflicts}. {WHOSE_IDS}")
         if dry_run:
-            click.echo(f"{total} read: {self.fates['valid']} valid, {self.fates['rejected']} rejected; nothing stored")
+            say(f"{total} read: {self.fates['valid']} valid, {self.fates['rejected']} rejected; nothing stored")
         else:
-            click.echo(
+            say(
                 f"{total} read: {self.fates['stored']} stored, {self.fates['updated']} updated, "
                 f"{self.fates['duplicate']} duplicates, {self.fates['rejected']} rejected; "
                 f"{total / seconds:,.0f} comments/s"
             )
         if self.failure:
-            click.echo(f"Error: {self.failure}", err=True)
+            say(f"Error: {self.failure}", error=True)
 
 
 async def _run(

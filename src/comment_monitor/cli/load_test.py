@@ -13,6 +13,7 @@ import aiohttp
 import click
 import uvloop
 
+from comment_monitor.cli.printing import say, say_all
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import service_address
 from comment_monitor.loadtest.drive import Driver, Pace, Result
@@ -100,9 +101,9 @@ def load_test(
     run.go(loads, total)
     found = summary(run.result, skipped=skipped)
     failed = failures(found, Bounds(max_p95, max_p99, min_throughput, max_error_rate))
-    click.echo(json.dumps({**found, "failed": failed}) if as_json else in_words(found))
+    say_all(json.dumps({**found, "failed": failed}) if as_json else in_words(found))
     for line in failed:
-        click.echo(f"Failed: {line}", err=True)
+        say(f"Failed: {line}", error=True)
     sys.exit(1 if failed else INTERRUPTED if run.interrupts else 0)
 
 
@@ -161,7 +162,7 @@ class _Run:
             work.cancel()
             return
         driver.stop()
-        click.echo("Interrupted: waiting for the requests under way; again to leave them.", err=True)
+        say("Interrupted: waiting for the requests under way; again to leave them.", error=True)
 
     async def _watch(self, progress: Progress, total: int | None) -> None:
         while True:

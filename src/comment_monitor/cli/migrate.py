@@ -7,6 +7,7 @@ import psycopg2
 import sqlalchemy.exc
 
 from comment_monitor import migrations
+from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import require_dsn
 
@@ -30,4 +31,4 @@ def migrate(revision: str, down: bool, data_dir: Path) -> None:
         raise click.ClickException(f"Not migrated: {reason}") from None
     except migrations.UnknownRevisionError as error:
         raise click.ClickException(f"Not migrated: {error}") from None
-    click.echo(f"The database is at revision {migrations.current(settings.postgres_dsn) or 'base (empty)'}.")
+    say(f"The database is at revision {migrations.current(settings.postgres_dsn) or 'base (empty)'}.")

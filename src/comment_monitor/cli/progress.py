@@ -5,9 +5,11 @@ import time
 from types import TracebackType
 from typing import Self
 
-import click
 import rich.console
 import rich.progress
+
+from comment_monitor.cli.printing import say
+from comment_monitor.printable import printable
 
 # Seconds between two lines where there is no terminal.
 LINE_INTERVAL = 5.0
@@ -53,11 +55,11 @@ class Progress:
         elif time.monotonic() - self._last_line >= LINE_INTERVAL:
             self._last_line = time.monotonic()
             share = f" ({done / self._total:.0%})" if self._total else ""
-            click.echo(f"{count:,} comments{share}", err=True)
+            say(f"{count:,} comments{share}", error=True)
 
     def say(self, line: str) -> None:
         """A line beside the bar."""
         if self._bar:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(printable(line), markup=False, highlight=False)
         else:
-            click.echo(line, err=True)
+            say(line, error=True)

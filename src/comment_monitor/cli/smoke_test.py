@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import psycopg2
 
+from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import DEFAULT_URL, data_dir_option, load_settings, service_address
 from comment_monitor.config import Settings, require_dsn
 from comment_monitor.errors import ConfigurationError
@@ -31,15 +32,15 @@ def smoke_test(url: str | None, timeout: int, keep: bool, data_dir: Path) -> Non
     test = SmokeTest(address, timeout)
     try:
         for step in test.steps():
-            click.echo(f"ok    {step.name} ({step.seconds:.2f} s)")
+            say(f"ok    {step.name} ({step.seconds:.2f} s)")
     except SmokeError as error:
-        click.echo(f"FAIL  {error}")
+        say(f"FAIL  {error}")
         if not keep:
             with suppress(psycopg2.Error):
                 test.remove(settings.postgres_dsn)
         raise SystemExit(1) from None
     if keep:
-        click.echo(f"The comment stays: {SOURCE}/{test.id}")
+        say(f"The comment stays: {SOURCE}/{test.id}")
     else:
         _remove(test, settings)
 
@@ -50,4 +51,4 @@ def _remove(test: SmokeTest, settings: Settings) -> None:
     except psycopg2.Error as error:
         reason = str(error).strip().splitlines()[0]
         raise click.ClickException(f"The comment could not be removed ({reason}): {SOURCE}/{test.id}.") from None
-    click.echo("ok    it is removed")
+    say("ok    it is removed")

@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from comment_monitor.printable import all_printable
 from comment_monitor.status import QUANTILES
 
 GOOD: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow"}
@@ -26,6 +27,8 @@ def screen(figures: Figures, *, errors: int | None = None) -> Group:
         figures: what `--json` tells.
         errors: how many of them are named at the most; None: all.
     """
+    # A service may answer anything.
+    figures = all_printable(figures)
     if error := figures.get("error"):
         now, since = _clock(figures["time"]), _clock(figures["since"])
         return Group(Text(error, style="bold red"), Text(f"{now}; it has been so since {since}"))

@@ -9,9 +9,11 @@ import rich.console
 import rich.text
 
 from comment_monitor import config
+from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import PORT
 from comment_monitor.dsn import read_dsn
 from comment_monitor.embedded.supervisor import Where, run
+from comment_monitor.printable import printable
 from comment_monitor.redact import redacted
 
 WHERE = ("host", "port", "db", "dbname", "virtual_host", "user", "sslmode")
@@ -39,7 +41,7 @@ def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
         read_dsn(settings.postgres_dsn)
     where = Where(host, port, metrics_port, data_dir.absolute())
     run(where, announce)
-    click.echo("Stopped.")
+    say("Stopped.")
 
 
 def announce(where: Where, endpoints: Mapping[str, str]) -> None:
@@ -56,7 +58,7 @@ def announce(where: Where, endpoints: Mapping[str, str]) -> None:
     ]
     lines = [
         rich.text.Text.assemble("\n", ("Comment Monitoring Pipeline is up", "bold green"), " (Ctrl-C stops all of it)"),
-        *(rich.text.Text.assemble((f"{name + ':':16}", "bold"), value) for name, value in rows),
+        *(rich.text.Text.assemble((f"{name + ':':16}", "bold"), printable(value)) for name, value in rows),
     ]
     # Never cut or folded: these are to be copied. One write: what the servers log does not come between the lines.
     rich.console.Console(soft_wrap=True, highlight=False).print(rich.text.Text("\n").join(lines))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from comment_monitor import tracing
+from comment_monitor.broker import refuse_cluster
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.config import require_dsn
 from comment_monitor.errors import ConfigurationError
@@ -37,6 +38,7 @@ def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> No
     require_dsn(settings, data_dir)
     if not settings.broker_url:
         raise ConfigurationError("CELERY_BROKER_URL is not set, such as amqp://user:password@host:5672//")
+    refuse_cluster(settings.broker_url)
     # Celery's application reads them again, and so do the processes of its pool.
     os.environ["POSTGRES_DSN"], os.environ["CELERY_BROKER_URL"] = settings.postgres_dsn, settings.broker_url
     tracing.check(settings.otlp_endpoint)
