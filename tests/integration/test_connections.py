@@ -141,6 +141,19 @@ async def test_what_follows_a_request_spoils_no_answer(api: Api) -> None:
         assert await one.ended()
 
 
+async def test_a_flood_of_what_is_no_http_is_one_line_a_second(api: Api) -> None:
+    upgrade = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    for _ in range(50):
+        status, _, document = await api.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        assert (status, problem(document)) == (400, "bad-http")
+        # Nobody here speaks WebSocket, which a server may pass over.
+        assert (await api.send(upgrade))[0] == 200
+    lines = api.program.output.splitlines()
+    assert api.told("comment_processing_errors_total", reason="bad-http") == 50
+    await until(lambda: sum(int(str(one.get("count", 1))) for one in api.lines(problem="bad-http")) == 50)
+    assert len(lines) < 30
+
+
 async def test_trailers_without_end_are_refused(api: Api) -> None:
     content = json.dumps(body(comment(1), post_id="p1")).encode()
     head = b"POST /comments/process HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

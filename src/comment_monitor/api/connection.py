@@ -5,6 +5,7 @@ rest of a body or a reader is awaited. See docs/adr/0036.
 """
 
 import asyncio
+import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,12 @@ GOODBYE: Final = 2.0
 PIPELINED: Final = 100
 
 
+# uvicorn warns of each connection that speaks no HTTP, or wants a WebSocket: who floods us with them would fill the log.
+# They are counted here, and told of once a second.
+_quiet: Final = logging.getLogger("uvicorn.error.connections")
+_quiet.setLevel(logging.ERROR)
+
+
 class _Flow(FlowControl):
     """Reads no further while whole requests wait for their turn."""
 
@@ -52,6 +59,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, door: "Door", **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.door = door
+        self.logger = _quiet
         self.excess = False
         # When the wait began that it is in; what it waits for follows from the rest.
         self._since = 0.0
