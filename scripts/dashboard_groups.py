@@ -5,8 +5,6 @@ from typing import NamedTuple
 # A machine without Kubernetes has no namespace and no pod: `.*` matches a label that is not there, too.
 OURS = 'namespace=~"$namespace",pod=~"$pod"'
 WHOLE = 'namespace=~"$namespace"'
-LOOKED_AT = "comment_invariant_check_timestamp_seconds"
-LOOK_INTERVAL = "comment_invariant_check_interval_seconds"
 # The broker may stand elsewhere, or serve others as well.
 BROKER = 'namespace=~"$broker"'
 QUEUE = f'{BROKER},queue="comment-analysis"'
@@ -31,7 +29,8 @@ class Panel(NamedTuple):
 
     `targets`: expression and legend. `limits`: values from which it is yellow, and red; `least`: below it is red.
     `threshold`: the chart's value, among its alerts', of which the last of `limits` is the default: there an alert
-    begins. `words`: what is shown for 0 and for 1. `none`: what is shown where there is nothing to show.
+    begins. `runbook`: its page, or pages. `words`: what is shown for 0 and for 1. `none`: what is shown where there
+    is nothing to show.
     """
 
     title: str
@@ -113,7 +112,7 @@ OVERVIEW = (
     Panel(
         "Database usable", "Whether every orchestrator finds the database there and migrated far enough for it.",
         ((f'min(comment_schema_usable{{{OURS},job!="comment-worker"}})', "usable"),),
-        "short", "stat", runbook="CommentSchemaNotUsable", width=4, least=1, words=("no", "yes"),
+        "short", "stat", runbook="CommentSchemaNotUsable", width=5, least=1, words=("no", "yes"),
     ),
     Panel(
         "Health", "What each orchestrator's /health looks at: 1 is well. The least of all pods.",
@@ -128,22 +127,18 @@ OVERVIEW = (
     Panel(
         "Violated invariants", "Violations of the data's promises, as last looked at (every COMMENT_CHECK_INTERVAL).",
         ((f"sum(max by (invariant) (comment_invariant_violations{{{WHOLE}}}))", "violations"),),
-        "short", "stat", (None, 1), runbook="CommentInvariantBroken", width=4, none="not looked at yet",
-    ),
-    Panel(
-        "Last look at the data", "Since when the data's promises were not looked at, in COMMENT_CHECK_INTERVALs.",
-        ((f"(time() - {largest(LOOKED_AT)}) / {largest(LOOK_INTERVAL)}", "intervals"),),
-        "short", "stat", (2, 3), runbook="CommentInvariantCheckOverdue", width=4,
+        "short", "stat", (None, 1), width=5, none="not looked at yet",
+        runbook="CommentInvariantBroken CommentInvariantCheckOverdue",
     ),
     Panel(
         "Age of the recent index", "How far back the index of recent comments begins: 7 days after a cleanup, "
         "14 before the next weekly one.",
         ((largest("comment_recent_index_age_seconds"), "age"),),
-        "s", "stat", (1_296_000, 1_382_400), "cleanupAgeThreshold", "CommentCleanupNotDone", 4,
+        "s", "stat", (1_296_000, 1_382_400), "cleanupAgeThreshold", "CommentCleanupNotDone", 5,
     ),
     Panel(
         "Rate limited", "Requests a second that were answered 429.",
-        ((rate("comment_rate_limited_total"), "429"),), "reqps", "stat", runbook="CommentsRefused", width=4,
+        ((rate("comment_rate_limited_total"), "429"),), "reqps", "stat", runbook="CommentsRefused", width=5,
     ),
     Panel(
         "Comments stored, by kind", "New comments, and edits of known ones.",

@@ -72,7 +72,6 @@ ALERTS: Final = {
 FIXED: Final = {
     ("Processing Overview", "Database usable"), ("Processing Overview", "Migrated"),
     ("Processing Overview", "Violated invariants"),
-    ("Processing Overview", "Last look at the data"),
     ("Processing Overview", "Failed batches"),
     ("Resource Utilization", "Pods that answer"), ("Celery Queue Metrics", "Workers that answer"),
 }  # fmt: skip

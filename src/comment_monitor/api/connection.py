@@ -33,8 +33,8 @@ GOODBYE: Final = 2.0
 PIPELINED: Final = 100
 
 
-# uvicorn warns of each connection that speaks no HTTP, or wants a WebSocket: who floods us with them would fill the log.
-# They are counted here, and told of once a second.
+# uvicorn warns of each connection that speaks no HTTP, or wants a WebSocket: a flood of them would fill the log. They
+# are counted here, and told of once a second.
 _quiet: Final = logging.getLogger("uvicorn.error.connections")
 _quiet.setLevel(logging.ERROR)
 
