@@ -23,13 +23,9 @@ MIGRATION_LOCK = int.from_bytes(b"comment")
 IN_THE_WAY = "CREATE TABLE comment_analyses (id int)"
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
 OURS = [
-    "analysis_outbox",
-    "comment_analyses",
-    "comment_monitor_version",
-    "comment_versions",
-    "comments",
-    "installation",
-]
+    "analysis_outbox", "comment_analyses", "comment_monitor_version", "comment_versions", "comments", "installation",
+    "invariant_checks", "unannounced_edits",
+]  # fmt: skip
 
 
 def tables(dsn: str) -> list[str]:
