@@ -112,12 +112,7 @@ OVERVIEW = (
     Panel(
         "Database usable", "Whether every orchestrator finds the database there and migrated far enough for it.",
         ((f'min(comment_schema_usable{{{OURS},job!="comment-worker"}})', "usable"),),
-        "short", "stat", runbook="CommentSchemaNotUsable", width=5, least=1, words=("no", "yes"),
-    ),
-    Panel(
-        "Health", "What each orchestrator's /health looks at: 1 is well. The least of all pods.",
-        ((f'min by (check) (comment_health_check{{{OURS},job!="comment-worker"}})', "{{check}}"),),
-        "short", "stat", runbook="CommentServiceDegraded", width=8, least=1, words=("no", "yes"),
+        "short", "stat", runbook="CommentSchemaNotUsable CommentServiceDegraded", width=5, least=1, words=("no", "yes"),
     ),
     Panel(
         "Migrated", "Whether no orchestrator misses a migration of its release; it may work without.",
