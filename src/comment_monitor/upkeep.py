@@ -29,6 +29,8 @@ QUEUE_FRESH: Final = 0.5
 POSTPONE_AHEAD: Final = 5.0
 INDEX_INTERVAL: Final = 600.0
 CHECK_POLL: Final = 60.0
+# Seconds after which a clock that failed tries again, however seldom it strikes: it would seem to fail for as long.
+AGAIN: Final = 5.0
 
 
 class Upkeep:
@@ -145,9 +147,11 @@ class Upkeep:
 
     async def _every(self, interval: float, step: Step, stop: asyncio.Event) -> None:
         while not stop.is_set():
+            wait = min(interval, AGAIN)
             try:
                 await step()
                 self._failing.pop(step.__name__, None)
+                wait = interval
             except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
                 self._failing[step.__name__] = in_words(error)
                 self._waits(step, error)
@@ -155,7 +159,7 @@ class Upkeep:
                 self._failing[step.__name__] = type(error).__name__
                 metrics.count_error("upkeep")
                 logger.exception("upkeep_failed", step=step.__name__)
-            await _wait(stop, interval)
+            await _wait(stop, wait)
 
     def _waits(self, step: Step, error: Exception) -> None:
         """Of a database that is away `look_at_schema` tells; of a table that is closed to us nobody else would."""
