@@ -154,6 +154,121 @@ async def test_a_flood_of_what_is_no_http_is_one_line_a_second(api: Api) -> None
     assert len(lines) < 30
 
 
+async def test_what_has_no_end_within_a_body_is_refused_too(api: Api) -> None:
+    begin = b"POST /comments/process HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    before = api.memory
+    for more in (b"0\r\nX: ", b"1;ext="):
+        async with await Raw.open(api.port) as one:
+            await one.send(begin + more)
+            sending = asyncio.create_task(forever(one, b"a" * 65_536))
+            async with asyncio.timeout(10):
+                assert await api.health() == 200
+            assert await one.ended()
+            sending.cancel()
+    assert api.memory - before < 30
+
+
+async def test_many_short_headers_are_refused(api: Api) -> None:
+    status, _, document = await api.send(b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 1_000 + b"\r\n")
+    assert (status, problem(document)) == (431, "bad-http")
+    fair = b"".join(b"x-%d: b\r\n" % number for number in range(150))
+    assert (await api.send(b"GET /health HTTP/1.1\r\nHost: x\r\n" + fair + b"\r\n"))[0] == 200
+
+
+async def test_who_would_like_http_2_is_answered_in_http_1(api: Api) -> None:
+    """As Java's client and `curl --http2` ask, with the body at once or later, and another request behind it."""
+    content = json.dumps(body(comment(1), post_id="p1")).encode()
+    asked = post(content, Connection="Upgrade, HTTP2-Settings", Upgrade="h2c", HTTP2_Settings="AAMAAABkAAQBAAAA")
+    head = asked.removesuffix(content)
+    for parts in ((head + content,), (head, content), (head + content[:9], content[9:] + HEALTH)):
+        async with await Raw.open(api.port) as one:
+            for part in parts:
+                await one.send(part)
+                await asyncio.sleep(0.2)
+            status, _, answer = await one.answer()
+            assert (status, json.loads(answer)["received"]) == (200, 1)
+            if parts[-1].endswith(HEALTH):
+                assert (await one.answer())[0] == 200
+    assert (await api.send(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n"))[0] == 400
+
+
+async def test_a_client_that_sends_no_more_gets_its_answers(api: Api) -> None:
+    content = json.dumps(body(comment(1), post_id="p1")).encode()
+    for request, count in ((post(content), 1), (b"GET /posts HTTP/1.0\r\n\r\n", 1), (HEALTH * 3, 3)):
+        async with await Raw.open(api.port) as one:
+            await one.send(request)
+            one.writer.write_eof()
+            assert [(await one.answer())[0] for _ in range(count)] == [200] * count
+            assert await one.ended()
+
+
+async def test_what_was_asked_before_what_is_refused_is_answered(api: Api) -> None:
+    content = json.dumps(body(comment(1), post_id="p1")).encode()
+    for more in (b"GET http://x HTTP/1.1\r\n\r\n", b"CONNECT a:80 HTTP/1.1\r\n\r\n", b"garbage\r\n\r\n"):
+        async with await Raw.open(api.port) as one:
+            await one.send(post(content) + more)
+            assert (await one.answer())[0] == 200, more
+            assert await one.ended()
+    async with await Raw.open(api.port) as one:
+        await one.send(HEALTH * 150)
+        assert [(await one.answer())[0] for _ in range(100)] == [200] * 100
+        assert await one.ended()
+
+
+async def test_a_slow_reader_gets_its_answer_and_holds_no_place_of_others(api: Api) -> None:
+    """Longer than any one patience, but never without taking something; also where it is the connection's last."""
+    many = [comment(number, text="x" * 9_000) for number in range(450)]
+    assert (await api.send(post(json.dumps(body(*many, post_id="p1")).encode())))[0] == 200
+    page = "GET /comments?limit=450 HTTP/1.1\r\nHost: x\r\nConnection: {}\r\n\r\n"
+
+    async def read_slowly(connection: str) -> int:
+        async with await Raw.open(api.port) as one:
+            await one.send(page.format(connection).encode())
+            taken = 0
+            while taken < 4_000_000 and (piece := await one.reader.read(65_536)):
+                taken += len(piece)
+                await asyncio.sleep(0.1)
+            return taken
+
+    slow = [asyncio.create_task(read_slowly(one)) for one in ("close", "keep-alive")]
+    await until(lambda: api.connections >= 2)
+    assert await api.health() == 200
+    assert all(taken >= 4_000_000 for taken in await asyncio.gather(*slow))
+
+
+async def test_who_came_in_a_flood_is_served_after_it(api: Api) -> None:
+    stuck = [await Raw.open(api.port) for _ in range(LIMIT)]
+    for one in stuck:
+        await one.send(b"GET /he")
+    await until(lambda: api.connections == LIMIT)
+    async with await Raw.open(api.port) as late:
+        await late.send(b"GET /comments HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await late.answer())[0] == 503
+        for one in stuck:
+            one.writer.transport.abort()
+        await until(lambda: api.connections <= 1)
+        await late.send(b"GET /comments HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await late.answer())[0] in {200, 0}
+
+
+async def test_lost_connections_leave_nothing(api: Api) -> None:
+    content = json.dumps(body(comment(1), post_id="p1")).encode()
+
+    async def lose(count: int) -> float:
+        for _ in range(count):
+            several = [await Raw.open(api.port) for _ in range(15)]
+            for one in several:
+                await one.send(HEALTH + post(content + b" " * 200_000))
+            for one in several:
+                one.writer.transport.abort()
+            await until(lambda: api.connections == 0)
+        return api.memory
+
+    first = await lose(20)
+    assert await lose(20) - first < 30
+    assert "Exception in ASGI" not in api.program.output
+
+
 async def test_trailers_without_end_are_refused(api: Api) -> None:
     content = json.dumps(body(comment(1), post_id="p1")).encode()
     head = b"POST /comments/process HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

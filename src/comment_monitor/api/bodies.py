@@ -4,7 +4,7 @@ A body counts from its first byte until its request is answered, for what is mad
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -134,30 +134,40 @@ class Bodies:
             Overloaded: there is none.
         """
         size = body.size + count
-        while not self._fits(body, size):
-            slowest = self._slowest()
-            if slowest is None or slowest is body:
-                raise errors.Overloaded("This process holds as many bytes of requests as it may; repeat the request.")
-            slowest.give_up(errors.Overloaded("A faster request needed the room of this one; repeat it."))
-            self._reading.discard(slowest)
-            self._release(slowest)
+        if not self._fits(body, size):
+            for slow in self._who_gives_way(body, size):
+                slow.give_up(errors.Overloaded("A faster request needed the room of this one; repeat it."))
+                self._reading.discard(slow)
+                self._release(slow)
         self._held += count
         if size > SMALL:
             self._large += count if body.size > SMALL else size
         body.size = size
 
-    def _fits(self, body: Body, size: int) -> bool:
-        held = self._held - body.size + size
-        large = self._large - (body.size if body.size > SMALL else 0)
+    def _fits(self, body: Body, size: int, *, without: Sequence[Body] = ()) -> bool:
+        held = self._held - body.size + size - sum(one.size for one in without)
+        large = self._large - sum(one.size for one in (body, *without) if one.size > SMALL)
         if size > SMALL:
             # The only large one fits always: else one above the room would be refused for ever.
             return not large or (held <= self._capacity and large + size <= self._capacity * LARGE_SHARE)
         return held <= self._capacity or held - large <= self._capacity * (1 - LARGE_SHARE)
 
-    def _slowest(self) -> Body | None:
+    def _who_gives_way(self, body: Body, size: int) -> list[Body]:
+        """The slowest, as many as are needed; a large one takes the place of large ones only.
+
+        Raises:
+            Overloaded: all who are slower would not be enough, and then none gives way.
+        """
         now = asyncio.get_running_loop().time()
-        known = (one for one in self._reading if one.size and now - one.began > EARLY)
-        return min(known, key=lambda one: one.speed(now), default=None)
+        known = [one for one in self._reading if now - one.began > EARLY and one.size > (SMALL if size > SMALL else 0)]
+        chosen: list[Body] = []
+        for slow in sorted(known, key=lambda one: one.speed(now)):
+            if slow is body:
+                break
+            chosen.append(slow)
+            if self._fits(body, size, without=chosen):
+                return chosen
+        raise errors.Overloaded("This process holds as many bytes of requests as it may; repeat the request.")
 
     def _release(self, body: Body) -> None:
         self._held -= body.size

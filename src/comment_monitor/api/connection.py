@@ -6,10 +6,13 @@ rest of a body or a reader is awaited. See docs/adr/0036.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+import httptools
 import msgspec
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 # Bytes of a request's line and headers together, and of what a chunked body may bring as trailers.
 HEAD_BYTES: Final = 65_536
+# Headers of a request, and trailers: each takes some twenty times the bytes of a short one.
+HEAD_LINES: Final = 200
 # Seconds for a head, for the rest of a body that was answered early, and for a client that takes no more of its answer.
 PATIENCE: Final = 30.0
 # Seconds for the head of a connection beyond the limit.
@@ -44,11 +49,19 @@ class _Flow(FlowControl):
 
     def __init__(self, transport: asyncio.Transport, waiting: "Connection"):
         super().__init__(transport)
-        self._waiting = waiting
+        self._waiting: Connection | None = waiting
 
     def resume_reading(self) -> None:
-        if not self._waiting.pipeline:
+        if self._waiting and not self._waiting.pipeline:
             super().resume_reading()
+
+    def forget(self) -> None:
+        """The connection is gone."""
+        self._waiting = None
+
+
+def _nothing() -> None:
+    """What a request does after its answer that nobody gets."""
 
 
 class Connection(HttpToolsProtocol):
@@ -63,11 +76,19 @@ class Connection(HttpToolsProtocol):
         self.excess = False
         # When the wait began that it is in; what it waits for follows from the rest.
         self._since = 0.0
+        # The request that is being answered; those after it are in the pipeline.
+        self._current: RequestResponseCycle | None = None
+        # Whether the parser came to the end of something within the bytes it was given last.
+        self._moved = False
+        self._head_lines = 0
+        # A request that asks for another protocol: its method, path and headers.
+        self._upgrading: tuple[bytes, bytes, list[tuple[bytes, bytes]]] | None = None
+        self._unsent_before = 0
         self._in_head = False
         self._body_open = False
         self._head_bytes = 0
         self._pending = 0
-        self._stuck_since: float | None = None
+        self._stuck_since = 0.0
         self._closing_since: float | None = None
         self._refused = False
 
@@ -80,27 +101,59 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
+        self._give_up_requests()
         super().connection_lost(exc)
         self.door.leave(self)
+        # They hold each other: left so, only the collector would find them, and it comes seldom.
+        self.pipeline.clear()
+        if isinstance(self.flow, _Flow):
+            self.flow.forget()
+        self.headers, self._upgrading = [], None
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; those of a refused client are read and dropped."""
         if self._refused or self.transport.is_closing():
             return
-        headless = not self._in_head
-        super().data_received(data)
-        if not self._in_head:
+        self._moved = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(HTTPStatus.BAD_REQUEST)
             return
-        # Of a head that began within these bytes, they may hold much else.
-        self._pending = 0 if headless else self._pending + len(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+            return
+        # The parser keeps what it has of a header, a trailer or a chunk's extension that has no end yet.
+        self._pending = 0 if self._moved else self._pending + len(data)
         if self._pending > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Takes a request that would like another protocol as what it is in this one, with its body.
+
+        The parser takes all that follows such a head for the other protocol, and HTTP lets a server pass over it.
+        """
+        if self._refused or not self._upgrading:
+            return
+        (method, url, headers), self._upgrading = self._upgrading, None
+        if method == b"CONNECT":
+            self._refuse(HTTPStatus.BAD_REQUEST)
+            return
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, url)]
+        for name, value in headers:
+            if name.lower() == b"connection":
+                kept = [one for one in value.split(b",") if one.strip().lower() not in {b"upgrade", b"http2-settings"}]
+                lines += [b"connection: %b\r\n" % b",".join(kept)] if kept else []
+            elif name.lower() not in {b"upgrade", b"http2-settings"}:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join(lines) + b"\r\n" + rest)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
+        self._moved = self._in_head = True
+        self._head_bytes = self._head_lines = 0
         self._since = self.loop.time()
         if self.excess:
             self.scope["state"]["excess"] = True
@@ -115,34 +168,54 @@ class Connection(HttpToolsProtocol):
         # Trailers come after the head of a request that is being worked on: they are not added to its headers.
         if self._in_head:
             super().on_header(name, value)
+        self._moved = True
+        self._head_lines += 1
         self._count_head(len(name) + len(value) + 4)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES:
+        if self._head_bytes > HEAD_BYTES or self._head_lines > HEAD_LINES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """Its head is complete."""
         self._in_head = False
-        self._body_open = True
+        self._moved = True
         if self._refused:
+            return
+        if self.parser.should_upgrade():
+            self._upgrading = (self.parser.get_method(), self.url, self.headers)
             return
         if len(self.pipeline) >= PIPELINED:
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS)
             return
         super().on_headers_complete()
+        self._body_open = True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._current = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """A part of its body."""
-        if not self._refused:
+        self._moved = True
+        if not (self._refused or self._upgrading):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of it came."""
+        self._moved = True
         self._body_open = False
-        if not self._refused:
+        if not (self._refused or self._upgrading):
             super().on_message_complete()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client sends no more, and may still wait for answers: those of whole requests it gets."""
+        if not self._answering or self._body_open:
+            return None
+        self.cycle.keep_alive = False
+        self._refused = True
+        return True
 
     def on_response_complete(self) -> None:
         """It is answered."""
@@ -154,13 +227,11 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client takes no more of its answer for now."""
         super().pause_writing()
-        self._stuck_since = self.loop.time()
         self.door.stuck(self)
 
     def resume_writing(self) -> None:
         """It takes more."""
         super().resume_writing()
-        self._stuck_since = None
         self.door.moves(self)
 
     @property
@@ -186,6 +257,7 @@ class Connection(HttpToolsProtocol):
             and not self._in_head
             and not self._body_open
             and not self.transport.is_closing()
+            and not self.unsent
         )
 
     @property
@@ -199,23 +271,43 @@ class Connection(HttpToolsProtocol):
         Args:
             now: the loop's time.
         """
-        if self.transport.is_closing():
-            # What was written and is not taken keeps a closed connection open.
+        unsent, self._unsent_before = self._unsent_before, self.unsent
+        if self._unsent_before:
+            # What is written and not taken keeps a connection open that is closed, too.
+            if self._unsent_before < unsent or not unsent:
+                self._stuck_since = now
+            elif now - self._stuck_since > PATIENCE:
+                self._end(self.transport.abort)
+        elif self.transport.is_closing():
             self._closing_since = self._closing_since or now
             if now - self._closing_since > GOODBYE:
-                self.transport.abort()
-        elif self._stuck_since is not None:
-            if now - self._stuck_since > PATIENCE:
-                self.transport.abort()
-        elif self._refused:
-            if now - self._since > GOODBYE:
-                self.transport.close()
+                self._end(self.transport.abort)
         elif not self._answering:
             self._look_at_client(now - self._since)
 
+    def _end(self, how: Callable[[], None]) -> None:
+        """Closes the connection over requests that may be under way."""
+        self._give_up_requests()
+        how()
+
+    def _give_up_requests(self) -> None:
+        """Nobody is there for their answers: the library marks the latest only, and others would write to nobody."""
+        waiting = [cycle for cycle, _ in self.pipeline]
+        for cycle in waiting:
+            cycle.on_response = _nothing
+            cycle.body = bytearray()
+        for one in (self._current, self._latest, *waiting):
+            if one and not one.response_complete:
+                one.disconnected = True
+                one.message_event.set()
+        self._current = None
+
     def _look_at_client(self, waited: float) -> None:
         patience = EXCESS_PATIENCE if self.excess else PATIENCE
-        if self._in_head:
+        if self._refused:
+            if waited > GOODBYE:
+                self.transport.close()
+        elif self._in_head:
             if waited > patience:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         elif self._latest is None or self._body_open:
@@ -224,10 +316,6 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
         elif (self.excess and waited > GOODBYE) or waited > KEEP_ALIVE:
             self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - as the library calls it
-        """The parser can't read it."""
-        self._refuse(HTTPStatus.BAD_REQUEST)
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answers for a request that never reaches the application, and takes no more."""
@@ -240,7 +328,7 @@ class Connection(HttpToolsProtocol):
             self.transport.write(ANSWERS[status])
         elif self._body_open:
             # Its handler waits for a rest that can't be read any more.
-            self.transport.close()
+            self._end(self.transport.close)
         else:
             # Words between the bytes of another request's answer would spoil it: it is the connection's last.
             self.cycle.keep_alive = False

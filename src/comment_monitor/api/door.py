@@ -63,6 +63,11 @@ class Door:
         self._inside.discard(connection)
         self._excess.pop(connection, None)
         self._stuck.pop(connection, None)
+        if self._excess and len(self._inside) < self.limit:
+            oldest = next(iter(self._excess))
+            del self._excess[oldest]
+            oldest.excess = False
+            self._inside.add(oldest)
 
     def _make_room(self) -> bool:
         idle = min((one for one in self._inside if one.idle), key=lambda one: one.idle_since, default=None)

@@ -24,6 +24,8 @@ AT_ONCE: Final = 4
 # Bytes that are given to the unpacking at a time, and parts that a body may have: a part of nothing takes 20 bytes.
 SLICE: Final = 16_384
 MOST_PARTS: Final = 10_000
+# Slices that are unpacked in a turn.
+STEPS: Final = 200
 
 
 class _Parts:
@@ -39,17 +41,21 @@ class _Parts:
         self._part = self._begin()
 
     def piece(self) -> bytes | None:
-        """Some PIECE bytes, or what is left; None: that was all.
+        """Some PIECE bytes, what is left, or what so many steps brought; None: that was all.
 
         Raises:
             ValueError: it is damaged, or cut short, or of too many parts.
         """
         found: list[bytes] = []
         size = 0
-        while size < PIECE and (step := self._step()) is not None:
+        for _ in range(STEPS):
+            if (step := self._step()) is None:
+                return b"".join(found) if found else None
             found.append(step)
             size += len(step)
-        return b"".join(found) or None
+            if size >= PIECE:
+                break
+        return b"".join(found)
 
     def _step(self) -> bytes | None:
         if self._part.eof:
@@ -167,7 +173,8 @@ class Unpacker:
                     raise errors.TooLarge(f"A request may hold at most {most} bytes, unpacked too.")
                 body.grow(len(piece))
                 pieces.append(piece)
-                large = large or size > SMALL
+                # The next one of a small body too: many parts take long, however little is in them.
+                large = True
         except ValueError as error:
             raise errors.NotJson(f"The body is not {kind.name}, as Content-Encoding says: {error}.") from None
         return b"".join(pieces)

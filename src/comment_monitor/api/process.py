@@ -16,8 +16,8 @@ from comment_monitor.limits import Verdict
 from comment_monitor.model import Parsed, Receipt
 from comment_monitor.parse import parse_at_once, parse_one_by_one
 
-# Bytes that are parsed within a millisecond or so, whatever they hold.
-LARGE: Final = 65_536
+# Bytes that are parsed within some milliseconds, whatever they hold.
+LARGE: Final = 1_024
 
 
 @post(
@@ -39,7 +39,7 @@ async def process_comments(request: Request[Any, Any, State], service: NamedDepe
             service.require_work()
             verdict = await _count(request, service)
             received = await _read(request, service, body)
-            parsed = await _parse(received, service.runtime.settings.max_comments_per_request)
+            parsed = await _parse(received, service)
         except errors.Incomplete:
             # A client that changed its mind: nothing went wrong here.
             raise
@@ -68,12 +68,14 @@ async def _read(request: Request[Any, Any, State], service: Service, body: Body)
     return await service.unpacker.unpack(body, received, packing, most) if packing else received
 
 
-async def _parse(body: bytes, max_comments: int) -> Parsed:
-    """The comments; a large body that needs the careful way is no reason for others to wait."""
-    parsed = parse_at_once(body, max_comments=max_comments)
+async def _parse(body: bytes, service: Service) -> Parsed:
+    """The comments; a body that needs the careful way is no reason for others to wait, nor are many at once."""
+    most = service.runtime.settings.max_comments_per_request
+    parsed = parse_at_once(body, max_comments=most)
     if parsed is None and len(body) > LARGE:
-        parsed = await asyncio.to_thread(parse_one_by_one, body, max_comments=max_comments)
-    return parsed or parse_one_by_one(body, max_comments=max_comments)
+        async with service.careful:
+            parsed = await asyncio.to_thread(parse_one_by_one, body, max_comments=most)
+    return parsed or parse_one_by_one(body, max_comments=most)
 
 
 async def _count(request: Request[Any, Any, State], service: Service) -> Verdict | None:

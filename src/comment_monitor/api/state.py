@@ -1,5 +1,6 @@
 """What the handlers share: the runtime, and whether this process is on its way out."""
 
+import asyncio
 from typing import Any
 
 from litestar import Request
@@ -26,6 +27,8 @@ class Service:
         self.draining = False
         self.bodies = Bodies(runtime.settings.body_bytes_in_flight)
         self.unpacker = Unpacker()
+        # Bodies that are parsed comment by comment at the same time, beside the event loop.
+        self.careful = asyncio.Semaphore(2)
         self.reads = Reads(runtime.settings.read_connections, runtime.settings.reads_per_client)
         self._proxies = networks(runtime.settings.trusted_proxies)
 
