@@ -210,7 +210,7 @@ class Pipeline:
                 self._failed = (why, time.monotonic())
             logger.warning("database_unavailable", error=type(error).__name__)
             raise errors.DatabaseUnavailable(
-                f"The database can't be used: {why}. Repeating the request is safe."
+                f"The database can't be used: {why}; repeating the request is safe."
             ) from None
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
