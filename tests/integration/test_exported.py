@@ -30,6 +30,7 @@ VALUES: Final[dict[str, set[str]]] = {
     "reason": set(metrics.ERROR_REASONS),
     "kind": set(metrics.KINDS),
     "outcome": set(metrics.OUTCOMES),
+    "check": set(metrics.HEALTH_CHECKS),
     "invariant": {one.query.name.removeprefix("check_") for one in INVARIANTS},
     "query": QUERIES,
     "le": EDGES,
