@@ -97,8 +97,8 @@ def refuse_cluster(url: str) -> None:
 
 
 def _check(url: str) -> None:
-    # A port that is none shows a password that is not escaped.
-    readable = not url or read_sentinels(url, VARIABLE) is not None or _readable(url)
+    # Several are parted by semicolons. A port that is none shows a password that is not escaped.
+    readable = not url or read_sentinels(url, VARIABLE) is not None or all(map(_readable, url.split(";")))
     if not readable:
         raise ConfigurationError(
             "CELERY_BROKER_URL=<hidden>: must be such as amqp://user:password@host:5672//, redis://host:6379/0 or "
