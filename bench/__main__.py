@@ -2,7 +2,7 @@
 
 Some run only where they are named: `--only soak` takes ten minutes, `--only overload` three and a half a round,
 `--only profile` says where the time goes within our processes, `--only loops` and `--only staging` hold what was tried
-beside what is there, `--only tracing` says what traces cost.
+beside what is there, `--only servers` uvicorn beside granian, `--only tracing` says what traces cost.
 """
 
 import click
@@ -23,6 +23,7 @@ from bench import (
     profile,
     requests_of_25,
     requests_of_1000,
+    servers,
     soak,
     staging,
     start,
@@ -37,7 +38,7 @@ SCRIPTS = (
     start, requests_of_1000, requests_of_25, processors, duplicates, cache, latency, analysed, batch_size, footprint,
     ingest_file, growth, outbox,
 )  # fmt: skip
-NAMED_ONLY = (soak, overload, profile, loops, staging, tracing)
+NAMED_ONLY = (soak, overload, profile, loops, servers, staging, tracing)
 ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
 
 

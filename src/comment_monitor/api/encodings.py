@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
@@ -28,7 +29,7 @@ MOST_PARTS: Final = 10_000
 STEPS: Final = 200
 
 
-class _Parts:
+class _Parts(ABC):
     """A packed body of one or more parts (members of gzip, frames of zstd), unpacked piece by piece."""
 
     name: ClassVar[str]
@@ -78,11 +79,13 @@ class _Parts:
             raise ValueError("it ends early")
         return found
 
+    @abstractmethod
     def _begin(self) -> Any:
-        raise NotImplementedError
+        """A decompressor for the next part."""
 
+    @abstractmethod
     def _hungry(self) -> bool:
-        raise NotImplementedError
+        """Whether the part needs more of what is packed before it gives more."""
 
     def _left(self) -> bytes:
         return b""
