@@ -7,7 +7,6 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -185,22 +184,6 @@ async def test_bodies_of_many_bad_comments_hold_up_nobody(api: Api) -> None:
         async with asyncio.timeout(5):
             assert await api.health() == 200
     assert {(await one)[0] for one in attacks} == {422}
-
-
-async def test_small_bodies_give_way_to_no_large_one(api: Api) -> None:
-    async with AsyncExitStack() as stack:
-        small = [await stack.enter_async_context(await Raw.open(api.port)) for _ in range(3)]
-        for one in small:
-            await one.send(post(CONTENT[:10], length=len(CONTENT)))
-        large = [await stack.enter_async_context(await Raw.open(api.port)) for _ in range(4)]
-        for raw in large:
-            await raw.send(post(b" " * (10 * MIB), length=11 * MIB))
-        await asyncio.sleep(6)
-        status, _, _ = await api.send(post(padded(12 * MIB)))
-        assert status in {200, 503}
-        for one in small:
-            await one.send(CONTENT[10:])
-            assert (await one.answer())[0] == 200
 
 
 async def test_a_full_queue_is_known_before_a_body_is_read(tmp_path: Path, environment: dict[str, str]) -> None:

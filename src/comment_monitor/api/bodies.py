@@ -98,8 +98,9 @@ class Body:
 class Bodies:
     """Room for so many bytes.
 
-    Where it is used up, the slowest of the bodies that are still being read loses its place, if it had time to show
-    its speed: who holds much and sends little is not to hold up the rest.
+    Where it is used up, the slowest of the bodies that are still being read lose their places, if they had time to
+    show their speed and if that is enough: who holds much and sends little is not to hold up the rest. A large one
+    takes the places of large ones only.
     """
 
     def __init__(self, capacity: int):

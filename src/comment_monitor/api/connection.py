@@ -37,7 +37,6 @@ GOODBYE: Final = 2.0
 # Requests that a connection may have sent before the first of them is answered.
 PIPELINED: Final = 100
 
-
 # uvicorn warns of each connection that speaks no HTTP, or wants a WebSocket: a flood of them would fill the log. They
 # are counted here, and told of once a second.
 _quiet: Final = logging.getLogger("uvicorn.error.connections")
@@ -81,8 +80,8 @@ class Connection(HttpToolsProtocol):
         # Whether the parser came to the end of something within the bytes it was given last.
         self._moved = False
         self._head_lines = 0
-        # A request that asks for another protocol: its method, path and headers.
-        self._upgrading: tuple[bytes, bytes, list[tuple[bytes, bytes]]] | None = None
+        # The first line of a request that asks for another protocol, and its headers.
+        self._upgrading: tuple[bytes, list[tuple[bytes, bytes]]] | None = None
         self._unsent_before = 0
         self._in_head = False
         self._body_open = False
@@ -135,11 +134,8 @@ class Connection(HttpToolsProtocol):
         """
         if self._refused or not self._upgrading:
             return
-        (method, url, headers), self._upgrading = self._upgrading, None
-        if method == b"CONNECT":
-            self._refuse(HTTPStatus.BAD_REQUEST)
-            return
-        lines = [b"%b %b HTTP/1.1\r\n" % (method, url)]
+        (first, headers), self._upgrading = self._upgrading, None
+        lines = [first]
         for name, value in headers:
             if name.lower() == b"connection":
                 kept = [one for one in value.split(b",") if one.strip().lower() not in {b"upgrade", b"http2-settings"}]
@@ -183,8 +179,12 @@ class Connection(HttpToolsProtocol):
         self._moved = True
         if self._refused:
             return
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(HTTPStatus.BAD_REQUEST)
+            return
         if self.parser.should_upgrade():
-            self._upgrading = (self.parser.get_method(), self.url, self.headers)
+            version = self.parser.get_http_version().encode()
+            self._upgrading = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version), self.headers
             return
         if len(self.pipeline) >= PIPELINED:
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS)
@@ -246,7 +246,8 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _answering(self) -> bool:
-        return self._latest is not None and not self._latest.response_complete
+        latest = self._latest
+        return latest is not None and not (latest.response_complete or latest.disconnected)
 
     @property
     def idle(self) -> bool:
@@ -326,8 +327,11 @@ class Connection(HttpToolsProtocol):
         self.door.refused(status)
         if not self._answering:
             self.transport.write(ANSWERS[status])
-        elif self._body_open:
+        elif self._body_open and self.cycle is self._current and not self.cycle.response_started:
             # Its handler waits for a rest that can't be read any more.
+            self._give_up_requests()
+            self.transport.write(ANSWERS[status])
+        elif self._body_open:
             self._end(self.transport.close)
         else:
             # Words between the bytes of another request's answer would spoil it: it is the connection's last.
@@ -349,6 +353,8 @@ ANSWERS: Final = {
         HTTPStatus.BAD_REQUEST: "This is not HTTP/1.1.",
         HTTPStatus.REQUEST_TIMEOUT: f"The request's head did not come within {PATIENCE:.0f} seconds.",
         HTTPStatus.TOO_MANY_REQUESTS: f"More than {PIPELINED} requests were sent before the first was answered.",
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"A request's head may hold at most {HEAD_BYTES} bytes.",
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+            f"A request's head may hold at most {HEAD_BYTES} bytes and {HEAD_LINES} headers."
+        ),
     }.items()
 }

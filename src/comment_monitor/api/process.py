@@ -73,7 +73,7 @@ async def _parse(body: bytes, service: Service) -> Parsed:
     most = service.runtime.settings.max_comments_per_request
     parsed = parse_at_once(body, max_comments=most)
     if parsed is None and len(body) > LARGE:
-        async with service.careful:
+        async with service.careful():
             parsed = await asyncio.to_thread(parse_one_by_one, body, max_comments=most)
     return parsed or parse_one_by_one(body, max_comments=most)
 

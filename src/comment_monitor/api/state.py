@@ -1,7 +1,9 @@
 """What the handlers share: the runtime, and whether this process is on its way out."""
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 from litestar import Request
 from litestar.datastructures import State
@@ -13,6 +15,10 @@ from comment_monitor.api.encodings import Unpacker
 from comment_monitor.api.reads import Reads
 from comment_monitor.config import networks
 from comment_monitor.runtime import Runtime
+
+# Bodies that are parsed comment by comment at the same time, and seconds that one waits for its turn.
+CAREFUL_AT_ONCE: Final = 2
+CAREFUL_PATIENCE: Final = 5.0
 
 
 class Service:
@@ -27,14 +33,32 @@ class Service:
         self.draining = False
         self.bodies = Bodies(runtime.settings.body_bytes_in_flight)
         self.unpacker = Unpacker()
-        # Bodies that are parsed comment by comment at the same time, beside the event loop.
-        self.careful = asyncio.Semaphore(2)
+        self._careful = asyncio.Semaphore(CAREFUL_AT_ONCE)
         self.reads = Reads(runtime.settings.read_connections, runtime.settings.reads_per_client)
         self._proxies = networks(runtime.settings.trusted_proxies)
 
     def client_of(self, request: Request[Any, Any, State]) -> str:
         """Who sent a request, as limits count clients."""
         return client_of(request.client.host if request.client else "", request.scope["headers"], self._proxies)
+
+    @asynccontextmanager
+    async def careful(self) -> AsyncIterator[None]:
+        """A turn at parsing a body comment by comment, beside the event loop.
+
+        Raises:
+            Overloaded: none came in time.
+        """
+        try:
+            async with asyncio.timeout(CAREFUL_PATIENCE):
+                await self._careful.acquire()
+        except TimeoutError:
+            raise errors.Overloaded(
+                "Other requests with comments that can't be taken are looked through; repeat this one."
+            ) from None
+        try:
+            yield
+        finally:
+            self._careful.release()
 
     def drain(self) -> None:
         """From now on no new work."""
