@@ -2,9 +2,9 @@
 
 from typing import Final
 
+from bench.harness.beside import beside_program
 from bench.harness.claim import Row, Tools
 from bench.harness.comments import make_bodies, make_columns
-from bench.harness.load import send
 from bench.harness.run import alone
 
 COMMENTS: Final = 100_000
@@ -19,14 +19,7 @@ def measure(tools: Tools) -> list[Row]:
     rows = []
     for size, connections in SHAPES:
         bodies = make_bodies(make_columns(COMMENTS, run=16), size)
-        ours: list[float] = []
-        plain: list[float] = []
-        for _ in range(tools.rounds):
-            for program, rates in ((OURS, ours), (PLAIN, plain)):
-                tools.system.forget()
-                with tools.system.serving(program=program) as (url, _):
-                    rates.append(send(url, bodies, connections=connections).rate)
-            tools.say(f"{size} a request: {ours[-1]:,.0f} with uvloop, {plain[-1]:,.0f} without")
+        ours, plain = beside_program(tools, bodies, connections=connections, programs=(OURS, PLAIN))
         rows.append(
             Row(
                 work=f"uvloop, {size:,} a request",

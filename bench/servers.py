@@ -8,9 +8,9 @@ from typing import Final
 
 import click
 
+from bench.harness.beside import beside_program
 from bench.harness.claim import Row, Tools
 from bench.harness.comments import make_bodies, make_columns
-from bench.harness.load import send
 from bench.harness.run import alone
 
 COMMENTS: Final = 100_000
@@ -24,29 +24,19 @@ def measure(tools: Tools) -> list[Row]:
     if importlib.util.find_spec("granian") is None:
         raise click.ClickException("granian is not installed: .venv/bin/pip install granian")
     rows = []
-    memory: dict[tuple[str, ...], list[float]] = {OURS: [], GRANIAN: []}
+    memory: tuple[list[float], list[float]] = ([], [])
     for size, connections in SHAPES:
         bodies = make_bodies(make_columns(COMMENTS, run=16), size)
-        rates: dict[tuple[str, ...], list[float]] = {OURS: [], GRANIAN: []}
-        for _ in range(tools.rounds):
-            for program in (OURS, GRANIAN):
-                tools.system.forget()
-                with tools.system.serving(program=program) as (url, process):
-                    rates[program].append(send(url, bodies, connections=connections).rate)
-                    memory[program].append(sum(process.resident()))
-            tools.say(f"{size} a request: {rates[OURS][-1]:,.0f} on uvicorn, {rates[GRANIAN][-1]:,.0f} on granian")
-        rows.append(
-            Row(
-                work=f"uvicorn, {size:,} a request",
-                unit="comments/s",
-                ours=rates[OURS],
-                beside=rates[GRANIAN],
-                beside_what="granian",
-            )
+        ours, granian = beside_program(
+            tools,
+            bodies,
+            connections=connections,
+            programs=(OURS, GRANIAN),
+            after=lambda number, process: memory[number].append(sum(process.resident())),
         )
-    rows.append(
-        Row(work="uvicorn, after it", unit="MiB", ours=memory[OURS], beside=memory[GRANIAN], beside_what="granian")
-    )
+        work = f"uvicorn, {size:,} a request"
+        rows.append(Row(work=work, unit="comments/s", ours=ours, beside=granian, beside_what="granian"))
+    rows.append(Row(work="uvicorn, after it", unit="MiB", ours=memory[0], beside=memory[1], beside_what="granian"))
     return rows
 
 

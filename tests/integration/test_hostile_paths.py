@@ -10,10 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from tests.support.api import serving
-from tests.support.exported import until_told
-from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
-from tests.support.system import Program
 
 READABLE: Final = (
     "/", "/health", "/docs", "/openapi.json", "/comments", "/comments?limit=1", "/comments?limit=0", "/posts",
@@ -32,22 +29,10 @@ PLACES: Final = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hostile")
-
-
 @pytest.fixture
-def url(folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    port, metrics_port = free_port(), free_port()
-    program = Program(folder, environment, "serve", "--port", str(port), "--metrics-port", str(metrics_port))
-    program.start()
-    try:
-        until_told(f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}"
-        assert "Traceback" not in program.output
-    finally:
-        program.kill()
+def url(tmp_path: Path, environment: dict[str, str]) -> Iterator[str]:
+    with serving(tmp_path, environment) as api:
+        yield api.url
 
 
 def test_the_port_of_the_metrics_answers_head_and_options(tmp_path: Path, environment: dict[str, str]) -> None:
