@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UP_ARGS ?=
+# Each has servers of its own; a processor or more is what one needs.
+TEST_PROCESSES ?= logical
 IMAGE ?= comment-monitor:0.1.0
 BASE ?= python:3.11-slim
 DOCKER_ARGS ?=
@@ -20,7 +22,7 @@ up: ## run everything on this machine until Ctrl-C (embedded servers, data in ./
 test: ## the whole test suite, on embedded servers of its own
 	@scripts/install-venv dev
 	@scripts/install-tools || echo "Without Helm the chart's tests are skipped." >&2
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
 lint: ## style, layers and generated pages
 	@scripts/install-venv dev

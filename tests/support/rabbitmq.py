@@ -18,6 +18,12 @@ PORTS = (10_240, 32_768)
 _given: set[int] = set()
 
 
+def _own_ports() -> range:
+    """This process's part of them, where several run the tests side by side (pytest-xdist)."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return range(*PORTS)[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+
+
 def free_port() -> int:
     """A TCP port that nobody uses at the moment, and that was not given before: who has that may be yet to use it.
 
@@ -25,7 +31,7 @@ def free_port() -> int:
     the connection that asks whether it is.
     """
     while True:
-        port = random.randrange(*PORTS)
+        port = random.choice(_own_ports())
         if port in _given:
             continue
         with socket.socket() as one, contextlib.suppress(OSError):

@@ -13,21 +13,20 @@ import redis
 from redis.exceptions import RedisError
 
 from comment_monitor.embedded.redis import _binary
+from tests.support.rabbitmq import PORTS, free_port
 
 SLOTS: Final = 16_384
+NEIGHBOUR: Final = 10_000
 PATIENCE: Final = 60.0
 
 
-def free_port() -> int:
-    """A port that nothing listens on, whose neighbour for the nodes' own talk can be had too."""
+def port_of_two() -> int:
+    """A port that nobody uses, whose neighbour for the nodes' own talk can be had too."""
     while True:
-        with closing(socket.socket()) as one:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
         # A node talks to the others at this port plus 10,000.
-        if port < 55_000:
+        if (port := free_port()) < PORTS[1] - NEIGHBOUR:
             with suppress(OSError), closing(socket.socket()) as other:
-                other.bind(("127.0.0.1", port + 10_000))
+                other.bind(("127.0.0.1", port + NEIGHBOUR))
                 return port
 
 
@@ -61,7 +60,7 @@ def redis_process(folder: Path, port: int, *options: str) -> Iterator["redis.Red
 def redis_cluster(folder: Path, nodes: int) -> Iterator[list[int]]:
     """The ports of a cluster's nodes, each with its part of the slots."""
     with ExitStack() as stack:
-        ports = [free_port() for _ in range(nodes)]
+        ports = [port_of_two() for _ in range(nodes)]
         clients = [
             stack.enter_context(redis_process(folder / str(port), port, "--cluster-enabled", "yes", "--save", ""))
             for port in ports
@@ -90,7 +89,7 @@ def call(client: "redis.Redis", *words: object) -> Any:
 @contextmanager
 def redis_sentinel(folder: Path) -> Iterator[tuple[int, "list[redis.Redis]"]]:
     """A Sentinel's port, and the servers of its service `comments`: a master and a replica."""
-    ports = [free_port() for _ in range(2)]
+    ports = [port_of_two() for _ in range(2)]
     config = folder / "sentinel.conf"
     config.write_text(
         f"sentinel monitor comments 127.0.0.1 {ports[0]} 1\n"
@@ -100,7 +99,7 @@ def redis_sentinel(folder: Path) -> Iterator[tuple[int, "list[redis.Redis]"]]:
     with (
         redis_process(folder / "master", ports[0], "--save", "") as master,
         redis_process(folder / "replica", ports[1], "--save", "", *of_replica) as replica,
-        redis_process(folder / "sentinel", sentinel := free_port(), str(config), "--sentinel") as watching,
+        redis_process(folder / "sentinel", sentinel := port_of_two(), str(config), "--sentinel") as watching,
     ):
         wait_for(lambda: call(watching, "SENTINEL", "SLAVES", "comments"), "the replica is not seen")
         yield sentinel, [master, replica]
