@@ -15,7 +15,7 @@ from redis.exceptions import ClusterCrossSlotError, MovedError, NoScriptError
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
 from comment_monitor.model import NO_DETAILS, Comment
-from comment_monitor.redis_client import UNAVAILABLE
+from comment_monitor.redis_client import UNAVAILABLE, close_redis
 
 logger = log.get(__name__)
 
@@ -232,7 +232,7 @@ class DedupCache:
     async def close(self) -> None:
         """Closes the connections."""
         for client in self._opened:
-            await client.aclose()
+            await close_redis(client)
 
     def _works(self) -> None:
         self._reached = True

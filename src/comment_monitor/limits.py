@@ -15,7 +15,7 @@ from redis.exceptions import MovedError
 
 from comment_monitor import log, metrics
 from comment_monitor.breaker import Breaker
-from comment_monitor.redis_client import UNAVAILABLE, open_cluster, open_redis
+from comment_monitor.redis_client import UNAVAILABLE, close_redis, open_cluster, open_redis
 
 logger = log.get(__name__)
 
@@ -103,7 +103,7 @@ class RateLimit:
         """Gives back the connections."""
         for client in (self._client, self._cluster):
             if client:
-                await client.aclose()
+                await close_redis(client)
 
     async def _hit(self, limiter: MovingWindowRateLimiter, client: str) -> Verdict:
         allowed = await limiter.hit(self._item, client)

@@ -7,7 +7,7 @@ import redis.asyncio
 import redis.asyncio.retry
 import redis.backoff
 from redis.asyncio.connection import parse_url
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisClusterException, RedisError
 
 from comment_monitor.errors import ConfigurationError
@@ -108,6 +108,14 @@ def open_redis(url: str, *, connections: int | None = None) -> "redis.asyncio.Re
     except ValueError:
         raise ConfigurationError(f"REDIS_URL=<hidden>: must be {FORM}") from None
     return client
+
+
+async def close_redis(client: "redis.asyncio.Redis | redis.asyncio.RedisCluster") -> None:
+    """Closes a client's connections, those to its Sentinels too: the library leaves them to whoever made these."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        await pool.sentinel_manager.aclose()
 
 
 def open_cluster(url: str) -> "redis.asyncio.RedisCluster":

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import redis
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.commands import Run
 from tests.support.intake import PATH, fates, process, service, several
@@ -76,6 +77,22 @@ async def test_a_failover_is_followed(tmp_path: Path, make_settings: MakeSetting
 
             await until(hit)
             assert cache.state == "ok"
+
+
+async def test_no_connection_to_a_sentinel_is_left(tmp_path: Path, make_settings: MakeSettings) -> None:
+    with redis_sentinel(tmp_path) as (port, _), redis.Redis(port=port) as sentinel:
+
+        def connections() -> set[str]:
+            return {one["id"] for one in sentinel.client_list()}
+
+        before = connections()
+        settings = make_settings(
+            REDIS_URL=f"redis+sentinel://127.0.0.1:{port}/comments?{PATIENT}", COMMENT_RATE_LIMIT_PER_MINUTE=50
+        )
+        async with open_client(settings) as client:
+            assert fates(await process(client, comment(1))) == (1, 0, 0, 0)
+            assert connections() > before
+        await until(lambda: connections() == before)
 
 
 @pytest.mark.parametrize(
