@@ -7,8 +7,10 @@ machine everything that `up` started, with an `ingest` beside it.
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler
 
 import prometheus_client
@@ -18,6 +20,9 @@ from prometheus_client.registry import Collector
 from comment_monitor.container import ContainerCollector
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.sharing import FOLDER_VARIABLE, SharedCounts
+
+# Connections at the same time, a thread each; and so many may wait to be taken up.
+CONNECTIONS: Final = 64
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -42,6 +47,20 @@ class _Handler(WSGIRequestHandler):
     """Logs nothing of requests, and ends a connection that says nothing for so many seconds: each has a thread."""
 
     timeout = 30
+    open = 0
+    lock = Lock()
+
+    def handle(self) -> None:
+        """Counts the connections."""
+        with self.lock:
+            _Handler.open += 1
+        try:
+            # One that says nothing, or goes away.
+            with suppress(OSError):
+                super().handle()
+        finally:
+            with self.lock:
+                _Handler.open -= 1
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the library calls it
         """Nothing."""
@@ -91,6 +110,9 @@ def serve_metrics(host: str, port: int) -> Callable[[], None]:
 
     server.set_app(_with_head(prometheus_client.make_wsgi_app(registry)))
     server.RequestHandlerClass = _Handler
+    server.verify_request = lambda *_: _Handler.open < CONNECTIONS  # type: ignore[method-assign]
+    # The library's own is five, and who comes as the sixth asks again after a second.
+    server.socket.listen(CONNECTIONS)
 
     def stop() -> None:
         server.shutdown()

@@ -23,7 +23,7 @@ from comment_monitor.incoming import (
     text_fault,
     without_lone_surrogates,
 )
-from comment_monitor.model import Comment, Name, Parsed, Rejection, normalise_source
+from comment_monitor.model import MAX_NAME, Comment, Name, Parsed, Rejection, normalise_source
 from comment_monitor.spans import Reader, StructureError
 
 # Members of the body beside the comments; a request has three.
@@ -211,6 +211,9 @@ def _check_names(post_id: str, source: str) -> str:
             raise InvalidRequest(f"`{name}` {fault}.")
     if not (source := normalise_source(source)):
         raise InvalidRequest("`source` is blank.")
+    # Some letters are two in lower case.
+    if len(source) > MAX_NAME:
+        raise InvalidRequest(f"`source` is longer than {MAX_NAME} characters in lower case.")
     return source
 
 

@@ -63,6 +63,13 @@ def test_addresses_are_counted_from_the_right(value: str, client: str) -> None:
         ("for=_secret", "10.0.0.1"),
         ("proto=https", "10.0.0.1"),
         ('for="203.0.113.7', "10.0.0.1"),
+        # A quote that the client left open, and what a proxy puts behind it.
+        ('for=198.51.100.1;a=", for="[2001:db8::7]:4711"', "10.0.0.1"),
+        ('for=198.51.100.1;a=", for="203.0.113.7";proto="http"', "10.0.0.1"),
+        ('for=198.51.100.1;a="\\, for="203.0.113.7:1";by="_a"', "10.0.0.1"),
+        ('for=198.51.100.1;a=", for=203.0.113.7;proto="http"', "10.0.0.1"),
+        ('for=198.51.100.1", for="203.0.113.7:1"', "10.0.0.1"),
+        ("what this is, for=203.0.113.7", "203.0.113.7"),
     ],
 )
 def test_forwarded_is_read_as_rfc_7239_says(value: str, client: str) -> None:
@@ -77,6 +84,11 @@ def test_of_two_headers_that_differ_the_proxy_itself_is_counted() -> None:
 
 def test_several_lines_of_a_header_are_one_list() -> None:
     given = [(b"x-forwarded-for", b"198.51.100.1"), (b"x-forwarded-for", b"203.0.113.7")]
+    assert client_of("10.0.0.1", given, TRUSTED) == plain("203.0.113.7")
+
+
+def test_what_a_client_left_open_in_its_line_is_closed_by_no_other() -> None:
+    given = [(b"forwarded", b'for=198.51.100.1;a="'), (b"forwarded", b'for="203.0.113.7:4711"')]
     assert client_of("10.0.0.1", given, TRUSTED) == plain("203.0.113.7")
 
 

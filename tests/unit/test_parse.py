@@ -1,6 +1,7 @@
 """Parsing: a bad comment is named, the good rest goes on, and what comes is kept character for character."""
 
 import json
+import time
 import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
@@ -224,6 +225,46 @@ def test_more_comments_than_allowed_are_too_large() -> None:
     assert len(parse_request(raw, max_comments=10).comments) == 10
     with pytest.raises(TooLarge, match="more than 9 comments"):
         parse_request(raw, max_comments=9)
+
+
+@pytest.mark.parametrize("before", range(8))
+@pytest.mark.parametrize("inside", ['"%s"', '["x", {"a": "y%s"}]', '{"%s": 1}'])
+def test_metadata_holds_nul_where_an_odd_number_of_backslashes_begins_it(inside: str, before: int) -> None:
+    written = inside % ("\\" * before + "\\u0000")
+    raw = f'{{"id":"1","text":"t","author":"a","metadata":{{"m":{written}}}}}'
+    parsed = parse_request(f'{{"post_id":"p","comments":[{raw}]}}'.encode(), max_comments=10)
+    holds = "\0" in repr_of(json.loads(written))
+    assert bool(parsed.rejected) == holds
+
+
+def repr_of(value: object) -> str:
+    """All texts of a value."""
+    if isinstance(value, dict):
+        return "".join(repr_of(one) for pair in value.items() for one in pair)
+    return "".join(map(repr_of, value)) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize("depth", [300, 480, 520, 700])
+def test_metadata_that_holds_nul_is_rejected_by_name_however_deep_it_is(depth: int) -> None:
+    raw = '{"id":"%s","text":"t","author":"a","metadata":{"y":%s,"x":"\\u0000"}}'
+    bad, good = raw % ("bad", "[" * depth + "]" * depth), '{"id":"ok","text":"t","author":"a"}'
+    parsed = parse_request(f'{{"post_id":"p","comments":[{bad},{good}]}}'.encode(), max_comments=10)
+    assert [one.id for one in parsed.comments] == ["ok"]
+    assert [one.id for one in parsed.rejected] == ["bad"]
+
+
+def test_metadata_with_many_values_takes_no_longer_for_an_escape_in_it() -> None:
+    def seconds(text: str) -> float:
+        values = ",".join(["[]"] * 21_000)
+        one = f'{{"id":"1","text":"a","author":"a","metadata":{{"y":[{values}],"x":"{text}"}}}}'
+        body = f'{{"post_id":"p","comments":[{",".join([one] * 50)}]}}'.encode()
+        started = time.process_time()
+        parse_request(body, max_comments=100)
+        return time.process_time() - started
+
+    plain = min(seconds("u0000") for _ in range(3))
+    assert min(seconds("\\\\u0000") for _ in range(3)) < 10 * plain
+    assert min(seconds("\\u0000") for _ in range(3)) < 10 * plain
 
 
 DEEP = "[" * 5000 + "]" * 5000

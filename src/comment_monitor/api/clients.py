@@ -23,6 +23,9 @@ MOST_HOPS: Final = 32
 MOST_CHARACTERS: Final = 2_048
 # One parameter of an element, its value quoted or not: a quoted one may hold a `for=` of the client's.
 _PARAMETER: Final = re.compile(r'(?:^|;)\s*+([\w-]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"|([^\s;,"]*+))\s*+(?=;|$)')
+# Quotes only around a whole value: else one that a client left open would end with the first one of the proxy's, and
+# hide what the proxy says.
+_LIST: Final = re.compile(r'(?:[^"]++|(?<==)"(?:[^"\\]++|\\.)*+"(?=\s*+(?:[;,]|$)))*+')
 _ELEMENTS: Final = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++')
 _WITH_PORT: Final = re.compile(r"\[([^\]]*)\](?::\w+)?|([0-9.]+):\w+")
 
@@ -75,8 +78,17 @@ def _x_forwarded_for(headers: Headers) -> Iterator[str] | None:
 
 
 def _forwarded(headers: Headers) -> Iterator[str] | None:
-    value = _joined(headers, b"forwarded")
-    return None if value is None else map(_for, reversed(_ELEMENTS.findall(value)))
+    lines = [value.decode("latin-1") for key, value in headers if key == b"forwarded"]
+    return _named(lines) if lines else None
+
+
+def _named(lines: Sequence[str]) -> Iterator[str]:
+    """Whom the lines' elements name, from the right; a line that can't be read names nobody, and ends it."""
+    for line in reversed(lines):
+        if len(line) > MOST_CHARACTERS or not _LIST.fullmatch(line):
+            yield ""
+            return
+        yield from map(_for, reversed(_ELEMENTS.findall(line)))
 
 
 def _for(element: str) -> str:

@@ -17,7 +17,7 @@ logger = log.get(__name__)
 refusals = Refusals()
 
 # What comes in floods: one line a second of each.
-OFTEN: Final = frozenset((408, 429, 503))
+OFTEN: Final = frozenset((400, 404, 405, 408, 413, 415, 422, 429, 503))
 MEDIA_TYPE: Final = "application/problem+json"
 AnyRequest = Request[Any, Any, State]
 
