@@ -24,6 +24,10 @@ SPELLED: Final = {
 }
 RESPELLED: Final = re.compile("[" + "".join(map(chr, SPELLED)) + "]")
 BACKTICK: Final = re.compile(r"(?<=[^\W\d_])`(?=[^\W\d_])")
+# Marks on one letter that are looked at, as Unicode's Stream-Safe Text Format has it (UAX #15): to bring a run of them
+# into order takes the square of its length.
+MARKS: Final = 30
+NO_LETTERS: Final = re.compile(rf"[^\w\s]{{{MARKS + 1},}}")
 # UTF-8 that somebody read as Windows-1252.
 MISREAD: Final = ("\u00e2\u20ac\u2122", "\u00e2\u20ac\u02dc")
 
@@ -45,12 +49,23 @@ def read(text: str) -> Text:
     if not text.isascii():
         plain = INVISIBLE.sub("", _respelled(text))
         # Taken apart, some characters show another that is invisible or an apostrophe: none is left.
-        plain = unicodedata.normalize("NFKC", plain)
+        plain = unicodedata.normalize("NFKC", NO_LETTERS.sub(_with_few_marks, plain))
     elif not text.isprintable():
         plain = INVISIBLE.sub("", text)
     if "`" in plain:
         plain = BACKTICK.sub("'", plain)
     return Text(text, plain, linked)
+
+
+def _with_few_marks(found: re.Match[str]) -> str:
+    """The same without the marks that are too many on one letter or sign."""
+    kept = []
+    marks = 0
+    for sign in found[0]:
+        marks = marks + 1 if unicodedata.category(sign).startswith("M") else 0
+        if marks <= MARKS:
+            kept.append(sign)
+    return "".join(kept)
 
 
 def _respelled(text: str) -> str:
