@@ -17,11 +17,11 @@ from comment_monitor.dedup import DedupCache, Known, Marks
 from comment_monitor.model import DUPLICATE, NO_DETAILS, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
 from comment_monitor.origins import MOST, Origin, Origins
 from comment_monitor.publish import Publisher
-from comment_monitor.queue import Batch, ProcessingQueue
+from comment_monitor.queue import Accepted, Batch, ProcessingQueue
 from comment_monitor.retry import RETRIED, with_retries
 from comment_monitor.schema import NAMESPACE_LEASE, Schema
 from comment_monitor.store import Written
-from comment_monitor.waves import Plan
+from comment_monitor.waves import Plan, runs
 
 logger = log.get(__name__)
 
@@ -103,22 +103,28 @@ class Pipeline:
 
     async def _settle(self, comments: Sequence[Comment]) -> list[Fate]:
         self._require_storable(comments)
-        size = self.settings.batch_size
-        parts = [comments[at : at + size] for at in range(0, len(comments), size)]
-        # Texts of one comment are taken in their order, so its batches may not overtake each other: one write has all.
-        joined = len(parts) > 1 and len({(one.source, one.id) for one in comments}) < len(comments)
-        try:
-            accepted = await self.queue.put(parts, joined=joined, origin=tracing.origin())
-        except errors.Unavailable as problem:
-            metrics.count_error(problem.slug)
-            raise
+        again = len({(one.source, one.id) for one in comments}) < len(comments)
+        fates: list[Fate] = []
         try:
             async with asyncio.timeout(self.settings.processing_timeout):
-                return await accepted.fates()
+                # Texts of one comment are taken in their order: each write begins when the one before has ended.
+                for run in runs(comments) if again else (comments,):
+                    fates += await (await self._accept(run, again=again)).fates()
+                return fates
         except TimeoutError:
             metrics.count_error(errors.Timeout.slug)
             late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
             raise errors.Timeout(late) from None
+
+    async def _accept(self, comments: Sequence[Comment], *, again: bool) -> Accepted:
+        size = self.settings.batch_size
+        parts = [comments[at : at + size] for at in range(0, len(comments), size)]
+        try:
+            # The batches of one comment may not overtake each other: one write has all.
+            return await self.queue.put(parts, joined=again and len(parts) > 1, origin=tracing.origin())
+        except errors.Unavailable as problem:
+            metrics.count_error(problem.slug)
+            raise
 
     @property
     def _before_009(self) -> bool:

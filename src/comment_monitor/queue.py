@@ -113,15 +113,14 @@ class ProcessingQueue:
         """Accepts all parts or none.
 
         Raises:
-            QueueFull: they do not fit. (Into an empty queue anything fits: a request above the capacity would
-                otherwise be refused for ever.)
+            QueueFull: the queue is full. (Into one that is not, any request fits, the largest too: it would otherwise
+                wait for the moment at which nobody else sends anything. So it holds one request more at the most.)
             Draining: the queue is closed.
         """
         if self._closed:
             raise Draining("This process is shutting down; repeat the request.")
         count = sum(map(len, parts))
-        if self._length and self._length + count > self._capacity:
-            raise self._full()
+        self.require_room()
         accepted = Accepted(parts, self._release, joined=joined, origin=origin)
         self._length += count
         metrics.QUEUE_LENGTH.inc(count)

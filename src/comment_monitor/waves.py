@@ -5,11 +5,35 @@ that says something else in the next, and so on; an exact repeat goes nowhere. N
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from comment_monitor.dedup import Known
 from comment_monitor.model import CONFLICT, DUPLICATE, STORED, UPDATED, Comment, Fate
 from comment_monitor.store import SAME, Unchanged, Written
+
+# Texts of one comment in one write: each is a statement, and for so long others wait for its writer.
+MOST_WAVES: Final = 32
+
+
+def runs(comments: Sequence[Comment]) -> Iterator[Sequence[Comment]]:
+    """The comments in their order: as one write, or where one of them has many texts as several, each after the other.
+
+    Between these, others have their turn.
+    """
+    begin = 0
+    texts: Counter[tuple[str, str]] = Counter()
+    latest: dict[tuple[str, str], object] = {}
+    for index, comment in enumerate(comments):
+        if latest.get(comment.key) == comment.content:
+            continue
+        if texts[comment.key] == MOST_WAVES:
+            yield comments[begin:index]
+            begin = index
+            texts.clear()
+        texts[comment.key] += 1
+        latest[comment.key] = comment.content
+    yield comments[begin:]
 
 
 class Plan:

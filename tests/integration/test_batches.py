@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from tests.conftest import MakeSettings, execute, metric, open_client
+from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import holding, outbox
 from tests.support.intake import accepted, fates, in_turn, process, queued, several
 from tests.support.locks import locked
@@ -149,3 +149,18 @@ async def test_a_request_leaves_nothing_that_only_the_collector_would_find(make_
         finally:
             gc.enable()
     assert found < 100
+
+
+async def test_many_texts_of_one_comment_keep_their_order_and_let_others_have_their_turn(
+    make_settings: MakeSettings, dsn: str
+) -> None:
+    """Each text is a statement of its own: written at once, they would keep a writer for as long as they are many."""
+    versions = [comment("often", f"text {number}") for number in range(600)]
+    async with open_client(make_settings(COMMENT_WRITERS=1)) as client:
+        many = asyncio.create_task(process(client, *versions))
+        await until(lambda: execute(dsn, "SELECT count(*) FROM comments") == [(1,)])
+        assert fates(await process(client, comment("other"))) == (1, 0, 0, 0)
+        assert not many.done()
+        assert fates(await many) == (1, 599, 0, 0)
+    latest = "SELECT text, revision FROM comments WHERE comment_id = 'often'"
+    assert execute(dsn, latest) == [("text 599", 600)]

@@ -15,24 +15,25 @@ def some(count: int) -> list[Comment]:
     return [Comment(source="s", post_id="p", id=str(n), text="t", author="a") for n in range(count)]
 
 
-async def test_a_request_that_does_not_fit_is_refused_whole() -> None:
+async def test_a_full_queue_refuses_a_request_whole() -> None:
     """Nothing of it is accepted, and what waits stays."""
     queue = ProcessingQueue(capacity=25)
-    await queue.put([some(10), some(10)])
+    await queue.put([some(10), some(15)])
 
     with pytest.raises(QueueFull):
         await queue.put([some(5), some(1)])
-    assert len(queue) == 20
-    await queue.put([some(5)])
     assert len(queue) == 25
 
 
-async def test_an_empty_queue_takes_a_request_above_its_capacity() -> None:
-    """It could never be taken otherwise."""
+async def test_a_queue_that_is_not_full_takes_a_request_of_any_size() -> None:
+    """A large one would otherwise wait until nobody else sends anything."""
     queue = ProcessingQueue(capacity=25)
+    await queue.put([some(24)])
     await queue.put([some(100)])
 
-    assert len(queue) == 100
+    assert len(queue) == 124
+    with pytest.raises(QueueFull):
+        await queue.put([some(1)])
 
 
 async def test_the_length_counts_until_a_batch_is_settled() -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment, Fate
 from comment_monitor.store import Unchanged, Written
-from comment_monitor.waves import Plan
+from comment_monitor.waves import MOST_WAVES, Plan, runs
 
 # A text that only a new comment may have: to a stored one it is another comment's.
 REFUSED = "z"
@@ -78,3 +78,18 @@ def test_redis_is_told_the_last_text_of_each_identity() -> None:
         ("a", "y", 2),
         ("b", "x", 1),
     }
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), max_size=300))
+def test_many_texts_of_one_comment_are_written_in_runs_that_keep_their_order(sequence: list[tuple[str, str]]) -> None:
+    comments = [make(*one) for one in sequence]
+    parts = list(runs(comments))
+    assert [one for part in parts for one in part] == comments
+    for part in parts:
+        assert len(Plan(part, [False] * len(part)).waves) <= MOST_WAVES
+
+
+def test_exact_repeats_and_other_comments_are_one_run() -> None:
+    same, others = [make("a", "x")] * 1000, [make(str(number), "x") for number in range(1000)]
+    assert list(runs([*same, *others])) == [[*same, *others]]
+    assert list(runs([])) == [[]]
