@@ -107,8 +107,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_QUEUE_CAPACITY",
-            "Comments that may wait in one process, with all of the request that fills it; beyond it requests answer 503 "
-            "with `Retry-After`.",
+            "Comments that may wait in one process, with the whole request that fills it; beyond it requests answer "
+            "503 with `Retry-After`.",
             ge=25,
             le=1_000_000,
         ),
