@@ -75,6 +75,13 @@ def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         body.decode()
+        # No comment without a brace: where there are more, they are counted before any of them is made.
+        if body.count(b"{") > max_comments + 1:
+            head = _head.decode(body)
+            _check_names(head.post_id, head.source)
+            if len(head.comments) > max_comments:
+                raise _too_many(max_comments)
+            del head
         request = _fast.decode(body)
     except UnicodeDecodeError as error:
         raise NotJson(f"The body is not UTF-8 at byte {error.start}.") from None

@@ -296,6 +296,21 @@ async def test_trailers_without_end_are_refused(api: Api) -> None:
         sending.cancel()
 
 
+async def test_a_body_of_tiny_chunks_is_refused_and_one_of_small_ones_is_taken(api: Api) -> None:
+    """Each chunk is a call: a client that sends megabytes of them would have the event loop to itself."""
+    head = b"POST /comments/process HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    content = json.dumps(body(*(comment(number) for number in range(900)), post_id="p1")).encode()
+    for size, expected in ((1, 400), (40, 200)):
+        parts = [content[at : at + size] for at in range(0, len(content), size)]
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+        status, _, document = await api.send(head + chunks + b"0\r\n\r\n")
+        assert status == expected, document
+    # A short body may come as it likes.
+    short = json.dumps(body(comment("short"), post_id="p1")).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in short)
+    assert (await api.send(head + chunks + b"0\r\n\r\n"))[0] == 200
+
+
 async def test_beyond_the_limit_probes_are_answered_and_the_rest_comes_back(api: Api) -> None:
     content = json.dumps(body(comment(1), post_id="p1")).encode()
     stuck = [await Raw.open(api.port) for _ in range(LIMIT)]

@@ -267,6 +267,24 @@ def test_metadata_with_many_values_takes_no_longer_for_an_escape_in_it() -> None
     assert min(seconds("\\u0000") for _ in range(3)) < 10 * plain
 
 
+def test_too_many_comments_are_counted_before_they_are_made() -> None:
+    one = '{"id":"1","text":"a","author":"a"}'
+    raw = f'{{"post_id":"p","comments":[{",".join([one] * 200_000)}]}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match="more than 1000 comments"):
+            parse_request(raw, max_comments=1000)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * len(raw)
+
+
+def test_comments_with_many_braces_are_not_too_many() -> None:
+    parsed = parse_request(json.dumps(body(comment(1, metadata={"a": [{}] * 50}))).encode(), max_comments=1)
+    assert len(parsed.comments) == 1
+
+
 DEEP = "[" * 5000 + "]" * 5000
 
 

@@ -34,6 +34,9 @@ KEEP_ALIVE: Final = 75.0
 # Seconds in which a refused client is heard out, so that it can read its answer: a connection closed over bytes that
 # nobody read is reset, and the answer with it.
 GOODBYE: Final = 2.0
+# Chunks of a body from which on they have to hold so many bytes on average: each is a call, whatever it holds.
+CHUNKS: Final = 4_096
+CHUNK_BYTES: Final = 8
 # Requests that a connection may have sent before the first of them is answered.
 PIPELINED: Final = 100
 
@@ -80,6 +83,7 @@ class Connection(HttpToolsProtocol):
         # Whether the parser came to the end of something within the bytes it was given last.
         self._moved = False
         self._head_lines = 0
+        self._chunks = self._chunk_bytes = 0
         # The first line of a request that asks for another protocol, and its headers.
         self._upgrading: tuple[bytes, list[tuple[bytes, bytes]]] | None = None
         self._unsent_before = 0
@@ -191,6 +195,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._body_open = True
+        self._chunks = self._chunk_bytes = 0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
@@ -199,8 +204,17 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of its body."""
         self._moved = True
-        if not (self._refused or self._upgrading):
-            super().on_body(body)
+        if self._refused or self._upgrading:
+            return
+        self._chunk_bytes += len(body)
+        if self._chunks > CHUNKS and self._chunk_bytes < CHUNK_BYTES * self._chunks:
+            self._refuse(HTTPStatus.BAD_REQUEST)
+            return
+        super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        """A chunk of it begins."""
+        self._chunks += 1
 
     def on_message_complete(self) -> None:
         """All of it came."""
