@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UP_ARGS ?=
-# Each has servers of its own; a processor or more is what one needs.
+# Processes that run the tests, each with servers of its own: as many as there are processors.
 TEST_PROCESSES ?= logical
 IMAGE ?= comment-monitor:0.1.0
 BASE ?= python:3.11-slim

@@ -21,11 +21,11 @@ from comment_monitor.container import ContainerCollector
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.sharing import FOLDER_VARIABLE, SharedCounts
 
-# Connections at the same time, a thread each; and so many may wait to be taken up.
-CONNECTIONS: Final = 64
-
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+# Connections at the same time, a thread each; and so many may wait to be taken up.
+CONNECTIONS: Final = 64
 
 
 class Known(Collector):

@@ -30,7 +30,9 @@ def runs(comments: Sequence[Comment]) -> Iterator[Sequence[Comment]]:
         if texts[comment.key] == MOST_WAVES:
             yield comments[begin:index]
             begin = index
+            # A write knows nothing of the one before: a text that was the latest there is one of its own here.
             texts.clear()
+            latest.clear()
         texts[comment.key] += 1
         latest[comment.key] = comment.content
     yield comments[begin:]

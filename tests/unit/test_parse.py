@@ -233,15 +233,15 @@ def test_metadata_holds_nul_where_an_odd_number_of_backslashes_begins_it(inside:
     written = inside % ("\\" * before + "\\u0000")
     raw = f'{{"id":"1","text":"t","author":"a","metadata":{{"m":{written}}}}}'
     parsed = parse_request(f'{{"post_id":"p","comments":[{raw}]}}'.encode(), max_comments=10)
-    holds = "\0" in repr_of(json.loads(written))
+    holds = "\0" in texts_of(json.loads(written))
     assert bool(parsed.rejected) == holds
 
 
-def repr_of(value: object) -> str:
+def texts_of(value: object) -> str:
     """All texts of a value."""
     if isinstance(value, dict):
-        return "".join(repr_of(one) for pair in value.items() for one in pair)
-    return "".join(map(repr_of, value)) if isinstance(value, list) else str(value)
+        return "".join(texts_of(one) for pair in value.items() for one in pair)
+    return "".join(map(texts_of, value)) if isinstance(value, list) else str(value)
 
 
 @pytest.mark.parametrize("depth", [300, 480, 520, 700])

@@ -93,3 +93,12 @@ def test_exact_repeats_and_other_comments_are_one_run() -> None:
     same, others = [make("a", "x")] * 1000, [make(str(number), "x") for number in range(1000)]
     assert list(runs([*same, *others])) == [[*same, *others]]
     assert list(runs([])) == [[]]
+
+
+def test_a_text_that_ends_one_run_is_counted_again_in_the_next() -> None:
+    """Else the next write would have a statement more than it may."""
+    first = [make("a", str(number)) for number in range(MOST_WAVES)]
+    others = [make("b", str(number)) for number in range(MOST_WAVES + 1)]
+    again = [first[-1], *(make("a", f"later {number}") for number in range(MOST_WAVES))]
+    for part in runs([*first, *others, *again]):
+        assert len(Plan(part, [False] * len(part)).waves) <= MOST_WAVES
