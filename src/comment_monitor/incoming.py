@@ -17,7 +17,7 @@ from comment_monitor.model import (
     normalise_source,
 )
 from comment_monitor.removed import is_removed
-from comment_monitor.spans import Reader, StructureError
+from comment_monitor.spans import IntricateError, Reader, StructureError
 
 DEFAULT_SOURCE: Final = "threads"
 
@@ -316,5 +316,5 @@ def _raw_id(item: bytes) -> str | None:
             if item[key] == b'"id"' or (b"\\" in item[key] and msgspec.json.decode(item[key]) == "id"):
                 found = item[value]
         return msgspec.json.decode(without_lone_surrogates(found), type=str | None)
-    except (StructureError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (StructureError, IntricateError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -24,7 +24,7 @@ from comment_monitor.incoming import (
     without_lone_surrogates,
 )
 from comment_monitor.model import MAX_NAME, Comment, Name, Parsed, Rejection, normalise_source
-from comment_monitor.spans import Reader, StructureError
+from comment_monitor.spans import MOST_RUNS, IntricateError, Reader, StructureError
 
 # Members of the body beside the comments; a request has three.
 MAX_MEMBERS: Final = 1000
@@ -98,7 +98,7 @@ def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
 def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
     """The careful way: what is wrong with one comment is its own affair, a lone surrogate and deep nesting too.
 
-    Memory is that of the comments taken, whatever the body holds; time grows with its brackets.
+    Memory is that of the comments taken, whatever the body holds; time grows with its brackets, up to a bound.
 
     Raises:
         NotJson, InvalidRequest, TooLarge: as `parse_request`.
@@ -119,13 +119,18 @@ def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
         return _gather(parts.head.post_id, parts.source, parts.comments(), build_comment)
     except StructureError as error:
         raise NotJson(f"{error}.") from None
+    except IntricateError:
+        raise TooLarge(
+            f"The request is wrong somewhere, and it has more than {MOST_RUNS // 2} arrays and objects, too many to "
+            "look for the place; send fewer comments at once."
+        ) from None
 
 
 class _Parts:
     """A body by its parts; `checked`: that all of it is JSON is known already.
 
     Raises:
-        NotJson, InvalidRequest, TooLarge, StructureError: as it is found.
+        NotJson, InvalidRequest, TooLarge, StructureError, IntricateError: as it is found.
     """
 
     def __init__(self, body: bytes, *, checked: bool, max_comments: int):

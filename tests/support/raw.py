@@ -18,9 +18,9 @@ class Raw:
         self.writer = writer
 
     @classmethod
-    async def open(cls, port: int) -> "Raw":
-        """To this machine."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**24))
+    async def open(cls, port: int, own: str = "127.0.0.1") -> "Raw":
+        """To this machine, from an address of its own."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**24, local_addr=(own, 0)))
 
     async def __aenter__(self) -> Self:
         return self

@@ -6,10 +6,12 @@ import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from tests.support.requests import body, comment
 
 from comment_monitor.errors import InvalidRequest, NotJson, TooLarge
+from comment_monitor.incoming import id_of
 from comment_monitor.parse import parse_request
 
 
@@ -345,6 +347,27 @@ def test_a_body_that_breaks_off_is_not_json_also_beside_what_the_decoder_does_no
     """The careful way finds it too, and says where."""
     with pytest.raises(NotJson, match=words):
         parse_request(raw.encode(), max_comments=10)
+
+
+def test_a_request_that_takes_long_to_look_through_is_refused_where_something_is_wrong_with_it() -> None:
+    """An array or object is a step: those of an honest request are looked through, millions are not."""
+    nested = ",".join(["[]"] * 24)
+    honest = ",".join(f'{{"id":"{n or ""}","text":"t","metadata":{{"x":[{nested}]}}}}' for n in range(10_000))
+    parsed = parse_request(f'{{"post_id":"p","comments":[{honest}]}}'.encode(), max_comments=10_000)
+    assert (len(parsed.comments), parsed.rejected[0].index) == (9_999, 0)
+
+    many = "[]," * 600_000
+    for raw in (
+        f'{{"post_id":5,"x":[{many}1],"comments":[]}}',
+        f'{{"post_id":"p","comments":[{{"id":"1","text":[{many}1]}},7]}}',
+        f'{{"post_id":"p","x":[{many}"\\ud800"],"comments":[7]}}',
+    ):
+        with pytest.raises(TooLarge, match=r"more than 500000 arrays and objects.*send fewer"):
+            parse_request(raw.encode(), max_comments=10)
+    # Where nothing is wrong the decoder passes them by.
+    good = f'{{"post_id":"p","x":[{many}1],"comments":[{{"id":"1","text":"t","author":"a"}}]}}'
+    assert len(parse_request(good.encode(), max_comments=10).comments) == 1
+    assert id_of(msgspec.Raw(f'{{"id":"1","x":[{many}1]}}'.encode())) is None
 
 
 def test_too_many_of_anything_are_counted_no_further_than_needed() -> None:

@@ -39,7 +39,7 @@ async def process_comments(request: Request[Any, Any, State], service: NamedDepe
             service.require_work()
             verdict = await _count(request, service)
             received = await _read(request, service, body)
-            parsed = await _parse(received, service)
+            parsed = await _parse(request, received, service)
         except errors.Incomplete:
             # A client that changed its mind: nothing went wrong here.
             raise
@@ -68,12 +68,12 @@ async def _read(request: Request[Any, Any, State], service: Service, body: Body)
     return await service.unpacker.unpack(body, received, packing, most) if packing else received
 
 
-async def _parse(body: bytes, service: Service) -> Parsed:
+async def _parse(request: Request[Any, Any, State], body: bytes, service: Service) -> Parsed:
     """The comments; a body that needs the careful way is no reason for others to wait, nor are many at once."""
     most = service.runtime.settings.max_comments_per_request
     parsed = parse_at_once(body, max_comments=most)
     if parsed is None and len(body) > LARGE:
-        async with service.careful():
+        async with service.careful(request):
             parsed = await asyncio.to_thread(parse_one_by_one, body, max_comments=most)
     return parsed or parse_one_by_one(body, max_comments=most)
 

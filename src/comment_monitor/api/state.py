@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from litestar import Request
 from litestar.datastructures import State
@@ -34,6 +35,8 @@ class Service:
         self.bodies = Bodies(runtime.settings.body_bytes_in_flight)
         self.unpacker = Unpacker()
         self._careful = asyncio.Semaphore(CAREFUL_AT_ONCE)
+        # By client, as long as somebody holds its turn or waits for it.
+        self._careful_of: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.reads = Reads(runtime.settings.read_connections, runtime.settings.reads_per_client)
         self._proxies = networks(runtime.settings.trusted_proxies)
 
@@ -42,23 +45,25 @@ class Service:
         return client_of(request.client.host if request.client else "", request.scope["headers"], self._proxies)
 
     @asynccontextmanager
-    async def careful(self) -> AsyncIterator[None]:
-        """A turn at parsing a body comment by comment, beside the event loop.
+    async def careful(self, request: Request[Any, Any, State]) -> AsyncIterator[None]:
+        """A turn at parsing a body comment by comment, beside the event loop; one at a time for each client.
 
         Raises:
             Overloaded: none came in time.
         """
+        client = self.client_of(request)
+        own = self._careful_of.setdefault(client, asyncio.Lock())
         try:
-            async with asyncio.timeout(CAREFUL_PATIENCE):
-                await self._careful.acquire()
+            async with asyncio.timeout(CAREFUL_PATIENCE), AsyncExitStack() as waited:
+                await waited.enter_async_context(own)
+                await waited.enter_async_context(self._careful)
+                turn = waited.pop_all()
         except TimeoutError:
             raise errors.Overloaded(
                 "Other requests with comments that can't be taken are looked through; repeat this one."
             ) from None
-        try:
+        async with turn:
             yield
-        finally:
-            self._careful.release()
 
     def drain(self) -> None:
         """From now on no new work."""
