@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,34 @@ def test_a_part_that_ends_by_itself_is_named_and_everything_else_is_stopped(
     assert len(errors) == 1
     assert f"{name} ended by SIGKILL" in errors[0]
     assert up.is_gone()
+
+
+def test_a_disk_that_is_full_is_named_with_what_to_do() -> None:
+    """A part that ends on it is one thing to know; that room has to be made is the other."""
+    with tempfile.TemporaryDirectory(prefix="full-") as name, ExitStack() as stack:
+        Path(name).chmod(0o755)
+        data_dir = Path(name, "data")
+        data_dir.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=755", "none", data_dir]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(f"no disk of its own for this test: {mounted.stderr.strip()}")
+        stack.callback(lambda: subprocess.run(["umount", "--lazy", data_dir], check=True))
+        up = Up(data_dir).start().wait_until_up()
+        stack.callback(up.end)
+        up.post(json=body(comment(1))).raise_for_status()
+        with suppress(OSError), (data_dir / "filled").open("wb", buffering=0) as file:
+            while file.write(bytes(2**20)):
+                pass
+        up.child("/postgres ").kill()
+        [error] = up.errors()
+        assert "PostgreSQL ended by SIGKILL" in error
+        assert error.endswith(f"The disk that holds {data_dir} is full: make room there, then start again.")
+        assert up.is_gone()
+        (data_dir / "filled").unlink()
+        again = Up(data_dir).start().wait_until_up()
+        stack.callback(again.end)
+        assert len(analysed(again, 1)) == 1
 
 
 def test_nothing_outlives_an_up_that_was_killed_and_the_next_start_works(make_up: MakeUp) -> None:

@@ -29,6 +29,8 @@ POLL: Final = 0.03
 # How often the children are looked at, and how long an impatient Ctrl-C waits for each.
 WATCH: Final = 0.1
 HURRY: Final = 1.0
+# Bytes below which a disk is full: PostgreSQL takes its log's files whole.
+FULL: Final = 16 * 2**20
 # Seconds that a child may need beyond what its settings say.
 MARGIN: Final = 20.0
 
@@ -146,7 +148,16 @@ class Supervisor:
         for part in self._parts:
             if part.process.poll() is not None:
                 see = f"; see {part.log}" if part.log else ""
-                raise EmbeddedError(f"{part.name} {how_it_ended(part.process)}{see}. Everything else was stopped.")
+                raise EmbeddedError(
+                    f"{part.name} {how_it_ended(part.process)}{see}. Everything else was stopped.{self._is_full()}"
+                )
+
+    def _is_full(self) -> str:
+        """What to do about it where the data's disk has no room, which is why a server ends; empty where it has."""
+        with suppress(OSError):
+            if shutil.disk_usage(self._where.data_dir).free < FULL:
+                return f" The disk that holds {self._where.data_dir} is full: make room there, then start again."
+        return ""
 
     def _check_folder(self) -> None:
         if self._postgres and not self._postgres.is_whole:
