@@ -38,7 +38,7 @@ WORDS = " ".join(PRIVATE[one] for one in ("text", "e-mail", "phone", "phone, too
 
 # What `up` shows of itself.
 SHOWN = re.compile(r"Comment Monitoring Pipeline is up|[A-Z][A-Za-z]+: |Stopped\.")
-CUT_OFF = f"POST /comments/process HTTP/1.1\r\ncontent-length: 999\r\n\r\n{WORDS}"
+CUT_OFF = f"POST /comments/process HTTP/1.1\r\nhost: x\r\ncontent-length: 999\r\n\r\n{WORDS}"
 
 
 def personal(number: int, text: str = WORDS, **more: Any) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def send_all_kinds(up: Up) -> None:
     # What is no HTTP at all, and a request cut off in the middle of its words.
     for raw in (
         f"{PRIVATE['query']} {WORDS}\r\n\r\n",
-        f"POST /comments/process HTTP/1.1\r\ncontent-length: 999\r\n\r\n{WORDS}",
+        f"POST /comments/process HTTP/1.1\r\nhost: x\r\ncontent-length: 999\r\n\r\n{WORDS}",
     ):
         with socket.create_connection(("127.0.0.1", up.port)) as connection:
             connection.sendall(raw.encode())

@@ -136,7 +136,6 @@ async def test_a_body_that_can_not_be_read_on_is_answered(api: Api) -> None:
     for rest in (
         b"chunked\r\n\r\nzz\r\n",
         b"chunked\r\n\r\n2\r\n[]?\r\n",
-        b"identity\r\n\r\n",
         b"chunked\r\n\r\n-1\r\n",
     ):
         async with await Raw.open(api.port) as one:
@@ -145,6 +144,24 @@ async def test_a_body_that_can_not_be_read_on_is_answered(api: Api) -> None:
             assert (status, problem(document)) == (400, "bad-http"), rest
             assert await one.ended()
     assert api.told("comment_body_bytes_in_flight") == 0
+
+
+async def test_heads_that_http_does_not_allow_are_refused(api: Api) -> None:
+    for head, expected in (
+        (b"GET /health HTTP/1.1\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nhost: x\r\n", 400),
+        (b"GET /health HTTP/1.0\r\nHost: x\r\nHost: y\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n", 501),
+        (b"GET /health HTTP/1.1\r\nHost:\r\n", 200),
+        (b"GET /health HTTP/1.0\r\n", 200),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n", 200),
+    ):
+        async with await Raw.open(api.port) as one:
+            await one.send(head + b"\r\n" + (b"0\r\n\r\n" if b"hunked" in head else b""))
+            status, _, document = await one.answer()
+        assert status == expected, head
+        assert expected == 200 or problem(document) == "bad-http"
 
 
 async def test_what_follows_a_request_spoils_no_answer(api: Api) -> None:

@@ -183,8 +183,8 @@ class Connection(HttpToolsProtocol):
         self._moved = True
         if self._refused:
             return
-        if self.parser.get_method() == b"CONNECT":
-            self._refuse(HTTPStatus.BAD_REQUEST)
+        if fault := self._fault_of_head():
+            self._refuse(fault)
             return
         if self.parser.should_upgrade():
             version = self.parser.get_http_version().encode()
@@ -196,6 +196,18 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self._body_open = True
         self._chunks = self._chunk_bytes = 0
+
+    def _fault_of_head(self) -> HTTPStatus | None:
+        """What the parser lets pass and HTTP does not (RFC 9112, 3.2 and 6.1)."""
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                return HTTPStatus.NOT_IMPLEMENTED
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            return HTTPStatus.BAD_REQUEST
+        return HTTPStatus.BAD_REQUEST if self.parser.get_method() == b"CONNECT" else None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
@@ -364,7 +376,8 @@ def _answer(status: HTTPStatus, detail: str) -> bytes:
 ANSWERS: Final = {
     status: _answer(status, detail)
     for status, detail in {
-        HTTPStatus.BAD_REQUEST: "This is not HTTP/1.1.",
+        HTTPStatus.BAD_REQUEST: "This is not HTTP/1.1, whose requests have one Host header each.",
+        HTTPStatus.NOT_IMPLEMENTED: "A Transfer-Encoding is `chunked`; how a body is packed, Content-Encoding says.",
         HTTPStatus.REQUEST_TIMEOUT: f"The request's head did not come within {PATIENCE:.0f} seconds.",
         HTTPStatus.TOO_MANY_REQUESTS: f"More than {PIPELINED} requests were sent before the first was answered.",
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
