@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_is_named_with_what_to_do() -> None:
         Path(name).chmod(0o755)
         data_dir = Path(name, "data")
         data_dir.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=755", "none", data_dir]
+        command = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=755", "none", str(data_dir)]
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
         if mounted.returncode:
             pytest.skip(f"no disk of its own for this test: {mounted.stderr.strip()}")
