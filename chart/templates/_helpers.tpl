@@ -54,8 +54,10 @@
 - to:
     {{- toYaml .Values.orchestrator.commentMonitoring.networkPolicy.dns | nindent 4 }}
   ports:
-    - {protocol: UDP, port: 53}
-    - {protocol: TCP, port: 53}
+    {{- range .Values.orchestrator.commentMonitoring.networkPolicy.dnsPorts }}
+    - {protocol: UDP, port: {{ . }}}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
 {{- end }}
 
 {{/* Egress to a server: the pod of this chart, or the peers outside. Argument: list of root context and its name. */}}
@@ -74,12 +76,17 @@
     - {protocol: TCP, port: {{ index $inside $name }}}
 {{- else if $server.existingSecret }}
 - ports:
-    - {protocol: TCP, port: {{ $outside.port }}}
+    - {protocol: TCP, port: {{ $outside.port | default (eq $name "rabbitmq" | ternary (include "cm.brokerPort" $root) (index $inside $name)) }}}
   {{- with $outside.to }}
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* RabbitMQ's usual port, without TLS and with it. */}}
+{{- define "cm.brokerPort" -}}
+{{ .Values.rabbitmq.tls | ternary 5671 5672 }}
 {{- end }}
 
 {{/* A quantity, such as 1.5Gi or 200m, as a number of bytes or of processors. */}}

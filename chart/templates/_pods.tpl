@@ -1,6 +1,7 @@
 {{/* Labels and annotations of a pod template: those of its selector, and those that somebody gave. None that changes with the
      chart's version. Arguments: root; app; own, the values of its part; annotations as YAML. */}}
 {{- define "cm.podMetadata" -}}
+{{- include "cm.checkLabels" (list .app .root.Values.commonLabels .root.Values.podLabels .own.podLabels) -}}
 labels:
   {{- mergeOverwrite (dict) .root.Values.commonLabels .root.Values.podLabels (.own.podLabels | default dict) (dict "app" .app) | toYaml | nindent 2 }}
 {{- with mergeOverwrite (dict) .root.Values.podAnnotations (.own.podAnnotations | default dict) (.annotations | default "" | fromYaml) }}
@@ -9,8 +10,18 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* The label by which everything finds a pod is not somebody else's. Arguments: the pod's `app`, and maps of labels. */}}
+{{- define "cm.checkLabels" -}}
+{{- range rest . }}
+{{- if hasKey (. | default dict) "app" }}
+{{- fail (printf "commonLabels and podLabels: `app` is the label by which the chart finds its pods (here app=%s); choose another, such as app.example.org/name" (first $)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A pod of `helm test`. Arguments: root; name; weight. */}}
 {{- define "cm.testMetadata" -}}
+{{- include "cm.checkLabels" (list "comment-monitoring-test" .root.Values.tests.podLabels) -}}
 name: {{ .name }}
 labels:
   {{- mergeOverwrite (dict) .root.Values.podLabels .root.Values.tests.podLabels (include "cm.labels" (list .root "test") | fromYaml) (dict "app" "comment-monitoring-test") | toYaml | nindent 2 }}
@@ -132,7 +143,17 @@ affinity:
   configMap:
     name: comment-monitoring-log-level
 {{- end }}
-{{- with concat .root.Values.extraVolumes (.own.extraVolumes | default list) }}
+{{- include "cm.moreVolumes" (concat .root.Values.extraVolumes (.own.extraVolumes | default list)) }}
+{{- end }}
+
+{{/* What somebody mounts beside. Argument: a list of volumes. */}}
+{{- define "cm.moreVolumes" -}}
+{{- range . }}
+{{- if has .name (list "scratch" "log-level") }}
+{{- fail (printf "extraVolumes: a volume %q is in the pod already; choose another name" .name) }}
+{{- end }}
+{{- end }}
+{{- with . }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}

@@ -64,6 +64,9 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
 - name: POSTGRES_DSN
   value: postgresql://$(POSTGRES_USERNAME)@$(POSTGRES_HOST):{{ $port }}/{{ $database }}{{ with $server.parameters }}?{{ . }}{{ end }}
 {{- else }}
+{{- if $server.parameters }}
+{{- fail "postgres.parameters: they are put behind an address that is made of postgres.existingSecretKeys; into an address that a Secret holds whole, write them in the Secret" }}
+{{- end }}
 - name: POSTGRES_DSN
   {{- include "cm.fromSecret" (list $secret $server.existingSecretKey) | nindent 2 }}
 {{- end }}
@@ -74,7 +77,7 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
 {{- $server := (index . 0).Values.rabbitmq }}
 {{- $secret := include "cm.rabbitmqSecret" (index . 0) }}
 {{- with $server.existingSecretKeys }}
-{{- $port := not (empty .port) | ternary "$(BROKER_PORT)" "5672" }}
+{{- $port := not (empty .port) | ternary "$(BROKER_PORT)" (include "cm.brokerPort" (index $ 0)) }}
 {{- range $part := list "host" "port" "username" "password" }}
 {{- with get $server.existingSecretKeys $part }}
 - name: BROKER_{{ upper $part }}
@@ -84,8 +87,28 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
 - name: {{ index $ 1 }}
   value: {{ $server.tls | ternary "amqps" "amqp" }}://$(BROKER_USERNAME):$(BROKER_PASSWORD)@$(BROKER_HOST):{{ $port }}/{{ $server.vhost | default "/" }}
 {{- else }}
+{{- range $key := list "tls" "vhost" }}
+{{- if get $server $key }}
+{{- fail (printf "rabbitmq.%s: it is for an address that is made of rabbitmq.existingSecretKeys; an address that a Secret holds whole says amqps:// and /vhost itself" $key) }}
+{{- end }}
+{{- end }}
 - name: {{ index $ 1 }}
   {{- include "cm.fromSecret" (list $secret $server.existingSecretKey) | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The environment of celery-exporter. */}}
+{{- define "cm.exporterEnvironment" -}}
+{{ include "cm.brokerEnv" (list . "CE_BROKER_URL") }}
+# Told of also while no worker is there to name it.
+- {name: CE_QUEUES, value: comment-analysis}
+# Else each exception of the broker is logged with its variables, the address and its password among them.
+- {name: LOGURU_DIAGNOSE, value: "NO"}
+# Without it, it ends where the broker goes away.
+- {name: CE_RETRY_INTERVAL, value: "5"}
+{{- if eq (include "cm.listen" .) "::" }}
+# Its server takes `::` for IPv6 alone, and this for both.
+- {name: CE_HOST, value: "*"}
 {{- end }}
 {{- end }}
 
@@ -100,9 +123,6 @@ valueFrom:
      spans go somewhere. */}}
 {{- define "cm.environment" -}}
 {{- $root := .root }}
-{{- $more := concat $root.Values.extraEnv (.own.extraEnv | default list) }}
-{{- $names := list }}
-{{- range $more }}{{ $names = append $names .name }}{{ end }}
 envFrom:
   - configMapRef:
       name: comment-monitoring-config
@@ -110,15 +130,19 @@ envFrom:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 env:
-  {{- /* A variable that is there twice is refused by a server-side apply, which is Helm 4's: yours takes the place of ours. */}}
-  {{- range include "cm.ownEnvironment" . | fromYamlArray }}
-  {{- if not (has .name $names) }}
-  {{- toYaml (list .) | nindent 2 }}
-  {{- end }}
-  {{- end }}
-  {{- with $more }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "cm.variables" (list (include "cm.ownEnvironment" .) (concat $root.Values.extraEnv (.own.extraEnv | default list))) | nindent 2 }}
+{{- end }}
+
+{{/* Our variables and somebody's, which take the place of ours: one that is there twice is refused by a server-side apply, which
+     is Helm 4's. Argument: list of ours as YAML, and theirs. */}}
+{{- define "cm.variables" -}}
+{{- $names := list }}
+{{- range index . 1 }}{{ $names = append $names .name }}{{ end }}
+{{- $kept := list }}
+{{- range index . 0 | fromYamlArray }}
+{{- if not (has .name $names) }}{{ $kept = append $kept . }}{{ end }}
+{{- end }}
+{{- concat $kept (index . 1) | toYaml }}
 {{- end }}
 
 {{- define "cm.ownEnvironment" -}}

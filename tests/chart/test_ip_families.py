@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chart.conftest import helms
+from tests.chart.conftest import environment, helms
 from tests.chart.test_operators import objects, pods
 
 
@@ -32,6 +32,9 @@ def test_the_ip_families_reach_every_service_and_what_the_pods_listen_on(
     serving = {app: spec["containers"][0]["args"] for app, _, spec in pods(found)
                if app in {"orchestrator", "comment-worker"}}  # fmt: skip
     assert {args[args.index("--host") + 1] for args in serving.values()} == {listen}
+    (exporter,) = [environment(spec) for app, _, spec in pods(found) if app == "celery-exporter"]
+    # Its server takes `::` for IPv6 alone; unasked it listens on IPv4.
+    assert exporter.get("CE_HOST", {}).get("value") == ("*" if listen == "::" else None)
 
 
 def test_the_platforms_are_reached_by_ipv6_and_private_networks_are_not(tmp_path: Path) -> None:

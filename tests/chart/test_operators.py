@@ -136,6 +136,21 @@ def test_a_private_authority_is_in_every_container_of_ours(program: str, tmp_pat
     assert talking == 5
 
 
+@pytest.mark.parametrize("program", helms())
+def test_the_exporter_of_another_publisher_has_variables_and_volumes_of_its_own(program: str, tmp_path: Path) -> None:
+    """What is for all containers of the program is not for it; a private authority it may need too."""
+    own = {"extraVolumes": CA["extraVolumes"], "extraVolumeMounts": CA["extraVolumeMounts"],
+           "extraEnv": [CA["extraEnv"][0], {"name": "CE_QUEUES", "value": "mine"}]}  # fmt: skip
+    found = {app: spec for app, _, spec in pods(objects(tmp_path, {"celeryExporter": own}, program=program))}
+    exporter = found["celery-exporter"]
+    assert CA["extraVolumes"][0] in exporter["volumes"]
+    assert CA["extraVolumeMounts"][0] in exporter["containers"][0]["volumeMounts"]
+    assert environment(exporter)["SSL_CERT_FILE"] == CA["extraEnv"][0]
+    assert environment(exporter)["CE_QUEUES"]["value"] == "mine"
+    assert [one["name"] for one in exporter["containers"][0]["env"]].count("CE_QUEUES") == 1
+    assert "SSL_CERT_FILE" not in environment(found["orchestrator"])
+
+
 def test_a_part_has_variables_and_volumes_beside_those_of_all(tmp_path: Path) -> None:
     own = {"extraEnv": [{"name": "MALLOC_ARENA_MAX", "value": "2"}],
            "extraVolumes": [{"name": "own", "emptyDir": {}}],
@@ -281,8 +296,17 @@ def test_an_ingress_and_a_route_lead_to_the_service(program: str, tmp_path: Path
         ({"orchestrator": {"resources": {"requests": {"memory": "512m"}}}}, "memory"),
         ({"orchestrator": {"resources": {"limits": {"memory": "1K"}}}}, "memory"),
         ({"orchestrator": {"resources": {"limits": {"cpu": "1Gi"}}}}, "cpu"),
-        ({"podLabels": {"app": "mine"}}, "abels"),
-        ({"commonLabels": {"app": "mine"}}, "abels"),
+        ({"podLabels": {"app": "mine"}}, "`app` is the label by which the chart finds its pods"),
+        ({"commonLabels": {"app": "mine"}}, "`app` is the label by which the chart finds its pods"),
+        ({"cleanup": {"podLabels": {"app": "mine"}}}, "(here app=comment-cleanup)"),
+        ({"tests": {"podLabels": {"app": "mine"}}}, "(here app=comment-monitoring-test)"),
+        ({"extraVolumes": [{"name": "scratch", "emptyDir": {}}]}, 'a volume "scratch" is in the pod already'),
+        ({"worker": {"extraVolumes": [{"name": "log-level", "emptyDir": {}}]}}, 'a volume "log-level" is in the pod'),
+        ({"celeryExporter": {"extraVolumes": [{"name": "scratch", "emptyDir": {}}]}}, 'a volume "scratch" is in'),
+        # They would be in no address, and nobody would see it.
+        ({"postgres": {"parameters": "sslmode=verify-full"}}, "postgres.parameters: they are put behind an address"),
+        ({"rabbitmq": {"tls": True}}, "rabbitmq.tls: it is for an address that is made of rabbitmq.existingSecretKeys"),
+        ({"rabbitmq": {"vhost": "comments"}}, "rabbitmq.vhost: it is for an address"),
         ({"commonLabels": {"team": "two words"}}, "team"),
         ({"imagePullSecrets": [{"secret": "x"}]}, "imagePullSecrets"),
         ({"imagePullSecrets": ["Not_A_Name"]}, "imagePullSecrets"),

@@ -38,6 +38,7 @@ def by_parts(folder: Path, program: str, **more: dict[str, Any]) -> list[dict[st
         },
         "worker": {"autoscaling": {"enabled": True, "mode": "keda"}},
         "celeryExporter": {"enabled": True},
+        "orchestrator": more.get("orchestrator", {}),
     }
     file.write_text(json.dumps(servers))
     done = helm("template", "x", str(CHART), "--values", str(file), program=program)
@@ -82,3 +83,41 @@ def test_the_secret_of_the_rabbitmq_operator_gives_the_address_by_its_parts(prog
         assert trigger["metadata"]["hostFromEnv"] == "CELERY_BROKER_URL"
         assert "authenticationRef" not in trigger
         assert not [one for one in found if one["kind"] == "TriggerAuthentication"]
+
+
+@pytest.mark.parametrize("program", helms())
+def test_the_policies_let_the_brokers_own_port_through_with_tls_and_without(program: str, tmp_path: Path) -> None:
+    """Also where the Secret has no port, and for every pod that speaks to it."""
+    policy: dict[str, Any] = {"enabled": True}
+    parts = {one: one for one in ("host", "username", "password")}
+    for tls, given, port in ((False, None, 5672), (True, None, 5671), (True, 5700, 5700)):
+        policy["rabbitmq"] = {"port": given}
+        more: dict[str, Any] = {"orchestrator": {"commentMonitoring": {"networkPolicy": policy}},
+                "rabbitmq": {"tls": tls, "existingSecretKeys": parts}}  # fmt: skip
+        found = by_parts(tmp_path, program, **more)
+        speaking = {"orchestrator", "comment-worker", "celery-exporter"}
+        for name, ports in egress(found).items():
+            assert (port in ports) == (name in speaking), (name, ports)
+            # Where names are resolved by pods that listen on another port than their Service, as OpenShift's do.
+            assert {53, 5353} <= ports
+        worker = pod(found, "comment-worker")
+        if not given:
+            address = expanded(worker, {"host": "queue", "username": "u", "password": "p"})["CELERY_BROKER_URL"]
+            assert address == f"amqp{'s' * tls}://u:p@queue:{port}//"
+
+
+def egress(found: list[dict[str, Any]]) -> dict[str, set[Any]]:
+    """Of each NetworkPolicy the ports that its pods reach."""
+    policies = [one for one in found if one["kind"] == "NetworkPolicy"]
+    return {
+        one["metadata"]["name"]: {port["port"] for rule in one["spec"]["egress"] for port in rule["ports"]}
+        for one in policies
+    }
+
+
+def pod(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The pod's spec of a Deployment."""
+    (template,) = [one["spec"]["template"] for one in found
+                   if (one["kind"], one["metadata"]["name"]) == ("Deployment", name)]  # fmt: skip
+    spec: dict[str, Any] = template["spec"]
+    return spec
