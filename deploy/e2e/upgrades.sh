@@ -51,8 +51,8 @@ bad_upgrade() { # one with a setting that is out of bounds fails, and a pod of b
   remembered
 }
 one_pod() { [ "$(k get pods --selector app=orchestrator --output name | wc -l)" -eq 1 ]; }
-watch_replicas() { # FILE: notes the number of pods wanted, for as long as the file is there
-  while [ -e "$1" ]; do
+watch_replicas() { # FILE: notes the number of pods wanted, until there is a FILE.end (a note would make a removed FILE anew)
+  until [ -e "$1.end" ]; do
     replicas >>"$1" && echo >>"$1"
     sleep 0.3
   done
@@ -68,8 +68,8 @@ switched_on() { # autoscaling takes over the pods that there are
   install --set orchestrator.autoscaling.enabled=true,orchestrator.autoscaling.minReplicas=3 >/dev/null
   install --set orchestrator.autoscaling.enabled=true,orchestrator.autoscaling.minReplicas=3 >/dev/null
   sleep 1
-  least=$(sort -n "$work/replicas" | grep . | head -n 1)
-  rm "$work/replicas"
+  touch "$work/replicas.end"
   wait "$watcher"
+  least=$(sort -n "$work/replicas" | grep . | head -n 1)
   [ "$least" -eq 3 ] || { echo "Error: autoscaling took over 3 pods and made them $least." >&2; return 1; }
 }
