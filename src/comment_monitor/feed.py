@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 
 from comment_monitor.errors import Problem
@@ -128,4 +128,11 @@ class _ReadAhead:
             self._hand_over(part)
 
     def _hand_over(self, item: list[Numbered] | BaseException | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._ahead.put(item), self._loop).result()
+        taken: Future[None] = Future()
+        # The coroutine is made within the loop: where that ends at a Ctrl-C, none is left that nobody awaits.
+        self._loop.call_soon_threadsafe(self._put, item, taken)
+        taken.result()
+
+    def _put(self, item: list[Numbered] | BaseException | None, taken: "Future[None]") -> None:
+        task = self._loop.create_task(self._ahead.put(item))
+        task.add_done_callback(lambda done: taken.cancel() if done.cancelled() else taken.set_result(None))

@@ -72,6 +72,14 @@ def test_a_misuse_is_one_line(program: dict[str, str], tmp_path: Path, words: st
     assert said in done.stderr
 
 
+def test_without_a_command_the_help_is_shown(program: dict[str, str], tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "comment_monitor"]
+    done = subprocess.run(line, env=program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "\nCommands:\n  up " in done.stderr
+    assert "\\n" not in done.stderr
+
+
 def test_without_a_standard_error_it_works_all_the_same(program: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "some.jsonl"
     file.write_bytes(lines(record(1)))

@@ -153,6 +153,7 @@ async def test_heads_that_http_does_not_allow_are_refused(api: Api) -> None:
         (b"GET /health HTTP/1.0\r\nHost: x\r\nHost: y\r\n", 400),
         (b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
         (b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n", 501),
+        ("GET /comments?author=José HTTP/1.1\r\nHost: x\r\n".encode(), 400),
         (b"GET /health HTTP/1.1\r\nHost:\r\n", 200),
         (b"GET /health HTTP/1.0\r\n", 200),
         (b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n", 200),
@@ -162,6 +163,7 @@ async def test_heads_that_http_does_not_allow_are_refused(api: Api) -> None:
             status, _, document = await one.answer()
         assert status == expected, head
         assert expected == 200 or problem(document) == "bad-http"
+        assert ("percent-encoded" in document.decode()) == ("José".encode() in head)
 
 
 async def test_what_follows_a_request_spoils_no_answer(api: Api) -> None:

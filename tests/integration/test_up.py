@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack, suppress
@@ -232,6 +233,23 @@ def test_a_port_that_is_taken_is_named_with_the_option_that_changes_it(make_up: 
     assert errors == up.output().splitlines()
     assert f"Port {port} " in errors[0]
     assert errors[0].endswith(f"another with {option}.")
+
+
+def test_an_address_that_is_not_this_machines_is_named_with_the_option_that_changes_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "comment_monitor", "up", "--data-dir", str(tmp_path / "data")]
+    done = subprocess.run([*command, "--host", "203.0.113.5"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("can't be used (Cannot assign requested address): choose another --host.\n")
+
+
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
+def test_an_address_that_can_not_be_read_is_named_before_anything_starts(tmp_path: Path, variable: str) -> None:
+    command = [sys.executable, "-m", "comment_monitor", "up", "--data-dir", str(tmp_path / "data")]
+    environment = os.environ | {variable: "http://x"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert variable in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_folder_that_can_not_be_made_is_named_in_one_line(make_up: MakeUp) -> None:

@@ -120,6 +120,9 @@ class Connection(HttpToolsProtocol):
         self._moved = False
         try:
             self.parser.feed_data(data)
+        except httptools.HttpParserInvalidURLError:
+            self._refuse(HTTPStatus.BAD_REQUEST, NOT_ENCODED)
+            return
         except httptools.HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST)
             return
@@ -344,7 +347,7 @@ class Connection(HttpToolsProtocol):
         elif (self.excess and waited > GOODBYE) or waited > KEEP_ALIVE:
             self.transport.close()
 
-    def _refuse(self, status: HTTPStatus) -> None:
+    def _refuse(self, status: HTTPStatus, answer: bytes = b"") -> None:
         """Answers for a request that never reaches the application, and takes no more."""
         if self._refused:
             return
@@ -352,11 +355,11 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self.door.refused(status)
         if not self._answering:
-            self.transport.write(ANSWERS[status])
+            self.transport.write(answer or ANSWERS[status])
         elif self._body_open and self.cycle is self._current and not self.cycle.response_started:
             # Its handler waits for a rest that can't be read any more.
             self._give_up_requests()
-            self.transport.write(ANSWERS[status])
+            self.transport.write(answer or ANSWERS[status])
         elif self._body_open:
             self._end(self.transport.close)
         else:
@@ -373,6 +376,9 @@ def _answer(status: HTTPStatus, detail: str) -> bytes:
     return head.encode() + body
 
 
+NOT_ENCODED: Final = _answer(
+    HTTPStatus.BAD_REQUEST, "The address holds characters that have to be percent-encoded (curl -G --data-urlencode)."
+)
 ANSWERS: Final = {
     status: _answer(status, detail)
     for status, detail in {

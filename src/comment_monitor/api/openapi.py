@@ -12,7 +12,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 from comment_monitor import __version__
-from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_NAME, MAX_TEXT, MAX_URL
+from comment_monitor.model import MAX_AUTHOR, MAX_ID, MAX_NAME, MAX_TEXT, MAX_URL, Rejection
 
 PHRASES: Final = {
     400: "The body is not JSON, or a parameter is not valid",
@@ -34,6 +34,8 @@ class ProblemDocument(msgspec.Struct, kw_only=True):
     status: int
     detail: str
     request_id: str
+    # Of `all-rejected`: each comment, and why.
+    rejected: list[Rejection] | msgspec.UnsetType = msgspec.UNSET
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:

@@ -72,7 +72,7 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     parent_id: Words = None,
     since: Moment = None,
     until: Moment = None,
-    q: Annotated[str | None, QueryParameter(max_length=200, description="Words in the text, in any case.")] = None,
+    q: Annotated[str | None, QueryParameter(max_length=200, description="Characters in the text, in any case.")] = None,
     label: Annotated[str | None, QueryParameter(schema_extra={"enum": [*LABELS]})] = None,
     language: Annotated[
         str | None, QueryParameter(description="ISO 639-1, or `und`.", schema_extra={"maxLength": 3})

@@ -22,6 +22,9 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
 def _printable_errors() -> Iterator[None]:
     try:
         yield
+    except click.exceptions.NoArgsIsHelpError:
+        # Its message is the help: lines of ours.
+        raise
     except click.ClickException as error:
         shown = printable(error.format_message())
         error.format_message = lambda: shown  # type: ignore[method-assign]

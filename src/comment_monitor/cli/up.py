@@ -39,6 +39,11 @@ def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     settings = config.load()
     if settings.postgres_dsn:
         read_dsn(settings.postgres_dsn)
+    if settings.redis_url or settings.broker_url:
+        # It loads Celery: only where there is something to check.
+        from comment_monitor.runtime import check_addresses  # noqa: PLC0415
+
+        check_addresses(settings)
     where = Where(host, port, metrics_port, data_dir.absolute())
     run(where, announce)
     say("Stopped.")

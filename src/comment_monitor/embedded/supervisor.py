@@ -1,5 +1,6 @@
 """`comment-monitor up`: servers, migrations, API and worker on this machine, and all of it gone at the end."""
 
+import errno
 import os
 import shutil
 import signal
@@ -194,7 +195,7 @@ class Supervisor:
                 except OSError as error:
                     do = (
                         "choose another --host"
-                        if isinstance(error, socket.gaierror)
+                        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
                         else (f"stop what uses it, or choose another with {option}")
                     )
                     raise EmbeddedError(f"Port {port} on {host} can't be used ({error.strerror}): {do}.") from None
