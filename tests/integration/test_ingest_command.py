@@ -251,6 +251,26 @@ async def test_a_run_that_was_killed_is_completed_by_the_next(
     assert (check.code, check.out.splitlines()[-1]) == (0, "5 of 5 hold")
 
 
+def test_ctrl_c_in_the_middle_is_one_line(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
+    """The thread that reads is at some other place each time."""
+    file = tmp_path / "many.jsonl"
+    file.write_bytes(lines(*map(record, range(60_000))))
+    for _ in range(3):
+        execute(dsn, "DELETE FROM comments")
+        line = [sys.executable, "-m", "comment_monitor", "ingest", str(file)]
+        with subprocess.Popen(line, env=program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            try:
+                while execute(dsn, "SELECT count(*) FROM comments") == [(0,)]:
+                    assert running.poll() is None
+                running.send_signal(signal.SIGINT)
+                _, said = running.communicate(timeout=60)
+            finally:
+                running.kill()
+        assert running.returncode == 1
+        [only] = said.decode().splitlines()
+        assert only.startswith("Error: interrupted")
+
+
 @pytest.mark.parametrize("way", ["pipe", "fifo"])
 async def test_an_input_that_pauses_holds_up_nobody(
     program: dict[str, str], dsn: str, tmp_path: Path, way: str
