@@ -154,7 +154,7 @@ class Supervisor:
                 )
 
     def _is_full(self) -> str:
-        """What to do about it where the data's disk has no room, which is why a server ends; empty where it has."""
+        """What to do about it where the data's disk has no room, which ends servers; empty where it has."""
         with suppress(OSError):
             if shutil.disk_usage(self._where.data_dir).free < FULL:
                 return f" The disk that holds {self._where.data_dir} is full: make room there, then start again."
