@@ -24,9 +24,10 @@ test: ## the whole test suite, on embedded servers of its own
 	@scripts/install-tools || echo "Without Helm the chart's tests are skipped." >&2
 	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
-lint: ## style, layers and generated pages
+lint: ## style of Python and YAML, and layers
 	@scripts/install-venv dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	@$(BIN)/yamllint --strict compose.yaml deploy chart/*.yaml chart/files
 
 types: ## strict type check
 	@scripts/install-venv dev
