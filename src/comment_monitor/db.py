@@ -141,6 +141,10 @@ CUSTOM_PLANS: Final = {"plan_cache_mode": "force_custom_plan"}
 GENERIC_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
 
+async def _nothing_to_forget(_: Any) -> None:
+    """Of a transaction that was left open, asyncpg itself sees to the end."""
+
+
 async def open_database(
     dsn: str,
     *,
@@ -148,6 +152,7 @@ async def open_database(
     timeout: float,  # noqa: ASYNC109
     application: str,
     plans: dict[str, str] = CUSTOM_PLANS,
+    stateless: bool = False,
 ) -> Database:
     """A pool that connects when it is first used, so that the start needs no database.
 
@@ -157,6 +162,8 @@ async def open_database(
         timeout: seconds for each statement.
         application: shown in pg_stat_activity.
         plans: how PostgreSQL plans the statements.
+        stateless: whether nothing that outlives its transaction is ever done (a lock, a setting): then a connection
+            that is given back needs no round trip to forget it.
     """
     address = read_dsn(dsn)
     pool = asyncpg.create_pool(
@@ -166,6 +173,7 @@ async def open_database(
         timeout=timeout_of(address, timeout),
         command_timeout=timeout,
         max_inactive_connection_lifetime=300,
+        reset=_nothing_to_forget if stateless else None,
         server_settings={
             # They count for less than the settings beside them.
             **({"options": address.options} if address.options else {}),

@@ -48,6 +48,8 @@ class Pipeline:
         self._publisher = publisher
         # Whether what Redis did not know was mostly stored already: then it has forgotten, and more of it will come.
         self._forgotten = False
+        # Whether all that the last write was about was new: then so is most of what follows.
+        self._all_new = True
         # Why the latest write failed, and when (of `time.monotonic`).
         self._failed: tuple[str, float] | None = None
 
@@ -207,7 +209,7 @@ class Pipeline:
         try:
             found = await self._look(comments, marks, seen) if self._forgotten else []
             plan = Plan(comments, seen, found)
-            written = await self._store_with_retries(plan, sent) if plan.waves else []
+            written = await self._store_all(plan, sent) if plan.waves else []
         except NO_SCHEMA:
             raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
         except RETRIED as error:
@@ -274,20 +276,45 @@ class Pipeline:
             for outbox_id, indexes in plan.queued(written, self.settings.batch_size).items()
         }
 
-    async def _store_with_retries(self, plan: Plan, sent: bool) -> list[Written]:
-        return await with_retries(self.settings, partial(self._store, plan, sent))
+    async def _store_all(self, plan: Plan, sent: bool) -> list[Written]:
+        """Writes the waves. What edits need between their write and its commit (`_supersede`) takes round trips.
 
-    async def _store(self, plan: Plan, sent: bool) -> list[Written]:
+        New comments need none of it, so where most are new, one statement that commits by itself adds those that are,
+        and a transaction takes the others.
+        """
+        resend_after = self.settings.resend_after if sent else None
+        added: list[Written] = []
+        if self._all_new and len(plan.waves) == 1 and not self._before_009:
+            added = [await with_retries(self.settings, partial(self._add, plan, resend_after))]
+            if added[0].all_new:
+                return added
+            plan.part(added[0])
+        try:
+            written = await with_retries(self.settings, partial(self._store, plan, added, resend_after))
+        except Exception:
+            # They are committed, though their requests may hear that it failed: for their repeats they are duplicates.
+            if sent and added:
+                self._publisher.publish(added[0].outbox, {})
+            raise
+        self._all_new = all(one.all_new for one in written)
+        return written
+
+    async def _add(self, plan: Plan, resend_after: float | None) -> Written:
+        async with self._database.connection() as conn:
+            return await store.add(conn, plan.wave(0), batch_size=self.settings.batch_size, resend_after=resend_after)
+
+    async def _store(self, plan: Plan, added: Sequence[Written], resend_after: float | None) -> list[Written]:
+        """Writes the waves that are not written yet."""
         async with self._database.transaction() as conn:
-            written = [
+            written = [*added] + [
                 await store.write(
                     conn,
                     plan.wave(number),
                     batch_size=self.settings.batch_size,
-                    resend_after=self.settings.resend_after if sent else None,
+                    resend_after=resend_after,
                     before_009=self._before_009,
                 )
-                for number in range(len(plan.waves))
+                for number in range(len(added), len(plan.waves))
             ]
             edited = plan.edited(written)
             asked = time.monotonic()

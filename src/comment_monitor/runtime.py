@@ -45,6 +45,7 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
         timeout=settings.processing_timeout,
         application=application,
         plans=GENERIC_PLANS,
+        stateless=True,
     )
     background = await open_database(
         settings.postgres_dsn, size=2, timeout=settings.processing_timeout, application=application
@@ -54,6 +55,7 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
         size=settings.read_connections,
         timeout=settings.read_timeout,
         application=f"{application} reading",
+        stateless=True,
     )
     cache = DedupCache(
         open_redis(settings.redis_url),

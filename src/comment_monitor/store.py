@@ -10,7 +10,16 @@ from comment_monitor.analysis import VERSION, Analysis, Failure
 from comment_monitor.db import Connection, Query
 from comment_monitor.model import NO_DETAILS, STORED, UPDATED, Comment, Fate
 from comment_monitor.removed import is_removed
-from comment_monitor.upsert import LOOK, LOOK_BEFORE_009, UNCHANGED, WRITE, WRITE_BEFORE_009, WRITE_DETAILS
+from comment_monitor.upsert import (
+    ADD,
+    ADD_DETAILS,
+    LOOK,
+    LOOK_BEFORE_009,
+    UNCHANGED,
+    WRITE,
+    WRITE_BEFORE_009,
+    WRITE_DETAILS,
+)
 
 # Notes that this write holds edits which Redis was not told of: after the commit no process that looks believes it,
 # until the prefix of its keys is changed. An appended row, which no other write waits for.
@@ -183,6 +192,27 @@ async def write(
         others = [one for one in comments if one.key not in fates and one.key not in unchanged]
         unchanged |= _unchanged(await conn.fetch(UNCHANGED, *_identity_columns(others)))
     return Written(fates, outbox, unchanged=unchanged)
+
+
+async def add(conn: Connection, comments: Sequence[Comment], *, batch_size: int, resend_after: float | None) -> Written:
+    """Stores those of the comments that are new, as `write` would, and leaves the others alone.
+
+    Args:
+        conn: a connection in autocommit: this is a transaction of its own.
+        comments: of distinct identity, sorted by it.
+        batch_size: as for `write`.
+        resend_after: as for `write`.
+    """
+    columns = _columns(comments)
+    query = ADD
+    if _any_details(comments):
+        query = ADD_DETAILS
+        columns += _detail_columns(comments)
+    rows = await conn.fetch(query, *columns, resend_after or 0, batch_size, -1 if resend_after is None else 0)
+    outbox = sorted(row["id"] for row in rows if row["source"] is None)
+    added = sorted((row for row in rows if row["source"] is not None), key=itemgetter("id"))
+    fates = {(row["source"], row["comment_id"]): (STORED, 1) for row in added}
+    return Written(fates, outbox, all_new=bool(outbox) and not added)
 
 
 def _unchanged(rows: Iterable[Record]) -> dict[tuple[str, str], Unchanged]:

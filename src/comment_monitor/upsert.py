@@ -60,16 +60,7 @@ _NO_DETAILS: Final = (
 )
 _GIVEN_DETAILS: Final = "author_id, edited_at, url, likes, CASE WHEN removed THEN now() END AS removed_at"
 
-# Stores new comments, takes what is new of known ones (a trigger keeps an old text as a version), and queues what is
-# new or edited for analysis in rows of at most {size} comments: all in one statement, whatever the number of comments.
-# {resends} is -1 for rows that are left to the sweep, else 0. The comments arrive sorted by identity, so that two
-# writers lock in one order. Where all of them are new, which is nearly always, no row says so: their ids rise as they
-# came. Of the others each is named whose row changed, or was not to be changed; those that are stored just like this
-# are counted. `unchanged` locks the rows once more (this transaction holds their locks already), so as to see them as
-# they are now and not as this statement's snapshot does; it looks each up by the unique index, whatever the planner
-# believes of the table's size.
-_WRITE: Final = """
-    WITH written AS (
+_INSERT: Final = """
         INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at, posted_ahead, parent_id,
             metadata{columns})
         SELECT source, comment_id, post_id, author, text,
@@ -77,22 +68,36 @@ _WRITE: Final = """
             CASE WHEN posted_at > now() + interval '1 day' THEN posted_at END,
             parent_id, metadata::json{values}
         FROM unnest({arrays}) AS new ({names})
-        ON CONFLICT (source, comment_id) DO UPDATE SET {set}, previous_revision = c.revision
-            WHERE {taken}
-        RETURNING c.id, c.source, c.comment_id, c.revision, c.revision IS DISTINCT FROM c.previous_revision AS queued
-    ), numbered AS (
-        SELECT id, (row_number() OVER (ORDER BY id) - 1) / {size} AS part FROM written WHERE queued
-    ), outbox AS (
+"""
+# {resends} is -1 for rows that are left to the sweep, else 0.
+_OUTBOX: Final = """
         INSERT INTO analysis_outbox (comment_ids, due_at, resends)
         SELECT array_agg(id ORDER BY id), now() + make_interval(secs => {after}), {resends} FROM numbered GROUP BY part
         ORDER BY part
         RETURNING id
+"""
+
+# Stores new comments, takes what is new of known ones (a trigger keeps an old text as a version), and queues what is
+# new or edited for analysis in rows of at most {size} comments: all in one statement, whatever the number of comments.
+# The comments arrive sorted by identity, so that two writers lock in one order. Where all of them are new, no row says
+# so: their ids rise as they came. Of the others each is named whose row changed, or was not to be changed; those that
+# are stored just like this are counted. `unchanged` locks the rows once more (this transaction holds their locks
+# already), so as to see them as they are now and not as this statement's snapshot does; it looks each up by the unique
+# index, whatever the planner believes of the table's size.
+_WRITE: Final = f"""
+    WITH written AS ({_INSERT}
+        ON CONFLICT (source, comment_id) DO UPDATE SET {{set}}, previous_revision = c.revision
+            WHERE {{taken}}
+        RETURNING c.id, c.source, c.comment_id, c.revision, c.revision IS DISTINCT FROM c.previous_revision AS queued
+    ), numbered AS (
+        SELECT id, (row_number() OVER (ORDER BY id) - 1) / {{size}} AS part FROM written WHERE queued
+    ), outbox AS ({_OUTBOX}
     ), rest AS (
-        SELECT source, comment_id, post_id, author, text, {details} FROM unnest({arrays}) AS new ({names})
+        SELECT source, comment_id, post_id, author, text, {{details}} FROM unnest({{arrays}}) AS new ({{names}})
         WHERE (SELECT count(*) FROM written) < cardinality($2)
             AND (source, comment_id) NOT IN (SELECT source, comment_id FROM written)
     ), unchanged AS (
-        SELECT rest.source, rest.comment_id, c.revision, c.post_id, {why} AS outcome
+        SELECT rest.source, rest.comment_id, c.revision, c.post_id, {{why}} AS outcome
         FROM rest CROSS JOIN LATERAL (
             SELECT * FROM comments WHERE source = rest.source AND comment_id = rest.comment_id FOR NO KEY UPDATE
         ) AS c
@@ -107,15 +112,30 @@ _WRITE: Final = """
     SELECT count(*), NULL, NULL, NULL, 'same', NULL FROM unchanged WHERE outcome = 'same' HAVING count(*) > 0
     UNION ALL
     SELECT id, NULL, NULL, NULL, NULL, NULL FROM outbox
-"""
+"""  # noqa: S608 - constants
+
+# Stores and queues those of the comments that are new, and leaves the others alone: what it may not yet do with them
+# (see `Pipeline`) depends on what they change. Where all are new, no row says so; else each that is.
+_ADD: Final = f"""
+    WITH written AS ({_INSERT}
+        ON CONFLICT (source, comment_id) DO NOTHING
+        RETURNING id, source, comment_id
+    ), numbered AS (
+        SELECT id, (row_number() OVER (ORDER BY id) - 1) / {{size}} AS part FROM written
+    ), outbox AS ({_OUTBOX}
+    )
+    SELECT id, source, comment_id FROM written WHERE (SELECT count(*) FROM written) < cardinality($2)
+    UNION ALL
+    SELECT id, NULL, NULL FROM outbox
+"""  # noqa: S608 - constants
 
 
-def _write(*, details: bool, first: int) -> Query:
-    """`first`: the number of the first parameter behind the comments' fields."""
+def _query(sql: LiteralString, *, details: bool) -> Query:
+    first = 14 if details else 9
     names: LiteralString = f"{_PLAIN}, {_DETAILS}" if details else _PLAIN
     return Query(
         "write_comments",
-        _WRITE.format(
+        sql.format(
             columns=", author_id, edited_at, url, likes, removed_at" if details else "",
             values=f", {_GIVEN_DETAILS}" if details else "",
             details=_GIVEN_DETAILS if details else _NO_DETAILS,
@@ -124,6 +144,7 @@ def _write(*, details: bool, first: int) -> Query:
             set=", ".join(f"{column} = {value}" for column, value in AFTER.items()).replace("{new}", "excluded"),
             taken=TAKEN.replace("{new}", "excluded"),
             why=WHY.replace("{new}", "rest"),
+            # The parameters behind the comments' fields.
             after=f"${first:d}",
             size=f"${first + 1:d}::int",
             resends=f"${first + 2:d}",
@@ -131,8 +152,10 @@ def _write(*, details: bool, first: int) -> Query:
     )
 
 
-WRITE: Final = _write(details=False, first=9)
-WRITE_DETAILS: Final = _write(details=True, first=14)
+WRITE: Final = _query(_WRITE, details=False)
+WRITE_DETAILS: Final = _query(_WRITE, details=True)
+ADD: Final = _query(_ADD, details=False)
+ADD_DETAILS: Final = _query(_ADD, details=True)
 
 # The same on the schema of the release before, for as long as the migration has yet to run: another text is an edit.
 WRITE_BEFORE_009: Final = Query(

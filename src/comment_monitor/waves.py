@@ -85,6 +85,13 @@ class Plan:
                 depth += 1
             latest[key] = (index, depth)
 
+    def part(self, added: Written) -> None:
+        """What was added of the only wave becomes one by itself, and the rest the next."""
+        [wave] = self.waves
+        self.waves = [[], []]
+        for index in wave:
+            self.waves[self._keys[index] not in added.fates].append(index)
+
     def wave(self, number: int) -> list[Comment]:
         """The comments of one wave, sorted by identity."""
         return [self.comments[index] for index in self.waves[number]]

@@ -350,7 +350,11 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
     """A worker with its connection."""
     require_dsn(settings)
     database = await open_database(
-        settings.postgres_dsn, size=2, timeout=settings.processing_timeout, application="comment-monitor worker"
+        settings.postgres_dsn,
+        size=2,
+        timeout=settings.processing_timeout,
+        application="comment-monitor worker",
+        stateless=True,
     )
     try:
         yield Worker(settings, database)

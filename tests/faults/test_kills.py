@@ -15,9 +15,11 @@ REQUESTS = 12
 
 
 async def all_is_well(system: System, sender: Sender) -> None:
-    """Everything that was sent is stored once and analysed, and every invariant holds."""
+    """Everything that was sent is stored once, in its last text, and analysed, and every invariant holds."""
     await system.until_analysed()
     assert sorted(stored(system.dsn)) == sorted(sender.sent)
+    texts = dict(execute(system.dsn, "SELECT comment_id, text FROM comments"))
+    assert sender.edited.items() <= texts.items()
     assert analysed(system.dsn) == set(sender.sent)
     assert await system.broken_promises() == []
     for program in (system.orchestrator, system.worker):
@@ -32,7 +34,7 @@ async def test_the_orchestrator_is_killed(system: System, tmp_path: Path, point:
     await system.until_healthy()
     # The publisher too: what it does not know to be there is sent by others, or many at once.
     await system.until_health("ok")
-    sender = Sender(system.url)
+    sender = Sender(system.url, edits=True)
     stop = asyncio.Event()
     # However many it takes: under way at every moment, so that the kill meets one.
     sending = asyncio.create_task(sender.send_until(stop, pace=0))

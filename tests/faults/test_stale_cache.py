@@ -45,7 +45,7 @@ async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: Emb
 
 
 async def test_a_kill_between_the_commit_of_an_edit_and_its_note_in_redis(system: System, tmp_path: Path) -> None:
-    system.orchestrator.start(("after the commit", "2", "self", str(tmp_path / "killed")))
+    system.orchestrator.start(("after the commit", "1", "self", str(tmp_path / "killed")))
     await system.until_healthy()
     replaced_long_ago(system.dsn)
     assert await fate(system, "first") == "stored"

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import amqp
 import pytest
-from tests.conftest import MakeSettings, metric, until
+from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import outbox, results, take_in
+from tests.support.intake import PATH, fates, process, refused, several
 from tests.support.messages import Wire, channel, messages, named, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
-from tests.support.requests import comment, parsed
+from tests.support.requests import body, comment, parsed
+from tests.support.triggers import allow, refuse
 
 from comment_monitor.broker import QUEUE_NAME, make_celery
 from comment_monitor.config import Settings
@@ -141,6 +143,30 @@ async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
         await until(lambda: outbox_ids(settings.broker_url) == [2])
         await until(lambda: metric("comment_processing_errors_total", reason="broker") > errors, seconds=60)
         assert publisher.room == 0
+
+
+async def test_what_is_new_beside_an_edit_that_fails_is_stored_and_sent_at_once(settings: Settings, dsn: str) -> None:
+    """It is committed before the edit is tried, and must not wait for the sweep, which comes minutes later."""
+    async with open_client(settings) as client:
+        await until(lambda: client.app.state.service.runtime.publisher.room > 0)  # type: ignore[attr-defined]
+        await process(client, comment("c0", "first"))
+        await refuse(dsn, "UPDATE", "comments")
+        request = [comment("c0", "edited"), *several(6)[1:]]
+        refused(await client.post(PATH, json=body(*request)), 503, "database-unavailable")
+        waiting = {one.id for one in outbox(dsn)}
+        assert len(waiting) == 2
+        sent: list[int] = []
+
+        def all_sent() -> bool:
+            sent.extend(outbox_ids(settings.broker_url))
+            return {*sent} == waiting
+
+        assert settings.resend_after > 20
+        await until(all_sent, seconds=20)
+
+        await allow(dsn)
+        assert fates(await process(client, *request)) == (0, 1, 5, 0)
+    assert execute(dsn, "SELECT text FROM comments WHERE comment_id = 'c0'") == [("edited",)]
 
 
 async def test_a_broker_that_went_away_is_an_error_and_once_back_it_is_used_again(

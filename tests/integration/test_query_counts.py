@@ -13,11 +13,13 @@ from comment_monitor.embedded.postgres import EmbeddedPostgres
 from comment_monitor.worker import open_worker
 
 ORCHESTRATOR = "comment-monitor orchestrator"
+# New comments commit themselves; what has to be compared with what is stored is written in a transaction.
+ADDED = ["WITH"]
 ONE_WRITE = ["BEGIN", "WITH", "COMMIT"]
 
 
 @pytest.mark.parametrize("amount", [1, 25, 1000])
-async def test_a_write_is_one_statement_in_one_transaction(
+async def test_a_write_of_new_comments_is_one_statement_and_nothing_else(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
@@ -26,20 +28,40 @@ async def test_a_write_is_one_statement_in_one_transaction(
         sent.forget()
         timed = metric("comment_db_query_duration_seconds_count", query="write_comments")
         assert (await process(client, *several(amount)))["stored"] == amount
-        assert sent.visits() == [ONE_WRITE]
+        assert sent.transactions() == [ADDED]
         assert metric("comment_db_query_duration_seconds_count", query="write_comments") - timed == 1
 
 
 @pytest.mark.parametrize("amount", [25, 1000])
-async def test_repeats_cost_one_statement_as_well(
+async def test_repeats_cost_one_statement_as_well_once_they_are_expected(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
     async with open_client(make_settings(REDIS_URL="")) as client:
         await process(client, *several(amount))
-        sent.forget()
-        assert (await process(client, *several(amount)))["duplicates"] == amount
-        assert sent.visits() == [ONE_WRITE]
+        for transactions in ([ADDED, ONE_WRITE], [["SELECT"]], [["SELECT"]]):
+            sent.forget()
+            assert (await process(client, *several(amount)))["duplicates"] == amount
+            assert sent.transactions() == transactions
+
+
+async def test_what_is_new_among_known_ones_is_written_in_one_statement_again_once_all_are_new(
+    postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
+) -> None:
+    sent = Statements(postgres, dsn, ORCHESTRATOR)
+    async with open_client(make_settings(REDIS_URL="")) as client:
+        await process(client, *several(25))
+        for more, transactions in (
+            ([*several(10), *several(40, "new-")], [ADDED, ONE_WRITE]),
+            ([*several(10), *several(40, "newer-")], [ONE_WRITE]),
+            (several(50, "later-"), [ONE_WRITE]),
+            (several(50, "latest-"), [ADDED]),
+        ):
+            sent.forget()
+            answer = await process(client, *more)
+            assert answer["stored"] + answer["duplicates"] == len(more)
+            assert answer["duplicates"] == sum("-" not in one["id"] for one in more)
+            assert sent.transactions() == transactions
 
 
 @pytest.mark.parametrize("amount", [25, 1000])
@@ -61,12 +83,12 @@ async def test_telling_what_a_known_id_comes_with_costs_no_statement_more(
         response = await client.post(PATH, json=body(comment("new"), *chosen[1:]))
         assert response.status_code == 200
         assert response.json()["duplicates"] + len(response.json()["rejected"]) == len(chosen) - 1
-        assert sent.visits() == [ONE_WRITE]
+        assert sent.transactions() == [ONE_WRITE]
 
 
 # Redis is told of edits, under the prefix that holds; where it can't be, what it holds is disowned: one statement more.
 @pytest.mark.parametrize(
-    ("changes", "visit"),
+    ("changes", "written"),
     [({}, [*ONE_WRITE[:2], "SELECT", "COMMIT"]), ({"REDIS_URL": ""}, [*ONE_WRITE[:2], "INSERT", "COMMIT"])],
 )
 @pytest.mark.parametrize("amount", [25, 1000])
@@ -76,7 +98,7 @@ async def test_edits_cost_the_same_however_many(
     dsn: str,
     amount: int,
     changes: dict[str, str],
-    visit: list[str],
+    written: list[str],
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
     async with open_client(make_settings(**changes)) as client:
@@ -84,7 +106,7 @@ async def test_edits_cost_the_same_however_many(
         sent.forget()
         edits = [comment(one["id"], "another text") for one in several(amount)]
         assert (await process(client, *edits))["updated"] == amount
-        assert sent.visits() == [visit]
+        assert sent.transactions() == [ADDED, written]
 
 
 async def test_what_redis_knows_costs_no_statement_at_all(
@@ -95,7 +117,7 @@ async def test_what_redis_knows_costs_no_statement_at_all(
         await process(client, *several(100))
         sent.forget()
         assert (await process(client, *several(100)))["duplicates"] == 100
-        assert sent.visits() == []
+        assert sent.transactions() == []
 
 
 async def test_an_edit_of_a_comment_new_in_the_same_request_costs_one_write_more(
@@ -104,7 +126,7 @@ async def test_an_edit_of_a_comment_new_in_the_same_request_costs_one_write_more
     sent = Statements(postgres, dsn, ORCHESTRATOR)
     async with open_client(make_settings()) as client:
         await process(client, *several(50), *(comment(one["id"], "edited") for one in several(50)))
-        assert sent.visits() == [["BEGIN", "WITH", "WITH", "SELECT", "COMMIT"]]
+        assert sent.transactions() == [["BEGIN", "WITH", "WITH", "SELECT", "COMMIT"]]
 
 
 @pytest.mark.parametrize("amount", [1, 50])
@@ -124,8 +146,8 @@ async def test_reading_is_one_statement_however_much_it_finds(
         response = await client.get(path)
         assert response.status_code == 200
         assert len(response.json().get("items", [1])) == (amount if "limit" in path else 1)
-        assert len(sent.visits()) == 1
-        assert len(sent.visits()[0]) == 1
+        assert len(sent.transactions()) == 1
+        assert len(sent.transactions()[0]) == 1
 
 
 @pytest.mark.parametrize("amount", [5, 25])
@@ -142,7 +164,7 @@ async def test_a_batch_of_the_worker_is_one_reading_and_one_writing_transaction(
     sent = Statements(postgres, dsn, "comment-monitor worker")
     async with open_worker(settings) as worker:
         await worker.analyse_batch(row.id, redelivered=False)
-    assert sent.visits() == [["SELECT"], ["BEGIN", "SELECT", "WITH", "COMMIT"]]
+    assert sent.transactions() == [["SELECT"], ["BEGIN", "SELECT", "WITH", "COMMIT"]]
     assert execute(dsn, "SELECT count(*) FROM comment_analyses WHERE status = 'done'") == [(amount,)]
 
 
@@ -153,5 +175,5 @@ async def test_many_small_requests_at_once_need_fewer_writes_than_there_are_requ
     async with open_client(make_settings()) as client:
         answers = await asyncio.gather(*(process(client, *several(5, f"r{number}-")) for number in range(100)))
         assert [one["stored"] for one in answers] == [5] * 100
-        assert 0 < len(sent.visits()) <= 50
-        assert all(visit == ONE_WRITE for visit in sent.visits())
+        assert 0 < len(sent.transactions()) <= 50
+        assert all(one == ADDED for one in sent.transactions())

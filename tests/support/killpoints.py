@@ -29,6 +29,8 @@ class Point(NamedTuple):
 
 
 ORCHESTRATOR: Final = {
+    "before what is new is added": Point(store, "add", after=False),
+    "after what is new is added": Point(pipeline.Pipeline, "_add", after=True),
     "before the write": Point(store, "write", after=False),
     "before the commit": Point(store, "write", after=True),
     "after the commit": Point(pipeline.Pipeline, "_store", after=True),

@@ -1,7 +1,7 @@
 """The statements that PostgreSQL itself says it was sent, from its log."""
 
 import re
-from collections import defaultdict
+from collections.abc import Iterator
 from typing import Final
 
 from comment_monitor import outbox, retention, schema, watch
@@ -13,15 +13,15 @@ ENTRY: Final = re.compile(
     r"(?=^\d{4}-\d\d-\d\d \d\d:|\Z)",
     re.MULTILINE | re.DOTALL,
 )
-# What asyncpg sends when a connection goes back to its pool.
-GIVEN_BACK: Final = "pg_advisory_unlock_all"
-# And what it asks once about the types at hand, on each new connection.
-ASKED_ONCE: Final = ("typeinfo_tree", "set_config('jit'")
+# What asyncpg sends when a connection goes back to its pool, and what it asks once about the types at hand, on each new
+# connection.
+NO_WORK: Final = ("pg_advisory_unlock_all", "typeinfo_tree", "set_config('jit'")
 CLOCKS: Final = [
     " ".join(one.sql.split())
     for one in (
         schema.REVISION,
         schema.NAMESPACE,
+        schema.CACHE_STATE,
         outbox.OUTSTANDING,
         outbox.SWEEP,
         watch.WAITING,
@@ -46,32 +46,38 @@ class Statements:
         """Counts from here on."""
         self._from = self._log.stat().st_size
 
-    def visits(self) -> list[list[str]]:
-        """For each time that a connection was taken from the pool, the first word of each statement.
+    def transactions(self) -> list[list[str]]:
+        """The first word of each statement, by transaction; one that commits itself is one of its own.
 
         Without those of the clocks, which no request causes; and without one that was under way at the `forget`, of
         which only the end would be seen.
         """
+        done: list[list[str]] = []
+        under_way: dict[str, tuple[bool, list[str]]] = {}
+        for pid, counts, sql in self._entries():
+            first = _word(sql)
+            if first != "BEGIN" and pid not in under_way:
+                done += [[sql]] if counts else []
+                continue
+            whole, statements = under_way.setdefault(pid, (counts, []))
+            statements.append(sql)
+            if first in {"COMMIT", "ROLLBACK"}:
+                del under_way[pid]
+                done += [statements] if whole else []
+        asked = [one for one in done if not any(clock in sql for sql in one for clock in CLOCKS)]
+        return [[*map(_word, one)] for one in asked]
+
+    def _entries(self) -> Iterator[tuple[str, bool, str]]:
+        """The process of each statement, whether it was sent after the `forget`, and the statement in one line."""
         with self._log.open("rb") as log:
             log.seek(self._begin)
             before = log.read(self._from - self._begin).decode()
             text = before + log.read().decode()
-        done: list[list[str]] = []
-        begun_before: set[str] = set()
-        under_way: defaultdict[str, list[str]] = defaultdict(list)
         for one in ENTRY.finditer(text):
-            if one["application"] != self._application:
-                continue
-            counts = one.start() >= len(before)
-            if GIVEN_BACK in one["sql"]:
-                visit = under_way.pop(one["pid"], [])
-                if counts and one["pid"] not in begun_before:
-                    done.append(visit)
-                begun_before.discard(one["pid"])
-                continue
-            if not counts:
-                begun_before.add(one["pid"])
-            if not any(words in one["sql"] for words in ASKED_ONCE):
-                under_way[one["pid"]].append(" ".join(one["sql"].split()))
-        asked = [visit for visit in done if not any(clock in sql for sql in visit for clock in CLOCKS)]
-        return [[sql.split()[0].rstrip(";") for sql in visit] for visit in asked]
+            sql = " ".join(one["sql"].split())
+            if one["application"] == self._application and not any(words in sql for words in NO_WORK):
+                yield one["pid"], one.start() >= len(before), sql
+
+
+def _word(sql: str) -> str:
+    return sql.split(maxsplit=1)[0].rstrip(";")

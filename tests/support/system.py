@@ -205,12 +205,17 @@ class System:
 
 
 class Sender:
-    """Sends requests one after the other and repeats each until it is answered 200, as a good client does."""
+    """Sends requests one after the other and repeats each until it is answered 200, as a good client does.
 
-    def __init__(self, url: str, *, name: str = "c", size: int = 25):
+    With `edits` every other one holds another text of one and the same comment, which is the last text of it.
+    """
+
+    def __init__(self, url: str, *, name: str = "c", size: int = 25, edits: bool = False):
         self._url = url
         self._name = name
         self._size = size
+        self._edits = edits
+        self.edited: dict[str, str] = {}
         self.sent: list[str] = []
         self.confirmed: set[str] = set()
         self.statuses: set[int] = set()
@@ -234,11 +239,17 @@ class Sender:
 
     async def _send(self, client: httpx.AsyncClient, number: int) -> None:
         ids = [f"{self._name}-{number}-{index}" for index in range(self._size)]
+        comments = [*map(comment, ids)]
+        if self._edits and number % 2:
+            edited, text = f"{self._name}-edited", f"Text {number}"
+            ids += [edited] if edited not in self.edited else []
+            self.edited[edited] = text
+            comments.append(comment(edited, text))
         self.sent += ids
-        answer = await self._until_answered(client, body(*map(comment, ids)))
+        answer = await self._until_answered(client, body(*comments))
         assert adds_up(answer)
         assert not answer["rejected"]
-        assert answer["received"] == self._size
+        assert answer["received"] == len(comments)
         self.confirmed.update(ids)
 
     async def _until_answered(self, client: httpx.AsyncClient, request: dict[str, Any]) -> dict[str, Any]:
