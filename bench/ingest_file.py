@@ -50,7 +50,7 @@ def measure(tools: Tools) -> list[Row]:
             ours=rates,
             beside=upserts,
             beside_what="upserts of 1,000 rows",
-            floor=0.50,
+            floor=0.60,
         ),
         Row(
             work="its memory in the second half, of that after a quarter",

@@ -35,7 +35,7 @@ def measure(tools: Tools) -> list[Row]:
     work = f"latency at half of the highest rate ({rate:,.0f} requests/s)"
     return [
         Row(work=f"{work}: p50", unit="ms", ours=p50),
-        Row(work=f"{work}: p95", unit="ms", ours=p95, floor=25, most=True),
+        Row(work=f"{work}: p95", unit="ms", ours=p95, floor=15, most=True),
         Row(work=f"{work}: p99", unit="ms", ours=p99, floor=60, most=True),
     ]
 

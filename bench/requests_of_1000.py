@@ -28,7 +28,7 @@ def measure(tools: Tools) -> list[Row]:
             ours=ours,
             beside=upserts,
             beside_what="upserts of 1,000 rows",
-            floor=0.60,
+            floor=0.70,
         ),
         Row(
             work="the limit itself, for scale",

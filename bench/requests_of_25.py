@@ -23,7 +23,7 @@ def measure(tools: Tools) -> list[Row]:
             ours=ours,
             beside=upserts,
             beside_what="upserts of 1,000 rows",
-            floor=0.40,
+            floor=0.50,
         )
     ]
 
