@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,9 +12,12 @@ from typing import Any, Final, LiteralString, NamedTuple
 
 import asyncpg
 
-from comment_monitor import metrics, tracing
+from comment_monitor import log, metrics, tracing
 from comment_monitor.connecting import ConnectTimeoutError, SessionRefusedError, connect, timeout_of
-from comment_monitor.dsn import read_dsn
+from comment_monitor.dsn import Address, read_dsn
+from comment_monitor.errors import ConfigurationError, DatabaseUnavailable
+
+logger = log.get(__name__)
 
 # It is there and lets nobody in, or not us: as while somebody restores a backup.
 CLOSED: Final = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.InsufficientPrivilegeError)
@@ -44,6 +48,13 @@ REFUSES_WRITES: Final = (
     asyncpg.PostgresSystemError,
     *CLOSED,
 )
+# What this process was given to connect with is wrong, and waiting makes it no better.
+REFUSES_US: Final = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    SessionRefusedError,
+    ssl.SSLCertVerificationError,
+)
 # Another transaction was in the way; the same write may succeed at once.
 CONFLICT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
@@ -55,6 +66,8 @@ WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ..
     (asyncpg.InvalidCatalogNameError, "the server has no such database"),
     (asyncpg.InvalidAuthorizationSpecificationError, "the server refuses the user or the password"),
     (socket.gaierror, "the host's name is not known"),
+    (ssl.SSLCertVerificationError, "its certificate is of no authority that is trusted here, or is another host's"),
+    (ssl.SSLError, "it does not speak the TLS that was asked for"),
     ((TimeoutError, ConnectTimeoutError), "it did not answer in time"),
     (SessionRefusedError, "it refuses the `options` of POSTGRES_DSN"),
     (asyncpg.TargetServerAttributeNotMatched, "no host is what `target_session_attrs` asks for"),
@@ -72,10 +85,52 @@ CLOSE_TIMEOUT: Final = 2.0
 
 def in_words(error: BaseException) -> str:
     """Why PostgreSQL could not be used, without its own words, which may hold more than may be shown."""
-    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+    # The numbers of these are none of the system's.
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror | ssl.SSLError):
         return os.strerror(error.errno).lower()
     words = next((words for kinds, words in WORDS if isinstance(error, kinds)), "{}")
     return words.format(type(error).__name__)
+
+
+def refuses_us(error: BaseException) -> bool:
+    """Whether PostgreSQL is there and refuses login, database, options or certificate, or the host's name is unknown.
+
+    An outage is none of this, and neither is a resolver that does not answer.
+    """
+    return isinstance(error, REFUSES_US) or (isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME)
+
+
+def _options(address: Address) -> dict[str, str]:
+    """The DSN's own, which count for less than the settings beside them."""
+    return {"options": address.options} if address.options else {}
+
+
+async def require_login(dsn: str, *, timeout: float, application: str) -> None:  # noqa: ASYNC109
+    """Connects once, for a process that would learn of a wrong address only with its first work.
+
+    A database that is away is logged: it may come back.
+
+    Args:
+        dsn: libpq URI or keyword string.
+        timeout: seconds for it.
+        application: shown in pg_stat_activity.
+
+    Raises:
+        ConfigurationError: the database refuses what the DSN says.
+    """
+    address = read_dsn(dsn)
+    try:
+        connection = await connect(
+            address,
+            timeout=timeout_of(address, timeout),
+            server_settings={**_options(address), "application_name": application},
+        )
+        await connection.close(timeout=CLOSE_TIMEOUT)
+    except AWAY as error:
+        if refuses_us(error):
+            raise ConfigurationError(f"POSTGRES_DSN=<hidden>: the database can't be used: {in_words(error)}.") from None
+        detail = f"The database can't be used: {in_words(error)}."
+        logger.warning("database_not_usable", problem=DatabaseUnavailable.slug, detail=detail)
 
 
 class Query(NamedTuple):
@@ -175,8 +230,7 @@ async def open_database(
         max_inactive_connection_lifetime=300,
         reset=_nothing_to_forget if stateless else None,
         server_settings={
-            # They count for less than the settings beside them.
-            **({"options": address.options} if address.options else {}),
+            **_options(address),
             "application_name": application,
             **plans,
             "jit": "off",

@@ -7,7 +7,7 @@ from typing import Final
 import asyncpg
 
 from comment_monitor import log, migrations
-from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query, in_words
+from comment_monitor.db import AWAY, NO_SCHEMA, Connection, Database, Query, in_words, refuses_us
 from comment_monitor.errors import DatabaseUnavailable, Problem, SchemaBehind
 
 logger = log.get(__name__)
@@ -79,6 +79,9 @@ class Schema:
         self.at_head: bool | None = None
         # A standby, or what an operator or a full disk made so: reads go on.
         self.read_only = False
+        # Whether the database has let this process in at any time, and whether it refuses what this process was given.
+        self.let_in = False
+        self.refused = False
         self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
 
     def in_words(self) -> str:
@@ -132,8 +135,10 @@ class Schema:
             logger.info("database_usable", revision=self.revision)
 
     async def _find_out(self, database: Database) -> None:
+        self.refused = False
         try:
             async with database.connection() as conn:
+                self.let_in = True
                 await self._read(conn)
         except NO_SCHEMA:
             self._go_by(None, time.monotonic())
@@ -145,6 +150,7 @@ class Schema:
             # It may have changed by now, and an entry under the old one proves nothing.
             self._go_by(None, time.monotonic())
             self.at_head = None
+            self.refused = refuses_us(error)
             self.problem = DatabaseUnavailable(f"The database can't be used: {in_words(error)}.")
 
     async def _read(self, conn: Connection) -> None:

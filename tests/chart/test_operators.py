@@ -229,7 +229,8 @@ def test_probes_and_spread_are_tunable(tmp_path: Path) -> None:
     found = {app: spec for app, _, spec in pods(objects(tmp_path, values))}
     (orchestrator,) = found["orchestrator"]["containers"]
     health = {"path": "/health", "port": "http"}
-    assert orchestrator["startupProbe"] == {"httpGet": health, "periodSeconds": 2, "failureThreshold": 300}
+    begun = health | {"path": "/health/started"}
+    assert orchestrator["startupProbe"] == {"httpGet": begun, "periodSeconds": 2, "failureThreshold": 300}
     assert orchestrator["livenessProbe"] == {"httpGet": health, "periodSeconds": 30, "timeoutSeconds": 20}
     assert "topologySpreadConstraints" not in found["orchestrator"]
     (worker,) = found["comment-worker"]["containers"]

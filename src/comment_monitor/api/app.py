@@ -84,6 +84,7 @@ def create_app(settings: Settings) -> Litestar:
             read.post_summary,
             read.find_post_summary,
             health.health,
+            health.started,
             home,
             openapi_json,
             create_static_files_router(

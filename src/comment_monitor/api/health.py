@@ -21,7 +21,11 @@ OFF: Final = "off: CELERY_BROKER_URL names no broker, and what is stored is neve
 
 
 class Health(msgspec.Struct):
-    """ok: all there; degraded: this process answers, something behind it is away; draining: it is on its way out."""
+    """What this process says of itself.
+
+    `status` is ok (all there), degraded (this process answers, something behind it is away), draining (it is on its
+    way out) or refused (what it was given does not open the database).
+    """
 
     status: str
     checks: dict[str, str]
@@ -41,17 +45,9 @@ def troubles(runtime: Runtime) -> dict[str, str]:
     return {name: words for name, words in found.items() if words}
 
 
-@get(
-    "/health",
-    summary="Whether this process can answer",
-    tags=["service"],
-    responses={503: ResponseSpec(Health, description="On its way out", generate_examples=False)},
-)
-async def health(service: NamedDependency[Service]) -> Response[Health]:
-    """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
+def _checks(service: Service, wrong: dict[str, str]) -> dict[str, str]:
     runtime = service.runtime
-    wrong = troubles(runtime)
-    checks = {
+    return {
         "database": "ok",
         "schema": runtime.schema.in_words(),
         "cache": runtime.cache.state,
@@ -61,9 +57,40 @@ async def health(service: NamedDependency[Service]) -> Response[Health]:
         "queue": str(len(runtime.pipeline.queue)),
         **wrong,
     }
+
+
+@get(
+    "/health",
+    summary="Whether this process can answer",
+    tags=["service"],
+    responses={503: ResponseSpec(Health, description="On its way out", generate_examples=False)},
+)
+async def health(service: NamedDependency[Service]) -> Response[Health]:
+    """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
+    wrong = troubles(service.runtime)
+    checks = _checks(service, wrong)
     if service.leaving:
         return Response(Health("draining", checks), status_code=503, headers={"Retry-After": "1"})
     return Response(Health("degraded" if wrong else "ok", checks))
+
+
+@get(
+    "/health/started",
+    summary="Whether this process can begin",
+    tags=["service"],
+    responses={503: ResponseSpec(Health, description="The database refuses it", generate_examples=False)},
+)
+async def started(service: NamedDependency[Service]) -> Response[Health]:
+    """503 where the database refuses what this process was given (login, database, options, certificate, host's name).
+
+    An outage is 200, and so is all that comes after the database has let this process in once: a rollout ends at pods
+    that can never work, and nothing else is decided by it.
+    """
+    schema = service.runtime.schema
+    wrong = troubles(service.runtime)
+    if schema.refused and not schema.let_in:
+        return Response(Health("refused", _checks(service, wrong)), status_code=503, headers={"Retry-After": "2"})
+    return Response(Health("degraded" if wrong else "ok", _checks(service, wrong)))
 
 
 async def watch(runtime: Runtime) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+# What probes ask, for ever and whatever else is asked.
+PROBES: Final = frozenset(("/health", "/health/started"))
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
 # Stands for a slash that belongs to an id while the router splits the path. No id holds a lone surrogate, and
 # decoding a path never gives one.
@@ -59,7 +61,7 @@ class Traced:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Passes the request on; its span is named by its route, for a path holds ids that are not for a trace."""
-        if scope["type"] != ScopeType.HTTP or scope["path"] == "/health":
+        if scope["type"] != ScopeType.HTTP or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
@@ -115,7 +117,7 @@ class Excess:
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Passes the request on where its connection is one of those that may be there."""
         state = scope.get("state") or {}
-        if not state.get("excess") or scope["path"] == "/health":
+        if not state.get("excess") or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
         problem = errors.Overloaded("This process has as many connections as it may; repeat the request.")

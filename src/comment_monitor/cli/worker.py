@@ -1,5 +1,6 @@
 """`comment-monitor worker`."""
 
+import asyncio
 import os
 import sys
 import warnings
@@ -10,7 +11,7 @@ import click
 from comment_monitor import tracing
 from comment_monitor.broker import refuse_cluster
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import require_dsn
+from comment_monitor.config import Settings, require_dsn
 from comment_monitor.errors import ConfigurationError
 from comment_monitor.sharing import own_folder
 
@@ -31,6 +32,7 @@ from comment_monitor.sharing import own_folder
 def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> None:
     """Run a Celery worker, which analyses comments.
 
+    It ends at once where the database refuses login, database name or certificate, and waits for one that is away.
     SIGTERM: what is begun is finished, then it ends; a batch cut short is analysed by another worker. The processes'
     metrics are added up and served on one port. (`celery -A comment_monitor.tasks worker` works too; it serves none.)
     """
@@ -43,16 +45,19 @@ def worker(concurrency: int, host: str, metrics_port: int, data_dir: Path) -> No
     os.environ["POSTGRES_DSN"], os.environ["CELERY_BROKER_URL"] = settings.postgres_dsn, settings.broker_url
     tracing.check(settings.otlp_endpoint)
     with own_folder():
-        _run(concurrency, host, metrics_port)
+        _run(settings, concurrency, host, metrics_port)
 
 
-def _run(concurrency: int, host: str, metrics_port: int) -> None:
+def _run(settings: Settings, concurrency: int, host: str, metrics_port: int) -> None:
     # Imported here, because the metrics have to find their folder, and because the analysers take their time.
     from celery.bin.celery import celery  # noqa: PLC0415
 
+    from comment_monitor.db import require_login  # noqa: PLC0415
     from comment_monitor.exposition import serve_metrics  # noqa: PLC0415
     from comment_monitor.tasks import app  # noqa: PLC0415
 
+    timeout = settings.processing_timeout
+    asyncio.run(require_login(settings.postgres_dsn, timeout=timeout, application="comment-monitor worker"))
     stop_serving = serve_metrics(host, metrics_port) if metrics_port else None
     # It warns of root because of pickled messages; only JSON is accepted here.
     warnings.filterwarnings("ignore", message="(?s).*superuser privileges")

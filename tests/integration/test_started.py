@@ -1,0 +1,128 @@
+"""A process that the database refuses: a rollout ends at it, by `/health/started` or by the worker's own end."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
+from tests.conftest import execute, until
+from tests.support.api import Api, serving
+
+CUT: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+ELSEWHERE: Final = "elsewhere"
+
+
+def asked(api: Api, path: str = "/health/started") -> tuple[int, str, str]:
+    """Status code, status and what is said of the database."""
+    answer = httpx.get(f"{api.url}{path}", timeout=60)
+    found: dict[str, Any] = answer.json()
+    return answer.status_code, found["status"], found["checks"]["database"]
+
+
+def on_server(dsn: str, statement: str) -> None:
+    """Beside the test's own database, which some statements may not be run in."""
+    conn = psycopg2.connect(make_dsn(dsn, dbname="postgres"))
+    try:
+        conn.autocommit = True
+        with conn.cursor() as cursor:
+            cursor.execute(statement)
+    finally:
+        conn.close()
+
+
+Wrong = Callable[[str], str]
+# What may be wrong with an address, and what is said of it.
+WRONG: Final[dict[str, tuple[Wrong, str]]] = {
+    "database": (lambda dsn: make_dsn(dsn, dbname="nowhere"), "the server has no such database"),
+    "user": (lambda dsn: make_dsn(dsn, user="nobody_at_all"), "the server refuses the user or the password"),
+    "options": (lambda dsn: make_dsn(dsn, options="-c no_such_setting=1"), "it refuses the `options` of POSTGRES_DSN"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_process_with_a_wrong_address_has_not_started_and_lives(
+    tmp_path: Path, environment: dict[str, str], dsn: str, wrong: str
+) -> None:
+    change, words = WRONG[wrong]
+    with serving(tmp_path, environment, POSTGRES_DSN=change(dsn)) as api:
+        await until(lambda: asked(api)[0] == 503)
+        assert asked(api)[1:] == ("refused", f"The database can't be used: {words}.")
+        assert asked(api, "/health")[:2] == (200, "degraded")
+        status, headers, _ = await api.send(b"GET /health/started HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (status, headers["retry-after"]) == (503, "2")
+
+
+async def test_what_is_refused_after_the_start_takes_nobody_out(
+    tmp_path: Path, environment: dict[str, str], dsn: str
+) -> None:
+    name = parse_dsn(dsn)["dbname"]
+    on_server(dsn, f"ALTER DATABASE {name} RENAME TO {name}_{ELSEWHERE}")
+    try:
+        with serving(tmp_path, environment) as api:
+            await until(lambda: asked(api)[:2] == (503, "refused"))
+            on_server(dsn, f"ALTER DATABASE {name}_{ELSEWHERE} RENAME TO {name}")
+            await until(lambda: asked(api)[0] == 200 and asked(api, "/health")[2] == "ok")
+            on_server(dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            on_server(dsn, CUT.replace("%s", f"'{name}'"))
+            on_server(dsn, f"ALTER DATABASE {name} RENAME TO {name}_{ELSEWHERE}")
+            await until(lambda: "no such database" in asked(api, "/health")[2])
+            assert asked(api)[:2] == (200, "degraded")
+    finally:
+        on_server(dsn, f"ALTER DATABASE {name}_{ELSEWHERE} ALLOW_CONNECTIONS true")
+        on_server(dsn, f"ALTER DATABASE {name}_{ELSEWHERE} RENAME TO {name}")
+    assert execute(dsn, "SELECT 1") == [(1,)]
+
+
+async def test_an_outage_at_the_start_and_a_database_without_tables_are_no_refusal(
+    tmp_path: Path, environment: dict[str, str], dsn: str
+) -> None:
+    for number, other in enumerate((make_dsn(dsn, host="127.0.0.1", port=1), make_dsn(dsn, dbname="postgres"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with serving(folder, environment, POSTGRES_DSN=other) as api:
+            await until(lambda api=api: "reached yet" not in asked(api)[2])  # type: ignore[misc]
+            assert asked(api)[:2] == (200, "degraded")
+
+
+@contextmanager
+def worker(environment: dict[str, str], dsn: str) -> Iterator["subprocess.Popen[str]"]:
+    """Its broker is away."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "comment_monitor", "worker", "--concurrency", "1", "--metrics-port", "0"],
+        env={**os.environ, **environment, "POSTGRES_DSN": dsn, "CELERY_BROKER_URL": "amqp://127.0.0.1:1//"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_worker_with_a_wrong_address_ends_with_one_line(environment: dict[str, str], dsn: str, wrong: str) -> None:
+    change, words = WRONG[wrong]
+    with worker(environment, change(dsn)) as running:
+        said, _ = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert said == f"Error: POSTGRES_DSN=<hidden>: the database can't be used: {words}.\n"
+
+
+def test_a_worker_whose_database_is_away_says_so_and_waits(environment: dict[str, str], dsn: str) -> None:
+    with worker(environment, make_dsn(dsn, host="127.0.0.1", port=1)) as running:
+        assert running.stdout
+        line = running.stdout.readline()
+        assert "database_not_usable" in line
+        assert "connection refused" in line
+        assert running.poll() is None
+        running.terminate()
+        running.communicate(timeout=60)
