@@ -145,6 +145,14 @@ missing() { # APP: why containers of its pods are not begun, but for what takes 
     echo "kubectl could not tell"
   grep -vE '^(: )?$|^(ContainerCreating|PodInitializing|CrashLoopBackOff):' <<<"$said" | sort -u | paste -s -d ' '
 }
+unmounted() { # APP: what its pods are to mount and nobody has made
+  local pod
+  for pod in $(of_pods "$1" '{.metadata.name} {.status.containerStatuses[0].state.waiting.reason}' |
+    sed -n 's/ ContainerCreating$//p'); do
+    field events "{range .items[?(@.reason=='FailedMount')]}{.involvedObject.name} {.message}{\"\\n\"}{end}" |
+      sed -n "s/^$pod //p" | grep -E 'not found|non-existent' | tail -n 1
+  done | head -n 1
+}
 unplaced() { # APP: why a pod of it has no node
   of_pods "$1" '{.status.conditions[?(@.type=="PodScheduled")].status} {.status.conditions[?(@.type=="PodScheduled")].message}' |
     sed -n 's/^False //p' | sort -u | head -n 1
@@ -163,6 +171,7 @@ validate_pods() {
   for name in orchestrator comment-worker; do
     k get deployment "$name" >/dev/null 2>&1 || continue
     reason=$(missing "$name")
+    [ -n "$reason" ] || reason=$(unmounted "$name")
     [ -n "$reason" ] || reason=$(unplaced "$name")
     [ -n "$reason" ] || reason=$(crashed "$name")
     if [ -n "$reason" ]; then

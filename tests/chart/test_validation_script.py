@@ -81,6 +81,24 @@ def test_a_pod_that_crashed_says_its_last_words(tmp_path: Path) -> None:
     assert len(failures(lines)) == 2
 
 
+def test_what_a_pod_can_not_mount_is_named(tmp_path: Path) -> None:
+    creating = {"reason": "ContainerCreating"}
+    words = 'MountVolume.SetUp failed for volume "private-ca" : secret "private-ca" not found'
+    events = [
+        {"apiVersion": "v1", "kind": "Event", "metadata": {"name": f"e{number}"}, "reason": reason, "message": message,
+         "involvedObject": {"kind": "Pod", "name": name}}
+        for number, (name, reason, message) in enumerate([
+            ("orchestrator-7c9-x2", "Scheduled", "assigned"),
+            ("orchestrator-7c9-x2", "FailedMount", "failed to sync secret cache: timed out"),
+            ("orchestrator-7c9-x2", "FailedMount", words),
+            ("another-pod", "FailedMount", "secret of another not found"),
+        ])
+    ]  # fmt: skip
+    pods = (pod("orchestrator", waiting=creating), pod("comment-worker", waiting=CONFIG_ERROR))
+    lines = said(tmp_path, *pods, *events)
+    assert failures(lines)[0] == f"FAIL  deployment orchestrator is rolled out: {words}"
+
+
 def test_a_pod_without_a_node_says_what_the_scheduler_says(tmp_path: Path) -> None:
     taints = "0/3 nodes are available: 3 node(s) had untolerated taint {team: a}."
     lines = said(tmp_path, *(pod(name, scheduled=taints) for name in NAMES))

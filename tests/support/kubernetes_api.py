@@ -11,7 +11,7 @@ from typing import Any, Final
 # Group and version: the kinds that the chart makes or looks up, by the names under which they are asked for.
 KINDS: Final = {
     "v1": {"endpoints": "Endpoints", "pods": "Pod", "services": "Service", "configmaps": "ConfigMap",
-           "secrets": "Secret", "serviceaccounts": "ServiceAccount"},
+           "secrets": "Secret", "events": "Event", "serviceaccounts": "ServiceAccount"},
     "apps/v1": {"deployments": "Deployment", "statefulsets": "StatefulSet"},
     "batch/v1": {"jobs": "Job", "cronjobs": "CronJob"},
     "autoscaling/v2": {"horizontalpodautoscalers": "HorizontalPodAutoscaler"},
