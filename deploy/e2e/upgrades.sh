@@ -50,6 +50,27 @@ bad_upgrade() { # one with a setting that is out of bounds fails, and a pod of b
   install >/dev/null
   remembered
 }
+refused_upgrade() { # one whose pods PostgreSQL refuses fails at the first of them, and those of before work on
+  local pods said name=POSTGRES_DSN value=postgresql://comments:wrong@postgres:5432/comments
+  within "$pod_stop" two_in_all
+  pods=$(ready_pods)
+  if install --set "extraEnv[0].name=$name" --set-string "extraEnv[0].value=$value" --timeout 45s >/dev/null 2>&1; then
+    echo "Error: an upgrade with a wrong password succeeded." >&2
+    return 1
+  fi
+  [ "$(ready_pods)" = "$pods" ] || { echo "Error: $(ready_pods) are ready, no longer $pods" >&2; return 1; }
+  remembered
+  said=$(validate --timeout 10 || true)
+  grep '^FAIL' <<<"$said"
+  grep -q 'FAIL .*comment-worker is rolled out.*the server refuses the user or the password' <<<"$said"
+  install >/dev/null
+  remembered
+}
+two_in_all() { [ "$(k get pods --selector 'app in (orchestrator,comment-worker)' --output name | wc -l)" -eq 2 ]; }
+ready_pods() { # of orchestrator and worker
+  k get pods --selector 'app in (orchestrator,comment-worker)' --output \
+    'jsonpath={range .items[?(@.status.containerStatuses[0].ready==true)]}{.metadata.name}{" "}{end}'
+}
 one_pod() { [ "$(k get pods --selector app=orchestrator --output name | wc -l)" -eq 1 ]; }
 watch_replicas() { # FILE: notes the number of pods wanted, until there is a FILE.end (a note would make a removed FILE anew)
   until [ -e "$1.end" ]; do
