@@ -35,7 +35,9 @@ class Door:
         if self.limit < limit:
             logger.warning("connections_limited", limit=self.limit, wanted=limit, reason="the system's limit of files")
         self._all: set[Connection] = set()
-        self._inside: set[Connection] = set()
+        # In the order in which they came: the loop's clock counts milliseconds, and of two that are idle since the same
+        # one the first goes.
+        self._inside: dict[Connection, None] = {}
         self._excess: dict[Connection, None] = {}
         # Whose answers are not taken, the longest first.
         self._stuck: dict[Connection, None] = {}
@@ -48,7 +50,7 @@ class Door:
         """A connection is made."""
         self._all.add(connection)
         if len(self._inside) < self.limit or self._make_room():
-            self._inside.add(connection)
+            self._inside[connection] = None
             return
         connection.excess = True
         self._excess[connection] = None
@@ -60,20 +62,20 @@ class Door:
     def leave(self, connection: Connection) -> None:
         """A connection is lost."""
         self._all.discard(connection)
-        self._inside.discard(connection)
+        self._inside.pop(connection, None)
         self._excess.pop(connection, None)
         self._stuck.pop(connection, None)
         if self._excess and len(self._inside) < self.limit:
             oldest = next(iter(self._excess))
             del self._excess[oldest]
             oldest.excess = False
-            self._inside.add(oldest)
+            self._inside[oldest] = None
 
     def _make_room(self) -> bool:
         idle = min((one for one in self._inside if one.idle), key=lambda one: one.idle_since, default=None)
         if idle is None:
             return False
-        self._inside.discard(idle)
+        self._inside.pop(idle, None)
         idle.transport.close()
         return True
 
