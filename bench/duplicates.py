@@ -35,8 +35,7 @@ def measure(tools: Tools) -> list[Row]:
                     ours=again,
                     beside=fresh,
                     beside_what="fresh",
-                    # The less a new comment costs, the less there is to be saved: at 25 a request half of it is HTTP's.
-                    floor=2.0 if size > 25 else 1.5,  # noqa: PLR2004 - the size of a batch
+                    floor=2.0,
                 )
             )
     return rows

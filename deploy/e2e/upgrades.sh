@@ -51,7 +51,7 @@ bad_upgrade() { # one with a setting that is out of bounds fails, and a pod of b
   remembered
 }
 refused_upgrade() { # one whose pods PostgreSQL refuses fails at the first of them, and those of before work on
-  local pods said name=POSTGRES_DSN value=postgresql://comments:wrong@postgres:5432/comments
+  local pods name=POSTGRES_DSN value=postgresql://comments:wrong@postgres:5432/comments
   within "$pod_stop" two_in_all
   pods=$(ready_pods)
   if install --set "extraEnv[0].name=$name" --set-string "extraEnv[0].value=$value" --timeout 45s >/dev/null 2>&1; then
@@ -60,11 +60,15 @@ refused_upgrade() { # one whose pods PostgreSQL refuses fails at the first of th
   fi
   [ "$(ready_pods)" = "$pods" ] || { echo "Error: $(ready_pods) are ready, no longer $pods" >&2; return 1; }
   remembered
-  said=$(validate --timeout 10 || true)
-  grep '^FAIL' <<<"$said"
-  grep -q 'FAIL .*comment-worker is rolled out.*the server refuses the user or the password' <<<"$said"
+  # Between two ends it is begun again, and has no last words for a moment.
+  within "$pod_start" names_the_refusal
   install >/dev/null
   remembered
+}
+names_the_refusal() {
+  local said
+  said=$(validate --timeout 10 || true)
+  grep 'FAIL .*comment-worker is rolled out.*the server refuses the user or the password' <<<"$said"
 }
 two_in_all() { [ "$(k get pods --selector 'app in (orchestrator,comment-worker)' --output name | wc -l)" -eq 2 ]; }
 ready_pods() { # of orchestrator and worker

@@ -15,7 +15,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from tests.conftest import execute, until
 from tests.support.api import Api, serving
 
-CUT: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+CUT: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}' AND pid <> pg_backend_pid()"
 ELSEWHERE: Final = "elsewhere"
 
 
@@ -70,7 +70,7 @@ async def test_what_is_refused_after_the_start_takes_nobody_out(
             on_server(dsn, f"ALTER DATABASE {name}_{ELSEWHERE} RENAME TO {name}")
             await until(lambda: asked(api)[0] == 200 and asked(api, "/health")[2] == "ok")
             on_server(dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-            on_server(dsn, CUT.replace("%s", f"'{name}'"))
+            on_server(dsn, CUT.format(name))
             on_server(dsn, f"ALTER DATABASE {name} RENAME TO {name}_{ELSEWHERE}")
             await until(lambda: "no such database" in asked(api, "/health")[2])
             assert asked(api)[:2] == (200, "degraded")

@@ -75,7 +75,7 @@ class Door:
         idle = min((one for one in self._inside if one.idle), key=lambda one: one.idle_since, default=None)
         if idle is None:
             return False
-        self._inside.pop(idle, None)
+        del self._inside[idle]
         idle.transport.close()
         return True
 

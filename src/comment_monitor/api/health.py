@@ -45,9 +45,11 @@ def troubles(runtime: Runtime) -> dict[str, str]:
     return {name: words for name, words in found.items() if words}
 
 
-def _checks(service: Service, wrong: dict[str, str]) -> dict[str, str]:
+def _answer(service: Service, why_not: str | None, *, retry_after: int) -> Response[Health]:
+    """All that is known; 503 with this status where there is one."""
     runtime = service.runtime
-    return {
+    wrong = troubles(runtime)
+    checks = {
         "database": "ok",
         "schema": runtime.schema.in_words(),
         "cache": runtime.cache.state,
@@ -57,6 +59,9 @@ def _checks(service: Service, wrong: dict[str, str]) -> dict[str, str]:
         "queue": str(len(runtime.pipeline.queue)),
         **wrong,
     }
+    if why_not:
+        return Response(Health(why_not, checks), status_code=503, headers={"Retry-After": str(retry_after)})
+    return Response(Health("degraded" if wrong else "ok", checks))
 
 
 @get(
@@ -67,11 +72,7 @@ def _checks(service: Service, wrong: dict[str, str]) -> dict[str, str]:
 )
 async def health(service: NamedDependency[Service]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
-    wrong = troubles(service.runtime)
-    checks = _checks(service, wrong)
-    if service.leaving:
-        return Response(Health("draining", checks), status_code=503, headers={"Retry-After": "1"})
-    return Response(Health("degraded" if wrong else "ok", checks))
+    return _answer(service, "draining" if service.leaving else None, retry_after=1)
 
 
 @get(
@@ -87,10 +88,7 @@ async def started(service: NamedDependency[Service]) -> Response[Health]:
     that can never work, and nothing else is decided by it.
     """
     schema = service.runtime.schema
-    wrong = troubles(service.runtime)
-    if schema.refused and not schema.let_in:
-        return Response(Health("refused", _checks(service, wrong)), status_code=503, headers={"Retry-After": "2"})
-    return Response(Health("degraded" if wrong else "ok", _checks(service, wrong)))
+    return _answer(service, "refused" if schema.refused and not schema.let_in else None, retry_after=2)
 
 
 async def watch(runtime: Runtime) -> None:

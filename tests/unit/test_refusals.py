@@ -1,0 +1,36 @@
+"""What counts as a refusal by PostgreSQL, which no waiting ends, and what is said of it."""
+
+import socket
+import ssl
+
+import asyncpg
+import pytest
+
+from comment_monitor.connecting import ConnectTimeoutError, SessionRefusedError
+from comment_monitor.db import in_words, refuses_us
+
+CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate verify failed")
+
+
+@pytest.mark.parametrize(
+    ("error", "refused", "words"),
+    [
+        (asyncpg.InvalidPasswordError("x"), True, "refuses the user or the password"),
+        (asyncpg.InvalidAuthorizationSpecificationError("x"), True, "refuses the user or the password"),
+        (asyncpg.InvalidCatalogNameError("x"), True, "no such database"),
+        (SessionRefusedError("x"), True, "`options`"),
+        (CERTIFICATE, True, "certificate"),
+        (socket.gaierror(socket.EAI_NONAME, "x"), True, "name is not known"),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), False, "name is not known"),
+        (ssl.SSLError(1, "wrong version number"), False, "TLS"),
+        (ConnectionRefusedError(111, "x"), False, "connection refused"),
+        (ConnectTimeoutError(), False, "in time"),
+        (asyncpg.CannotConnectNowError("x"), False, "ended the connection"),
+        (asyncpg.ObjectNotInPrerequisiteStateError("x"), False, "does not permit"),
+        (asyncpg.InsufficientPrivilegeError("x"), False, "does not permit"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else str(one).replace(" ", "-"),
+)
+def test_a_refusal_is_told_from_an_outage(error: Exception, refused: bool, words: str) -> None:
+    assert refuses_us(error) == refused
+    assert words in in_words(error)
