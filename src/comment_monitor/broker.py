@@ -67,6 +67,7 @@ def make_celery(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
     )
+    app.events.dispatcher_cls = "comment_monitor.deliveries:Dispatcher"
     return app
 
 

@@ -7,6 +7,7 @@ gets there that is not of the form which `link.py` sends.
 from collections.abc import Callable
 from typing import Any, Final
 
+from celery.events import EventDispatcher
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from comment_monitor import log, metrics
@@ -51,6 +52,17 @@ class Consumer(CeleryConsumer):
             metrics.count_error("foreign-message")
             logger.error("delivery_unreadable", error=type(error).__name__, at=log.where(error.__traceback__))  # noqa: TRY400
             raise ConnectionError("the broker's delivery can't be read") from None
+
+
+class Dispatcher(EventDispatcher):
+    """Celery's sender of events, which does not wait for a broker that is away: the next connection takes them along.
+
+    Celery sends a worker's heartbeat again and again until the broker is back, and meanwhile hears no signal.
+    """
+
+    def send(self, type: str, *args: Any, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
+        """Sends an event once."""
+        super().send(type, *args, **fields | {"retry": False})
 
 
 def rejects(message: Any, connection_errors: tuple[type[Exception], ...]) -> bool:
