@@ -79,9 +79,10 @@ class Schema:
         self.at_head: bool | None = None
         # A standby, or what an operator or a full disk made so: reads go on.
         self.read_only = False
-        # Whether the database has let this process in at any time, and whether it refuses what this process was given.
-        self.let_in = False
-        self.refused = False
+        # Whether the database has let this process in at any time, and whether it refuses what this process was given:
+        # as the latest look found it, also while the next one is under way.
+        self._let_in = False
+        self._refused = False
         self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
 
     def in_words(self) -> str:
@@ -94,6 +95,11 @@ class Schema:
         """What is wrong where a look has been under way for long; it may be the only one that waits."""
         seconds = time.monotonic() - self._answered
         return f"The database has not answered for {seconds:.0f} s." if seconds > SILENCE else None
+
+    @property
+    def is_closed_to_us(self) -> bool:
+        """Whether the database refuses what this process was given, and has never let it in."""
+        return self._refused and not self._let_in
 
     @property
     def before_009(self) -> bool:
@@ -135,10 +141,10 @@ class Schema:
             logger.info("database_usable", revision=self.revision)
 
     async def _find_out(self, database: Database) -> None:
-        self.refused = False
+        refused = False
         try:
             async with database.connection() as conn:
-                self.let_in = True
+                self._let_in = True
                 await self._read(conn)
         except NO_SCHEMA:
             self._go_by(None, time.monotonic())
@@ -150,8 +156,9 @@ class Schema:
             # It may have changed by now, and an entry under the old one proves nothing.
             self._go_by(None, time.monotonic())
             self.at_head = None
-            self.refused = refuses_us(error)
+            refused = refuses_us(error)
             self.problem = DatabaseUnavailable(f"The database can't be used: {in_words(error)}.")
+        self._refused = refused
 
     async def _read(self, conn: Connection) -> None:
         self.revision = await self._read_revision(conn)

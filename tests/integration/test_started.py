@@ -1,10 +1,13 @@
 """A process that the database refuses: a rollout ends at it, by `/health/started` or by the worker's own end."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +17,8 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tests.conftest import execute, until
 from tests.support.api import Api, serving
+
+from comment_monitor.schema import SCHEMA_INTERVAL
 
 CUT: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}' AND pid <> pg_backend_pid()"
 ELSEWHERE: Final = "elsewhere"
@@ -126,3 +131,35 @@ def test_a_worker_whose_database_is_away_says_so_and_waits(environment: dict[str
         assert running.poll() is None
         running.terminate()
         running.communicate(timeout=60)
+
+
+# PostgreSQL's answer to a wrong password, as it is on the wire.
+FIELDS: Final = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0"
+REFUSAL: Final = b"E" + (len(FIELDS) + 4).to_bytes(4, "big") + FIELDS
+
+
+@contextmanager
+def refusing(times: int) -> Iterator[str]:
+    """The address of a server that refuses so many logins, and then accepts connections without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as connections:
+
+        def refuse() -> None:
+            for _ in range(times):
+                connection, _ = server.accept()
+                connections.enter_context(connection)
+                connection.recv(4096)
+                connection.sendall(REFUSAL)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        yield f"postgresql://comments:wrong@127.0.0.1:{server.getsockname()[1]}/comments?sslmode=disable"
+        thread.join(60)
+
+
+async def test_a_refusal_holds_while_the_database_is_asked_again(tmp_path: Path, environment: dict[str, str]) -> None:
+    with refusing(1) as wrong, serving(tmp_path, environment, POSTGRES_DSN=wrong) as api:
+        await until(lambda: asked(api)[1] == "refused")
+        # By then the next look hangs.
+        ends = time.monotonic() + 2 * SCHEMA_INTERVAL
+        while time.monotonic() < ends:
+            assert asked(api)[:2] == (503, "refused")

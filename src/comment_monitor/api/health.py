@@ -87,8 +87,7 @@ async def started(service: NamedDependency[Service]) -> Response[Health]:
     An outage is 200, and so is all that comes after the database has let this process in once: a rollout ends at pods
     that can never work, and nothing else is decided by it.
     """
-    schema = service.runtime.schema
-    return _answer(service, "refused" if schema.refused and not schema.let_in else None, retry_after=2)
+    return _answer(service, "refused" if service.runtime.schema.is_closed_to_us else None, retry_after=2)
 
 
 async def watch(runtime: Runtime) -> None:
