@@ -18,8 +18,8 @@ from tests.support.watched import NAMESPACE, Watched, watched
 
 from bench.harness import course
 from bench.harness.panels import Answers, draw
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.migrations import upgrade
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.storage.migrations import upgrade
 
 SCRAPE: Final = 2.0
 CHOSEN: Final = {"namespace": NAMESPACE, "pod": ".*", "broker": ".*"}

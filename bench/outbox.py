@@ -9,11 +9,11 @@ from bench.harness.claim import MICROSECONDS, Row, Tools
 from bench.harness.comments import SOURCE, Columns, make_columns
 from bench.harness.run import alone
 from bench.harness.system import System
-from comment_monitor import outbox, store
-from comment_monitor.analysis import Analysis, Failure, analyse_all
-from comment_monitor.db import Database, open_database
-from comment_monitor.model import Comment
-from comment_monitor.upkeep import SWEEP_BATCH
+from comment_monitor.analysis.engine import Analysis, Failure, analyse_all
+from comment_monitor.core.model import Comment
+from comment_monitor.maintenance.scheduler import SWEEP_BATCH
+from comment_monitor.storage import outbox, store
+from comment_monitor.storage.postgres import Database, open_database
 
 COMMENTS: Final = 10_000
 TOGETHER: Final = 250

@@ -12,7 +12,7 @@ import click
 
 from bench.harness.page import DATA, runs
 from bench.scaling import cores, production
-from comment_monitor.config import load
+from comment_monitor.core.config import load
 
 MILLIONS: Final = (1, 10, 100, 1000)
 SECONDS_A_DAY: Final = 86_400

@@ -209,7 +209,7 @@ validate_inside() {
     *'"status":"ok"'*) ok "/health: all that it needs is there" ;;
     *) fail "/health: all that it needs is there" "$(tail -n 1 <<<"$health")" ;;
   esac
-  head=$(inside python -c 'from comment_monitor import migrations; print(migrations.head())' 2>/dev/null)
+  head=$(inside python -c 'from comment_monitor.storage import migrations; print(migrations.head())' 2>/dev/null)
   case $health in
     *"\"schema\":\"${head:-unknown}\""*) ok "the database is migrated to $head" ;;
     *) fail "the database is migrated to the newest revision" "it is ${head:-unknown}; /health tells another" ;;

@@ -19,13 +19,14 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from prometheus_client import REGISTRY
 
-from comment_monitor import config, migrations
-from comment_monitor.analysis import warm_up
-from comment_monitor.api.app import create_app, create_asgi
-from comment_monitor.config import Settings
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.analysis.engine import warm_up
+from comment_monitor.core import config
+from comment_monitor.core.config import Settings
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.devserver.redis_process import EmbeddedRedis
 from comment_monitor.runtime import Runtime, open_runtime
+from comment_monitor.storage import migrations
+from comment_monitor.web.app import create_app, create_asgi
 from tests.support.messages import empty
 from tests.support.rabbitmq import RabbitMQ, server_script
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from comment_monitor.model import Receipt
+from comment_monitor.core.model import Receipt
 
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = b"content-length:"

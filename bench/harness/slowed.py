@@ -16,7 +16,7 @@ def main() -> None:
         # Before the first import of the package.
         sys.path.insert(0, sources)
 
-    from comment_monitor import analysis  # noqa: PLC0415
+    from comment_monitor.analysis import engine  # noqa: PLC0415
     from comment_monitor.cli import main as run  # noqa: PLC0415
 
     def find(_text: object, _found: object) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def main() -> None:
             time.sleep(seconds)
         return {}
 
-    analysis.FINDINGS = (*analysis.FINDINGS, analysis.Finding("slowed", find))  # type: ignore[misc, assignment]
+    engine.FINDINGS = (*engine.FINDINGS, engine.Finding("slowed", find))  # type: ignore[misc, assignment]
     run()
 
 

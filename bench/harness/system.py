@@ -18,11 +18,11 @@ import redis
 from kombu import Queue
 from tests.support.rabbitmq import RabbitMQ, free_port, server_script
 
-from comment_monitor.broker import QUEUE_NAME, make_celery
-from comment_monitor.config import load
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.embedded.redis import EmbeddedRedis
-from comment_monitor.migrations import upgrade
+from comment_monitor.core.config import load
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.messaging.celery_app import QUEUE_NAME, make_celery
+from comment_monitor.storage.migrations import upgrade
 
 START_TIMEOUT: Final = 60.0
 PROGRAM: Final = ("-m", "comment_monitor")

@@ -13,10 +13,10 @@ from granian.constants import HTTPModes, Interfaces  # type: ignore[import-not-f
 from granian.http import HTTP1Settings  # type: ignore[import-not-found, unused-ignore]
 from granian.server.embed import Server  # type: ignore[import-not-found, unused-ignore]
 
-from comment_monitor.api import server
-from comment_monitor.api.app import create_app, create_asgi
 from comment_monitor.cli import main
-from comment_monitor.config import Settings
+from comment_monitor.core.config import Settings
+from comment_monitor.web import server
+from comment_monitor.web.app import create_app, create_asgi
 
 HEAD_BYTES = 65_536
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import structlog
 
-from comment_monitor import metrics, pipeline, publish, tracing
 from comment_monitor.cli import main
-from comment_monitor.db import Connection, Query
-from comment_monitor.link import Message
-from comment_monitor.origins import Origin
+from comment_monitor.intake import pipeline
+from comment_monitor.messaging import publisher
+from comment_monitor.messaging.producer import Message
+from comment_monitor.observability import metrics, tracing
+from comment_monitor.observability.correlation import Origin
+from comment_monitor.storage.postgres import Connection, Query
 
 
 async def fetch(self: Connection, query: Query, *args: Any) -> Sequence[Any]:
@@ -25,7 +27,7 @@ async def fetch(self: Connection, query: Query, *args: Any) -> Sequence[Any]:
         metrics.DB_QUERY_DURATION.labels(query=query.name).observe(time.perf_counter() - started)
 
 
-def send(self: publish.Publisher, waiting: Sequence[Any]) -> None:
+def send(self: publisher.Publisher, waiting: Sequence[Any]) -> None:
     """Sends a task for each group of outbox ids."""
     assert self._link  # noqa: S101 - as the original
     together = self._together
@@ -47,7 +49,7 @@ def origin() -> Origin | None:
 
 if __name__ == "__main__":
     Connection.fetch = fetch  # type: ignore[method-assign]
-    publish.Publisher._send = send  # type: ignore[method-assign]  # noqa: SLF001
+    publisher.Publisher._send = send  # type: ignore[method-assign]  # noqa: SLF001
     pipeline.Pipeline.settle = pipeline.Pipeline._settle  # type: ignore[method-assign]  # noqa: SLF001
     tracing.origin = origin
     main()

@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from comment_monitor.broker import batches_a_message, make_celery
-from comment_monitor.config import Settings, require_dsn
-from comment_monitor.db import GENERIC_PLANS, Database, open_database
-from comment_monitor.dedup import DedupCache
-from comment_monitor.limits import RateLimit
-from comment_monitor.pipeline import Pipeline
-from comment_monitor.publish import Publisher
-from comment_monitor.redis_client import open_cluster, open_redis
-from comment_monitor.schema import Schema
-from comment_monitor.upkeep import Upkeep
+from comment_monitor.core.config import Settings, require_dsn
+from comment_monitor.intake.dedup_cache import DedupCache
+from comment_monitor.intake.pipeline import Pipeline
+from comment_monitor.intake.rate_limit import RateLimit
+from comment_monitor.maintenance.scheduler import Upkeep
+from comment_monitor.messaging.celery_app import batches_a_message, make_celery
+from comment_monitor.messaging.publisher import Publisher
+from comment_monitor.storage.postgres import GENERIC_PLANS, Database, open_database
+from comment_monitor.storage.readiness import Schema
+from comment_monitor.storage.redis_client import open_cluster, open_redis
 
 
 class Runtime(NamedTuple):

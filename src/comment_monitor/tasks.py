@@ -14,18 +14,18 @@ from billiard.util import get_logger as pool_logger
 from celery import Celery, Task, signals
 from celery.apps import worker as worker_signals
 
-from comment_monitor import log, loglevel, origins, tracing
-from comment_monitor.analysis import warm_up
-from comment_monitor.broker import ANALYSE, make_celery
-from comment_monitor.config import load
-from comment_monitor.errors import ConfigurationError
-from comment_monitor.origins import Origins, distinct
-from comment_monitor.worker import Worker, open_worker
+from comment_monitor.analysis.batch_processor import Worker, open_worker
+from comment_monitor.analysis.engine import warm_up
+from comment_monitor.core.config import load
+from comment_monitor.core.errors import ConfigurationError
+from comment_monitor.messaging.celery_app import ANALYSE, make_celery
+from comment_monitor.observability import correlation, log_level, logs, tracing
+from comment_monitor.observability.correlation import Origins, distinct
 
 SERVICE: Final = "comment-worker"
 SPAN: Final = "analyse comment-analysis"
 
-logger = log.get(__name__)
+logger = logs.get(__name__)
 settings = load()
 app: Celery = make_celery(settings)
 
@@ -73,33 +73,33 @@ def process() -> Process:
     return _process
 
 
-@app.task(name=ANALYSE, bind=True, Strategy="comment_monitor.gathering:strategy")
+@app.task(name=ANALYSE, bind=True, Strategy="comment_monitor.messaging.coalescing:strategy")
 def analyse_batch(self: "Task[Any, Any]", *outbox_ids: int) -> None:
     """Analyses the comments of outbox rows: those of a message, or of several, as a busy worker takes them."""
     info = self.request.delivery_info or {}
-    known = origins.decode((self.request.headers or {}).get(origins.HEADER))
+    known = correlation.decode((self.request.headers or {}).get(correlation.HEADER))
     process().analyse(outbox_ids, str(self.request.id), known, redelivered=bool(info.get("redelivered")))
 
 
 def _say(words: str, _file: object = None) -> None:
-    log.from_a_signal(worker_signals.__name__, words)
+    logs.from_a_signal(worker_signals.__name__, words)
 
 
 @signals.setup_logging.connect
 def configure_logging(**_: object) -> None:
     """Our log format instead of Celery's."""
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
     # It keeps to itself, and what has no handler Python prints as it is: that a process was killed, for one.
     pool_logger().propagate = True
     # What it says within a signal's handler it prints, past every logger; there is no setting for it.
     worker_signals.safe_say = _say  # type: ignore[attr-defined]
-    loglevel.follow(settings.log_level_file, settings.log_level)
+    log_level.follow(settings.log_level_file, settings.log_level)
 
 
 @signals.worker_process_init.connect
 def follow_log_level(**_: object) -> None:
     """Each process of the pool follows the level by itself."""
-    loglevel.follow_after_fork()
+    log_level.follow_after_fork()
 
 
 @signals.worker_init.connect

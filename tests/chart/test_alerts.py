@@ -10,7 +10,7 @@ import yaml
 from tests.chart.conftest import NAMESPACE, the, tool
 from tests.conftest import project_root
 
-from comment_monitor import metrics
+from comment_monitor.observability import metrics
 
 BUCKETS: Final = ("1", "5", "10", "15", "+Inf")
 DAY: Final = 86_400

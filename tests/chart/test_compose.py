@@ -14,8 +14,8 @@ from tests.chart.test_dashboard import ALERTS, steps_of
 from tests.conftest import project_root
 from tests.support import dashboard
 
-from comment_monitor import config
-from comment_monitor.broker import QUEUE_NAME
+from comment_monitor.core import config
+from comment_monitor.messaging.celery_app import QUEUE_NAME
 
 ROOT: Final = project_root()
 FOLDER: Final = ROOT / "deploy" / "compose"

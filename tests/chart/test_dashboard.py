@@ -20,7 +20,7 @@ from tests.conftest import project_root
 from tests.support import dashboard
 from tests.support.dashboard import Expression
 
-from comment_monitor import container, metrics
+from comment_monitor.observability import cgroup, metrics
 
 SHOWN: Final = dashboard.load()
 PANELS: Final = [panel for panels in dashboard.groups(SHOWN).values() for panel in panels]
@@ -102,7 +102,7 @@ def ours() -> Iterator[tuple[str, set[str]]]:
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
         for ending in endings.get(family.type, ("",)):
             yield family.name.removesuffix("_total") + ending, labels
-    for name, _, _ in container.DECLARED:
+    for name, _, _ in cgroup.DECLARED:
         yield name, set()
 
 

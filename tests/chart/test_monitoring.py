@@ -16,7 +16,7 @@ from tests.support.messages import channel
 from tests.support.rabbitmq import RabbitMQ, free_port, server_script
 from tests.support.up import until
 
-from comment_monitor.broker import QUEUE_NAME
+from comment_monitor.messaging.celery_app import QUEUE_NAME
 
 FILE: Final = CHART / "files" / "dashboards" / "comment-monitoring.json"
 MONITORING: Final = ("celery-exporter", "rabbitmq")

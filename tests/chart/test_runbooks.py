@@ -12,9 +12,9 @@ from tests.chart.conftest import CHART, helm, objects, the, tool
 from tests.conftest import project_root
 
 from comment_monitor.cli import Commands
-from comment_monitor.container import DECLARED
-from comment_monitor.invariants import INVARIANTS
-from comment_monitor.metrics import ALL
+from comment_monitor.observability.cgroup import DECLARED
+from comment_monitor.observability.metrics import ALL
+from comment_monitor.storage.invariants import INVARIANTS
 
 FOLDER: Final = project_root() / "docs" / "runbooks"
 PAGES: Final = {path.stem: path.read_text() for path in FOLDER.glob("*.md") if path.stem != "README"}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tests.chart.conftest import CHART, environment, helm, helms
 
-from comment_monitor.dsn import Host, read_dsn
+from comment_monitor.core.dsn import Host, read_dsn
 
 CNPG: Final = {"host": "host", "port": "port", "username": "username", "password": "password", "database": "dbname"}
 OPERATOR: Final = {"host": "host", "port": "port", "username": "username", "password": "password"}

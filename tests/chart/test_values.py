@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tests.chart.conftest import CHART, OUTSIDE, environment, helm, helms, the
 
-from comment_monitor import config
+from comment_monitor.core import config
 
 SCHEMA: Final = json.loads((CHART / "values.schema.json").read_text())
 # Ours and the variable behind it.

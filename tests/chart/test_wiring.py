@@ -19,8 +19,9 @@ from tests.chart.conftest import (
     the,
 )  # fmt: skip
 
-from comment_monitor import config, container, metrics
-from comment_monitor.broker import QUEUE_NAME
+from comment_monitor.core import config
+from comment_monitor.messaging.celery_app import QUEUE_NAME
+from comment_monitor.observability import cgroup, metrics
 
 OURS: Final = ("orchestrator", "comment-worker", "migrations", "comment-cleanup")
 # Read by the program beside its settings, or by the servers' images.
@@ -32,7 +33,7 @@ NOT_SET: Final = {"RABBITMQ_URL"}
 
 def emitted() -> set[str]:
     """The names of all series that the program has."""
-    names = {name for name, _, _ in container.DECLARED}
+    names = {name for name, _, _ in cgroup.DECLARED}
     for one in metrics.ALL:
         names |= {f"{one._name}{suffix}" for suffix in ("", "_total", "_bucket", "_sum", "_count")}
     return names

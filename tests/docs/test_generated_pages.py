@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import project_root
 
-from comment_monitor import config, metrics
+from comment_monitor.core import config
+from comment_monitor.observability import metrics
 
 SOURCE = project_root() / "src" / "comment_monitor"
 

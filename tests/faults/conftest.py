@@ -9,9 +9,9 @@ import pytest
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import System
 
-from comment_monitor import migrations
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.storage import migrations
 
 # A batch that got lost is sent again soon, so that a test need not wait for it.
 PROMPT = {

@@ -16,7 +16,7 @@ from tests.support.database import LONG_AGO, blocked, holding, names, terminate_
 from tests.support.requests import comment
 from tests.support.system import Program, System
 
-from comment_monitor.retention import BATCH, SETTLED
+from comment_monitor.storage.retention import BATCH, SETTLED
 
 AMOUNT: Final = BATCH + 100
 HOLD: Final = 0x686F6C64

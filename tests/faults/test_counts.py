@@ -19,7 +19,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
 from tests.support.system import System, traffic
 
-from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.devserver.redis_process import EmbeddedRedis
 
 QUEUE: Final = "comment_processing_queue_length"
 BATCH: Final = 25

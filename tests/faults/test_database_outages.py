@@ -14,9 +14,9 @@ from tests.support.locks import cut_all, cut_blocked, locked
 from tests.support.requests import comment
 from tests.support.system import System, analysed, assert_unavailable, traffic
 
-from comment_monitor import migrations
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.worker import open_worker
+from comment_monitor.analysis.batch_processor import open_worker
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.storage import migrations
 
 
 @pytest.mark.parametrize("end", [EmbeddedPostgres.stop, EmbeddedPostgres.kill], ids=["stopped", "killed"])

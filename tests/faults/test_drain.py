@@ -14,7 +14,7 @@ from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.system import Sender, System, analysed, assert_unavailable, stored, traffic
 
-from comment_monitor.broker import COMMENTS_TOGETHER
+from comment_monitor.messaging.celery_app import COMMENTS_TOGETHER
 
 # Far below the time for which the server would wait for connections that do not end by themselves.
 AT_ONCE = 12

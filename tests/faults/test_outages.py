@@ -10,8 +10,8 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment
 from tests.support.system import Sender, System, traffic
 
-from comment_monitor.broker import QUEUE_NAME
-from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.messaging.celery_app import QUEUE_NAME
 
 HITS = "comment_dedup_cache_hits_total"
 

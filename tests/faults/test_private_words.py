@@ -16,7 +16,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
 
-from comment_monitor.embedded.state import read_endpoints
+from comment_monitor.devserver.endpoints import read_endpoints
 
 __all__ = ["make_up", "migrated"]
 

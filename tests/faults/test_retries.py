@@ -8,8 +8,8 @@ import pytest
 import stamina.instrumentation
 from stamina.instrumentation import RetryDetails
 
-from comment_monitor import config
-from comment_monitor.retry import with_retries
+from comment_monitor.core import config
+from comment_monitor.storage.retry import with_retries
 
 CLIENTS = 5
 

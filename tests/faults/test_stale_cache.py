@@ -12,9 +12,9 @@ from tests.support.requests import comment, parsed
 from tests.support.system import System
 from tests.support.triggers import replaced_long_ago
 
-from comment_monitor.dedup import DedupCache
-from comment_monitor.embedded.redis import EmbeddedRedis
-from comment_monitor.redis_client import open_redis
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.intake.dedup_cache import DedupCache
+from comment_monitor.storage.redis_client import open_redis
 
 
 async def fate(system: System, text: str) -> str:

@@ -14,9 +14,9 @@ from tests.conftest import until
 from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
 
-from comment_monitor.api.server import listen
-from comment_monitor.embedded.supervisor import Where
-from comment_monitor.exposition import serve_metrics
+from comment_monitor.devserver.supervisor import Where
+from comment_monitor.observability.metrics_server import serve_metrics
+from comment_monitor.web.server import listen
 
 V4, V6 = "127.0.0.1", "[::1]"
 

@@ -19,9 +19,9 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment, parsed
 from tests.support.triggers import allow, refuse
 
-from comment_monitor.broker import QUEUE_NAME, make_celery
-from comment_monitor.config import Settings
-from comment_monitor.publish import QUEUE_LIMIT, Publisher
+from comment_monitor.core.config import Settings
+from comment_monitor.messaging.celery_app import QUEUE_NAME, make_celery
+from comment_monitor.messaging.publisher import QUEUE_LIMIT, Publisher
 from comment_monitor.runtime import open_runtime
 
 

@@ -9,8 +9,8 @@ from tests.conftest import MakeSettings, execute
 from tests.support.database import take_in
 from tests.support.requests import comment
 
-from comment_monitor.config import Settings
-from comment_monitor.invariants import INVARIANTS
+from comment_monitor.core.config import Settings
+from comment_monitor.storage.invariants import INVARIANTS
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.support.database import (
 from tests.support.errors import without_progress
 from tests.support.requests import comment
 
-from comment_monitor.retention import BATCH, recent_index_name
+from comment_monitor.storage.retention import BATCH, recent_index_name
 
 RECENT = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'comments\\_recent\\_%'"
 

@@ -27,9 +27,9 @@ from tests.support.requests import body, comment
 from tests.support.system import System
 from tests.support.watched import NAMESPACE, Watched, watched
 
-from comment_monitor.broker import ANALYSE, make_celery
-from comment_monitor.config import load
-from comment_monitor.upkeep import BACKLOG_INTERVAL
+from comment_monitor.core.config import load
+from comment_monitor.maintenance.scheduler import BACKLOG_INTERVAL
+from comment_monitor.messaging.celery_app import ANALYSE, make_celery
 
 SCRAPE: Final = 1.0
 STEP: Final = 1.0

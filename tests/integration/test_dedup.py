@@ -20,9 +20,9 @@ from tests.support.intake import PATH, fates, in_turn, process, refused, several
 from tests.support.requests import body, comment
 from tests.support.triggers import change, refuse
 
-from comment_monitor.dedup import DedupCache
-from comment_monitor.embedded.redis import EmbeddedRedis
-from comment_monitor.model import Comment
+from comment_monitor.core.model import Comment
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.intake.dedup_cache import DedupCache
 
 TIERS: Final = ("request", "cache", "database", "version")
 

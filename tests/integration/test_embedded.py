@@ -15,16 +15,16 @@ import psycopg2
 import pytest
 import redis
 
-from comment_monitor.embedded.errors import EmbeddedError
-from comment_monitor.embedded.folders import LONGEST_SOCKET_FOLDER
-from comment_monitor.embedded.postgres import EmbeddedPostgres, postgres_server
-from comment_monitor.embedded.redis import redis_server
-from comment_monitor.embedded.state import only_one, published, read_endpoints
+from comment_monitor.devserver.endpoints import only_one, published, read_endpoints
+from comment_monitor.devserver.errors import EmbeddedError
+from comment_monitor.devserver.folders import LONGEST_SOCKET_FOLDER
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres, postgres_server
+from comment_monitor.devserver.redis_process import redis_server
 
 START_AND_STAY = """
 import signal, sys
 from pathlib import Path
-from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
 
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.start()

@@ -16,9 +16,9 @@ from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
 from tests.support.system import Program
 
-from comment_monitor import container, metrics
-from comment_monitor.embedded.redis import EmbeddedRedis
-from comment_monitor.invariants import INVARIANTS
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.observability import cgroup, metrics
+from comment_monitor.storage.invariants import INVARIANTS
 
 SOURCE: Final = project_root() / "src" / "comment_monitor"
 QUERIES: Final = {
@@ -45,7 +45,7 @@ Start = Callable[..., Started]
 
 def declared() -> dict[str, set[str]]:
     """The labels of every series that there may be."""
-    found: dict[str, set[str]] = {name: set() for name, _, _ in container.DECLARED}
+    found: dict[str, set[str]] = {name: set() for name, _, _ in cgroup.DECLARED}
     for one in metrics.ALL:
         (family,) = one.describe()
         labels = set(one._labelnames)

@@ -17,10 +17,10 @@ from tests.support.rabbitmq import RabbitMQ, free_port
 from tests.support.requests import comment, parsed
 from tests.support.system import Program
 
-from comment_monitor import config
-from comment_monitor.broker import ANALYSE, QUEUE_NAME
-from comment_monitor.config import Settings
-from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.core import config
+from comment_monitor.core.config import Settings
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.messaging.celery_app import ANALYSE, QUEUE_NAME
 from comment_monitor.runtime import open_runtime
 
 EMBEDDED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

@@ -16,7 +16,7 @@ from tests.support.requests import body, comment
 from tests.support.up import Up
 from tests.support.up import until as wait
 
-from comment_monitor.embedded.state import read_endpoints
+from comment_monitor.devserver.endpoints import read_endpoints
 
 SENT: Final = body(comment(1), post_id="p1")
 

@@ -18,11 +18,11 @@ from tests.support.database import (
 )
 from tests.support.requests import comment
 
-from comment_monitor import invariants
-from comment_monitor.config import Settings
-from comment_monitor.db import Database, Query
-from comment_monitor.invariants import INVARIANTS, Finding, check
-from comment_monitor.worker import open_worker
+from comment_monitor.analysis.batch_processor import open_worker
+from comment_monitor.core.config import Settings
+from comment_monitor.storage import invariants
+from comment_monitor.storage.invariants import INVARIANTS, Finding, check
+from comment_monitor.storage.postgres import Database, Query
 
 # How to break each, on a database with a comment that was edited and analysed; and the example that shows it.
 BREAK: dict[str, tuple[str, str]] = {

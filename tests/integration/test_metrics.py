@@ -17,10 +17,12 @@ from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.triggers import DATA_EXCEPTION, SERIALIZATION_FAILURE, refuse
 
-from comment_monitor import deliveries, metrics, watch
-from comment_monitor.analysis import normal
-from comment_monitor.api import door
-from comment_monitor.invariants import INVARIANTS
+from comment_monitor.analysis.findings import repetition
+from comment_monitor.maintenance import watch
+from comment_monitor.messaging import consumer
+from comment_monitor.observability import metrics
+from comment_monitor.storage.invariants import INVARIANTS
+from comment_monitor.web import door
 
 QUEUE_LENGTH: Final = "comment_processing_queue_length"
 DURATION: Final = "comment_processing_duration_seconds"
@@ -274,7 +276,7 @@ async def analysis(stage: Stage) -> None:
     def fails(_: str) -> str:
         raise ValueError
 
-    stage.monkeypatch.setattr(normal, "normalise", fails)
+    stage.monkeypatch.setattr(repetition, "normalise", fails)
     await analyse_all(stage.make())
 
 
@@ -288,7 +290,7 @@ async def broker(stage: Stage) -> None:
 async def foreign_message(_: Stage) -> None:
     with kombu.Connection("memory://") as connection, connection.SimpleQueue("foreign") as queue:
         queue.put(5)
-        assert deliveries.rejects(queue.get(timeout=5), ())
+        assert consumer.rejects(queue.get(timeout=5), ())
 
 
 async def bad_http(_: Stage) -> None:

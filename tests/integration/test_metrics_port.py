@@ -8,26 +8,26 @@ import pytest
 from tests.support.rabbitmq import free_port
 from tests.support.up import until
 
-from comment_monitor import exposition
+from comment_monitor.observability import metrics_server
 
 
 def test_connections_that_say_nothing_are_bounded_and_end_without_a_word(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(exposition._Handler, "timeout", 2)
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 2)
     port = free_port()
-    stop = exposition.serve_metrics("127.0.0.1", port)
+    stop = metrics_server.serve_metrics("127.0.0.1", port)
     try:
         with ExitStack() as held:
             silent = [
                 held.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=30)))
-                for _ in range(exposition.CONNECTIONS + 20)
+                for _ in range(metrics_server.CONNECTIONS + 20)
             ]
             for one in silent:
                 one.sendall(b"GET /metrics HT")
             # Those beyond the bound are closed at once, the others when they have said nothing for long enough.
             assert all(one.recv(1) == b"" for one in silent)
-        until(lambda: not exposition._Handler.open)
+        until(lambda: not metrics_server._Handler.open)
         assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
         # One that goes away in the middle of its answer.
         with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as one:

@@ -12,8 +12,8 @@ import pytest
 from tests.conftest import execute, until
 from tests.support.database import blocked, holding, terminate_blocked
 
-from comment_monitor import migrations
-from comment_monitor.embedded.postgres import _binary
+from comment_monitor.devserver.postgres_process import _binary
+from comment_monitor.storage import migrations
 
 Process = asyncio.subprocess.Process
 

@@ -20,10 +20,10 @@ from tests.support.intake import fates, process
 from tests.support.requests import comment
 from tests.support.tls_front import TlsFront, make_certificates, tls_front
 
-from comment_monitor import migrations
-from comment_monitor.db import AWAY, Query, in_words, open_database
-from comment_monitor.dsn import psycopg_arguments
-from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.core.dsn import psycopg_arguments
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.storage import migrations
+from comment_monitor.storage.postgres import AWAY, Query, in_words, open_database
 
 ONE = Query("one", "SELECT 1")
 SETTING = Query("setting", "SELECT current_setting($1)")

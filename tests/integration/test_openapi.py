@@ -26,9 +26,9 @@ from tests.conftest import TEMPLATE, execute, with_database
 from tests.support.rabbitmq import free_port
 from tests.support.requests import adds_up, body, comment
 
-from comment_monitor.cursor import encode_cursor
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.devserver.redis_process import EmbeddedRedis
+from comment_monitor.reading.cursor import encode_cursor
 
 PROBLEM: Final = "application/problem+json"
 READING: Final = {"200": "application/json", "400": PROBLEM, "429": PROBLEM, "503": PROBLEM}

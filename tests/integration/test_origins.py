@@ -19,7 +19,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment, parsed
 from tests.support.up import Up
 
-from comment_monitor import origins
+from comment_monitor.observability import correlation
 from comment_monitor.runtime import open_runtime
 
 
@@ -39,7 +39,7 @@ def behind(url: str) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
     for message in messages(url):
         headers = message.headers or {}
-        known = origins.decode(headers.get(origins.HEADER))
+        known = correlation.decode(headers.get(correlation.HEADER))
         assert known.keys() <= set(json.loads(message.body)[0])
         for batch, members in known.items():
             found.setdefault(batch, set()).update(one.request_id for one in members)

@@ -9,8 +9,8 @@ from tests.support.intake import PATH, process, several
 from tests.support.requests import body, comment
 from tests.support.statements import Statements
 
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.worker import open_worker
+from comment_monitor.analysis.batch_processor import open_worker
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
 
 ORCHESTRATOR = "comment-monitor orchestrator"
 # New comments commit themselves; what has to be compared with what is stored is written in a transaction.

@@ -12,7 +12,7 @@ from tests.conftest import MakeSettings, metric, open_client, until
 from tests.support.intake import PATH, accepted, refused, service
 from tests.support.requests import body, comment
 
-from comment_monitor.api.app import create_asgi
+from comment_monitor.web.app import create_asgi
 
 LIMIT: Final = 50
 SECRET: Final = "a-secret-key"  # noqa: S105 - of this test

@@ -16,10 +16,10 @@ import pytest_asyncio
 from tests.conftest import TEMPLATE, MakeSettings, execute, kept_open, with_database
 from tests.support.requests import body, comment
 
-from comment_monitor import config
-from comment_monitor.config import Settings
-from comment_monitor.embedded.postgres import EmbeddedPostgres
-from comment_monitor.worker import open_worker
+from comment_monitor.analysis.batch_processor import open_worker
+from comment_monitor.core import config
+from comment_monitor.core.config import Settings
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
 
 # One loop for all, so that they may share an application.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -13,10 +13,10 @@ from tests.support.intake import process, refused, service
 from tests.support.raw import Raw, problem
 from tests.support.requests import comment
 
-from comment_monitor import errors
-from comment_monitor.api import reads
-from comment_monitor.api.clients import client_of
-from comment_monitor.api.reads import Kind, Reads
+from comment_monitor.core import errors
+from comment_monitor.web import reads
+from comment_monitor.web.clients import client_of
+from comment_monitor.web.reads import Kind, Reads
 
 CONNECTIONS: Final = 4
 ONE: Final = "/comments/threads/1"

@@ -12,10 +12,10 @@ from tests.support.redis_servers import redis_cluster, redis_sentinel
 from tests.support.requests import body, comment
 from tests.support.triggers import replaced_long_ago
 
-from comment_monitor.broker import ANALYSE, QUEUE_NAME, make_celery
-from comment_monitor.errors import ConfigurationError
-from comment_monitor.redis_client import open_redis, read_sentinels
+from comment_monitor.core.errors import ConfigurationError
+from comment_monitor.messaging.celery_app import ANALYSE, QUEUE_NAME, make_celery
 from comment_monitor.runtime import check_addresses
+from comment_monitor.storage.redis_client import open_redis, read_sentinels
 
 PATIENT = "socket_timeout=30&socket_connect_timeout=30"
 

@@ -25,11 +25,12 @@ from tests.support.database import (
 )
 from tests.support.requests import comment
 
-from comment_monitor import config, retention
-from comment_monitor.config import Settings
-from comment_monitor.db import AWAY, Database
-from comment_monitor.errors import ConfigurationError
-from comment_monitor.retention import BATCH, delete_old, recent_index_begins, roll_recent_index
+from comment_monitor.core import config
+from comment_monitor.core.config import Settings
+from comment_monitor.core.errors import ConfigurationError
+from comment_monitor.storage import retention
+from comment_monitor.storage.postgres import AWAY, Database
+from comment_monitor.storage.retention import BATCH, delete_old, recent_index_begins, roll_recent_index
 
 BOUND: Final = datetime(2020, 1, 1, tzinfo=UTC)
 RECENT: Final = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index"

@@ -14,10 +14,10 @@ from tests.support.intake import PATH, fates, process, refused, several
 from tests.support.requests import body, comment, parsed
 from tests.support.triggers import LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, refuse, refuse_first, tries
 
-from comment_monitor.db import CONFLICT
-from comment_monitor.errors import DatabaseUnavailable
-from comment_monitor.retry import FIRST_WAIT, LONGEST_WAIT, with_retries
+from comment_monitor.core.errors import DatabaseUnavailable
 from comment_monitor.runtime import open_runtime
+from comment_monitor.storage.postgres import CONFLICT
+from comment_monitor.storage.retry import FIRST_WAIT, LONGEST_WAIT, with_retries
 
 CONFLICTS = [SERIALIZATION_FAILURE, LOCK_NOT_AVAILABLE, "40P01"]
 

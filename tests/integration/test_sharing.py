@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.conftest import project_root
 from tests.support.exported import Series, fallen, series, value
 
-from comment_monitor.exposition import Known
-from comment_monitor.sharing import OWN_PREFIX, SharedCounts
+from comment_monitor.observability.metrics_server import Known
+from comment_monitor.observability.multiprocess_metrics import OWN_PREFIX, SharedCounts
 
 ATTEMPTS: Final = "comment_processing_attempts_total"
 QUEUE: Final = "comment_processing_queue_length"
@@ -128,7 +128,7 @@ def test_a_number_that_is_given_again_is_another_process(tmp_path: Path, count: 
 CUT: Final = """
 import os, sys
 from pathlib import Path
-from comment_monitor.sharing import SharedCounts
+from comment_monitor.observability.multiprocess_metrics import SharedCounts
 
 def cut(name, passing):
     inner = getattr(Path, name)
@@ -187,7 +187,7 @@ def test_the_sum_never_falls_while_processes_come_go_and_are_looked_at_by_many(t
 
 FORK: Final = """
 import os, sys, time
-from comment_monitor import metrics
+from comment_monitor.observability import metrics
 metrics.ATTEMPTS.inc(1)
 metrics.QUEUE_LENGTH.inc(5)
 if os.fork():
@@ -230,7 +230,7 @@ def run(folder: str | None, cwd: Path, *words: str) -> "subprocess.CompletedProc
     environment = {name: one for name, one in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     if folder is not None:
         environment["PROMETHEUS_MULTIPROC_DIR"] = folder
-    code = "from comment_monitor import metrics; metrics.ATTEMPTS.inc(1)"
+    code = "from comment_monitor.observability import metrics; metrics.ATTEMPTS.inc(1)"
     command = [sys.executable, *(words or ("-c", code))]
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
@@ -257,9 +257,9 @@ def test_a_folder_that_can_not_be_used_is_named_in_one_line(tmp_path: Path) -> N
 
 OWN: Final = """
 import sys
-from comment_monitor.sharing import own_folder
+from comment_monitor.observability.multiprocess_metrics import own_folder
 with own_folder():
-    from comment_monitor import metrics
+    from comment_monitor.observability import metrics
     metrics.ATTEMPTS.inc(1)
     print("there", flush=True)
     sys.stdin.read()
@@ -300,7 +300,7 @@ def test_folders_that_a_kill_left_behind_are_removed_by_the_next_and_those_in_us
 
 LOOKED: Final = """
 import sys
-from comment_monitor import metrics
+from comment_monitor.observability import metrics
 metrics.SCHEMA_AT_HEAD.set(int(sys.argv[1]))
 print("looked", flush=True)
 input()

@@ -18,7 +18,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from tests.conftest import execute, until
 from tests.support.api import Api, serving
 
-from comment_monitor.schema import SCHEMA_INTERVAL
+from comment_monitor.storage.readiness import SCHEMA_INTERVAL
 
 CUT: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}' AND pid <> pg_backend_pid()"
 ELSEWHERE: Final = "elsewhere"

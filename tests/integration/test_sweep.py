@@ -14,15 +14,15 @@ from tests.support.messages import Wire, channel, messages, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
-from comment_monitor import outbox as statements
-from comment_monitor.analysis_rate import LEAST_ROWS, ROWS_AT_FIRST
-from comment_monitor.broker import QUEUE_NAME, make_celery
-from comment_monitor.config import Settings
-from comment_monitor.dedup import DedupCache
-from comment_monitor.publish import QUEUE_LIMIT, Publisher
+from comment_monitor.core.config import Settings
+from comment_monitor.intake.dedup_cache import DedupCache
+from comment_monitor.maintenance.scheduler import SWEEP_BATCH, Upkeep
+from comment_monitor.messaging.analysis_rate import LEAST_ROWS, ROWS_AT_FIRST
+from comment_monitor.messaging.celery_app import QUEUE_NAME, make_celery
+from comment_monitor.messaging.publisher import QUEUE_LIMIT, Publisher
 from comment_monitor.runtime import open_runtime
-from comment_monitor.schema import Schema
-from comment_monitor.upkeep import SWEEP_BATCH, Upkeep
+from comment_monitor.storage import outbox as statements
+from comment_monitor.storage.readiness import Schema
 
 
 def overdue(settings: Settings, amount: int) -> None:

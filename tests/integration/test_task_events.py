@@ -14,7 +14,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 from tests.support.system import Program
 
-from comment_monitor.broker import ANALYSE, QUEUE_NAME
+from comment_monitor.messaging.celery_app import ANALYSE, QUEUE_NAME
 from comment_monitor.runtime import open_runtime
 
 # One task's life; `task-sent` is the publisher's to tell, and ours is not Celery's.

@@ -17,7 +17,7 @@ from tests.conftest import execute
 from tests.support.commands import Run
 
 from comment_monitor import cli
-from comment_monitor.printable import HARMLESS, all_printable, printable
+from comment_monitor.core.printable import HARMLESS, all_printable, printable
 
 # An id, a name of a file, a text of a server: clears the screen, sets the title, goes up, reverses, begins a line.
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\b\x7f\n4 read: 4 stored\u202egnp\u2066\u2028\u0085"
@@ -148,7 +148,7 @@ def test_what_a_service_answers(ingest: Run, evil_service: str) -> None:
 def test_a_log_on_a_terminal() -> None:
     master, slave = pty.openpty()
     script = (
-        "import logging, sys; from comment_monitor import log; log.configure('INFO');"
+        "import logging, sys; from comment_monitor.observability import logs as log; log.configure('INFO');"
         "log.get('x').warning(sys.argv[1], id=sys.argv[1]); logging.getLogger('celery').warning(sys.argv[1]);"
         "log.from_a_signal('x', sys.argv[1])"
     )

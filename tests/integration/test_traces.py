@@ -18,8 +18,8 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
 
-from comment_monitor import tracing
-from comment_monitor.origins import Origin
+from comment_monitor.observability import tracing
+from comment_monitor.observability.correlation import Origin
 
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 REQUEST = "POST /comments/process"
@@ -173,7 +173,7 @@ def test_a_collector_that_is_away_is_in_nobodys_way(make_up: MakeUp) -> None:
 
 LEAVES_WITH_SPANS = """
 import os
-from comment_monitor import tracing
+from comment_monitor.observability import tracing
 
 tracing.start(os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"], "test")
 for _ in range(2000):
@@ -281,7 +281,7 @@ def test_what_can_not_be_is_said_at_the_start(make_up: MakeUp, variables: dict[s
 def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded(empty_dsn: str) -> None:
     code = (
         "import sys, comment_monitor.cli.serve, comment_monitor.tasks as t; t.process().close();"
-        "from comment_monitor.api.app import create_app, create_asgi; from comment_monitor.config import load;"
+        "from comment_monitor.web.app import create_app, create_asgi; from comment_monitor.core.config import load;"
         "create_asgi(create_app(load())); loaded = [name for name, one in sys.modules.items() if one];"
         # The names of attributes are Litestar's doing.
         "ours = [name for name in loaded if name.startswith('opentelemetry.') and 'semconv' not in name];"

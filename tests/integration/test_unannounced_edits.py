@@ -10,7 +10,7 @@ from tests.support.intake import fates, process, service
 from tests.support.requests import comment
 from tests.support.triggers import replaced_long_ago
 
-from comment_monitor import migrations
+from comment_monitor.storage import migrations
 
 NOTES = "SELECT count(*) FROM unannounced_edits"
 PREFIX = "SELECT cache_namespace FROM installation"

@@ -21,9 +21,9 @@ from tests.support.exported import ours, value
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
 
-from comment_monitor.embedded.postgres import EmbeddedPostgres, postgres_server
-from comment_monitor.embedded.redis import EmbeddedRedis
-from comment_monitor.embedded.state import read_endpoints
+from comment_monitor.devserver.endpoints import read_endpoints
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres, postgres_server
+from comment_monitor.devserver.redis_process import EmbeddedRedis
 
 
 def analysed(up: Up, count: int) -> list[Any]:

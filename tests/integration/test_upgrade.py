@@ -11,7 +11,7 @@ from tests.support.database import analyse_all, broken_promises, holding, opened
 from tests.support.intake import PATH, fates, process, refused, service
 from tests.support.requests import body, comment, parsed
 
-from comment_monitor import migrations, store
+from comment_monitor.storage import migrations, store
 
 
 async def read(client: httpx.AsyncClient, id_: object) -> dict[str, Any]:

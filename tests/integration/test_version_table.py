@@ -16,8 +16,8 @@ from tests.support.database import blocked, broken_promises, holding
 from tests.support.intake import fates, process, service
 from tests.support.requests import comment
 
-from comment_monitor import migrations
-from comment_monitor.migrations.version_table import TABLES, VersionTableError
+from comment_monitor.storage import migrations
+from comment_monitor.storage.migrations.version_table import TABLES, VersionTableError
 
 OLD_TABLE = "CREATE TABLE alembic_version (version_num varchar(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
 KIND = "SELECT relname::text, relkind::text FROM pg_class WHERE relname ~ '_version$' ORDER BY 1"

@@ -14,11 +14,12 @@ from tests.conftest import MakeSettings, execute, metric, open_client, until, wi
 from tests.support.database import analyse_all, blocked, holding, opened, take_in, terminate_blocked
 from tests.support.requests import comment
 
-from comment_monitor import migrations, watch
-from comment_monitor.config import Settings
-from comment_monitor.db import AWAY
-from comment_monitor.exposition import Known
-from comment_monitor.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
+from comment_monitor.core.config import Settings
+from comment_monitor.maintenance import watch
+from comment_monitor.observability.metrics_server import Known
+from comment_monitor.storage import migrations
+from comment_monitor.storage.postgres import AWAY
+from comment_monitor.storage.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
 
 RECENT = f"indexname LIKE '{INDEX_PREFIX}%'"
 

@@ -23,12 +23,12 @@ from tests.support.database import (
 from tests.support.requests import comment
 from tests.support.triggers import INSUFFICIENT_PRIVILEGE, SERIALIZATION_FAILURE, allow, refuse
 
-from comment_monitor import analysis
-from comment_monitor.analysis import VERSION, Finding
-from comment_monitor.analysis.text import Text
-from comment_monitor.config import Settings
-from comment_monitor.watch import WAITING
-from comment_monitor.worker import open_worker
+from comment_monitor.analysis import engine
+from comment_monitor.analysis.batch_processor import open_worker
+from comment_monitor.analysis.engine import VERSION, Finding
+from comment_monitor.analysis.findings.text import Text
+from comment_monitor.core.config import Settings
+from comment_monitor.maintenance.watch import WAITING
 
 LOVE: Final = "I really love this wonderful phone, thank you so much"
 HATE: Final = "This is a terrible and awful product and I hate it"
@@ -251,7 +251,7 @@ class Taste:
 @pytest.fixture
 def taste(monkeypatch: pytest.MonkeyPatch) -> Taste:
     one = Taste()
-    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("taste", one.find)))
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("taste", one.find)))
     return one
 
 

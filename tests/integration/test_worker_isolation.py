@@ -15,9 +15,9 @@ from tests.support.deadly import DEAF, EXIT, HANG, KILL
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
-from comment_monitor.config import Settings
+from comment_monitor.analysis.batch_processor import CUT_SHORT
+from comment_monitor.core.config import Settings
 from comment_monitor.runtime import open_runtime
-from comment_monitor.worker import CUT_SHORT
 
 MATES = ("a", "b", "c")
 

@@ -17,10 +17,10 @@ from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_told
 from tests.support.rabbitmq import RabbitMQ, free_port
 from tests.support.requests import comment, parsed
 
-from comment_monitor.broker import make_celery
-from comment_monitor.config import Settings
+from comment_monitor.core.config import Settings
+from comment_monitor.messaging.celery_app import make_celery
+from comment_monitor.observability.multiprocess_metrics import OWN_PREFIX
 from comment_monitor.runtime import open_runtime
-from comment_monitor.sharing import OWN_PREFIX
 
 TOTAL = "comment_analysis_total"
 ORCHESTRATORS = {

@@ -25,12 +25,12 @@ from tests.support.locks import locked
 from tests.support.messages import Wire
 from tests.support.requests import comment
 
-from comment_monitor import analysis
-from comment_monitor.analysis import Finding
-from comment_monitor.analysis.text import Text
-from comment_monitor.broker import make_celery
-from comment_monitor.config import Settings
-from comment_monitor.worker import open_worker
+from comment_monitor.analysis import engine
+from comment_monitor.analysis.batch_processor import open_worker
+from comment_monitor.analysis.engine import Finding
+from comment_monitor.analysis.findings.text import Text
+from comment_monitor.core.config import Settings
+from comment_monitor.messaging.celery_app import make_celery
 
 STARTS: Final = "SELECT starts FROM analysis_outbox ORDER BY id"
 
@@ -129,7 +129,7 @@ async def test_rows_that_were_sent_again_stay_in_their_group_and_count_their_sta
         seen.add(tuple(starts for (starts,) in execute(settings.postgres_dsn, STARTS)))
         return {}
 
-    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("look", look)))
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("look", look)))
     await take_in(settings, *map(comment, range(60)))
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = 2 WHERE id % 2 = 0")
     before = {name: statements(name) for name in ("count_starts", "save_results")}
@@ -173,7 +173,7 @@ async def test_a_start_whose_answer_was_lost_is_counted_once(
         seen.update(starts for (starts,) in execute(dsn, STARTS))
         return {}
 
-    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("look", look)))
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("look", look)))
     tries = statements("count_starts")
     try:
         async with open_worker(make_settings(POSTGRES_DSN=through)) as worker:
@@ -202,7 +202,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         time.sleep(seconds.get(text.typed, 0))
         return {}
 
-    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("slow", find)))
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("slow", find)))
     return seconds
 
 

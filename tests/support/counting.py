@@ -6,7 +6,7 @@ QUEUE and SECONDS (of one observation) may be `-`: none. It says its number once
 import os
 import sys
 
-from comment_monitor import metrics
+from comment_monitor.observability import metrics
 
 if __name__ == "__main__":
     attempts, queue, seconds = sys.argv[1:]

@@ -10,16 +10,16 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.extras import RealDictCursor
 
-from comment_monitor.analysis import normal
-from comment_monitor.analysis.text import read
-from comment_monitor.config import Settings
-from comment_monitor.db import Database, open_database
-from comment_monitor.dedup import DedupCache
-from comment_monitor.invariants import check
-from comment_monitor.model import Receipt
-from comment_monitor.pipeline import Pipeline
-from comment_monitor.publish import Publisher
-from comment_monitor.worker import open_worker
+from comment_monitor.analysis.batch_processor import open_worker
+from comment_monitor.analysis.findings import repetition
+from comment_monitor.analysis.findings.text import read
+from comment_monitor.core.config import Settings
+from comment_monitor.core.model import Receipt
+from comment_monitor.intake.dedup_cache import DedupCache
+from comment_monitor.intake.pipeline import Pipeline
+from comment_monitor.messaging.publisher import Publisher
+from comment_monitor.storage.invariants import check
+from comment_monitor.storage.postgres import Database, open_database
 from tests.conftest import execute
 from tests.support.requests import parsed
 
@@ -134,7 +134,7 @@ def holding(dsn: str, *statements: str) -> Iterator[psycopg2.extensions.connecti
 @contextmanager
 def holding_text(dsn: str, text: str) -> Iterator[None]:
     """Keeps workers from storing the result of this text: they have loaded and analysed it, and wait."""
-    digest = normal.find(read(text), {})["text_digest"]
+    digest = repetition.find(read(text), {})["text_digest"]
     assert digest is not None
     with holding(dsn, f"SELECT pg_advisory_xact_lock({digest})"):
         yield

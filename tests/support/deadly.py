@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from celery import Celery
 
-from comment_monitor import analysis, broker
-from comment_monitor.analysis import Finding
-from comment_monitor.analysis.text import Text
+from comment_monitor.analysis import engine
+from comment_monitor.analysis.engine import Finding
+from comment_monitor.analysis.findings.text import Text
 from comment_monitor.cli import main
-from comment_monitor.config import Settings
+from comment_monitor.core.config import Settings
+from comment_monitor.messaging import celery_app
 
 EXIT: Final = "DEADLY-EXIT"
 KILL: Final = "DEADLY-KILL"
@@ -54,19 +55,19 @@ def find(text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
 
 def add_finding() -> None:
     """Makes it one of the program's findings."""
-    analysis.FINDINGS = (*analysis.FINDINGS, Finding("deadly", find))  # type: ignore[misc, assignment]
+    engine.FINDINGS = (*engine.FINDINGS, Finding("deadly", find))  # type: ignore[misc, assignment]
 
 
 def shorten_tasks(seconds: float) -> None:
     """Lowers the hard time limit of tasks."""
-    make = broker.make_celery
+    make = celery_app.make_celery
 
     def make_celery(settings: Settings) -> Celery:
         app = make(settings)
         app.conf.task_time_limit = seconds
         return app
 
-    broker.make_celery = make_celery
+    celery_app.make_celery = make_celery
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from comment_monitor.api.state import Service
+from comment_monitor.web.lifecycle import Service
 from tests.conftest import until
 from tests.support.requests import adds_up, body, comment
 

@@ -15,8 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from comment_monitor import pipeline, publish, store, worker
+from comment_monitor.analysis import batch_processor
 from comment_monitor.cli import main
+from comment_monitor.intake import pipeline
+from comment_monitor.messaging import publisher
+from comment_monitor.storage import store
 from tests.support.deadly import SLOW_SECONDS, add_finding
 
 
@@ -34,8 +37,8 @@ ORCHESTRATOR: Final = {
     "before the write": Point(store, "write", after=False),
     "before the commit": Point(store, "write", after=True),
     "after the commit": Point(pipeline.Pipeline, "_store", after=True),
-    "before the publish": Point(publish.Publisher, "publish", after=False),
-    "after the publish": Point(publish.Publisher, "_send", after=True),
+    "before the publish": Point(publisher.Publisher, "publish", after=False),
+    "after the publish": Point(publisher.Publisher, "_send", after=True),
     "before the answer": Point(pipeline.Pipeline, "process", after=True),
 }
 WORKER: Final = {
@@ -43,16 +46,16 @@ WORKER: Final = {
     "after the batch is loaded": Point(store, "load_batches", after=True),
     "before the result is written": Point(store, "save_results", after=False),
     "before the result's commit": Point(store, "save_results", after=True),
-    "after the result's commit": Point(worker.Worker, "_save", after=True),
+    "after the result's commit": Point(batch_processor.Worker, "_save", after=True),
 }
 # Where rows were sent before, and an analysis is slow.
 SLOW_WORKER: Final = {
-    "before a group's starts are counted": Point(worker.Worker, "_count_starts", after=False),
-    "after a group's starts are counted": Point(worker.Worker, "_count_starts", after=True),
-    "before a row is shrunk": Point(worker.Worker, "_keep_row", after=False),
-    "before the commit of a shrunk row": Point(worker.Worker, "_keep_row", after=True),
-    "before rows are given back": Point(worker.Worker, "_give_back", after=False),
-    "after rows are given back": Point(worker.Worker, "_give_back", after=True),
+    "before a group's starts are counted": Point(batch_processor.Worker, "_count_starts", after=False),
+    "after a group's starts are counted": Point(batch_processor.Worker, "_count_starts", after=True),
+    "before a row is shrunk": Point(batch_processor.Worker, "_keep_row", after=False),
+    "before the commit of a shrunk row": Point(batch_processor.Worker, "_keep_row", after=True),
+    "before rows are given back": Point(batch_processor.Worker, "_give_back", after=False),
+    "after rows are given back": Point(batch_processor.Worker, "_give_back", after=True),
 }
 
 

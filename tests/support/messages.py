@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import amqp
 
-from comment_monitor.broker import QUEUE_NAME
+from comment_monitor.messaging.celery_app import QUEUE_NAME
 
 PIECE: Final = 65_536
 PATIENCE: Final = 60

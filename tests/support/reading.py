@@ -3,8 +3,8 @@
 import io
 from collections.abc import Iterable
 
-from comment_monitor.ingest import BadLine, Numbered, Reading, open_comments
-from comment_monitor.model import Comment
+from comment_monitor.core.model import Comment
+from comment_monitor.intake.files.formats import BadLine, Numbered, Reading, open_comments
 
 
 def read(raw: "bytes | str", how: Reading | None = None, *, post_id: str | None = None) -> list[Numbered | BadLine]:

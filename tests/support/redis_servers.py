@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 from redis.exceptions import RedisError
 
-from comment_monitor.embedded.redis import _binary
+from comment_monitor.devserver.redis_process import _binary
 from tests.support.rabbitmq import PORTS, free_port
 
 SLOTS: Final = 16_384

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from comment_monitor.model import Parsed
-from comment_monitor.parse import parse_request
+from comment_monitor.core.model import Parsed
+from comment_monitor.intake.request_parser import parse_request
 
 
 def comment(id_: object, text: str | None = None, **more: Any) -> dict[str, Any]:

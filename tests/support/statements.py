@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from comment_monitor import outbox, retention, schema, watch
-from comment_monitor.embedded.postgres import EmbeddedPostgres
+from comment_monitor.devserver.postgres_process import EmbeddedPostgres
+from comment_monitor.maintenance import watch
+from comment_monitor.storage import outbox, readiness, retention
 from tests.conftest import execute
 
 ENTRY: Final = re.compile(
@@ -19,9 +20,9 @@ NO_WORK: Final = ("pg_advisory_unlock_all", "typeinfo_tree", "set_config('jit'")
 CLOCKS: Final = [
     " ".join(one.sql.split())
     for one in (
-        schema.REVISION,
-        schema.NAMESPACE,
-        schema.CACHE_STATE,
+        readiness.REVISION,
+        readiness.NAMESPACE,
+        readiness.CACHE_STATE,
         outbox.OUTSTANDING,
         outbox.SWEEP,
         watch.WAITING,

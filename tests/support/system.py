@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from comment_monitor.db import open_database
-from comment_monitor.invariants import check
+from comment_monitor.storage.invariants import check
+from comment_monitor.storage.postgres import open_database
 from tests.conftest import execute, project_root, until
 from tests.support.rabbitmq import free_port
 from tests.support.requests import adds_up, body, comment

@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from comment_monitor.embedded.redis import EmbeddedRedis
+from comment_monitor.devserver.redis_process import EmbeddedRedis
 from tests.conftest import until
 from tests.support.prometheus import Prometheus, Target
 from tests.support.rabbitmq import RabbitMQ

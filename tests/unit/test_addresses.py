@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from comment_monitor import sharing
-from comment_monitor.broker import make_celery
 from comment_monitor.cli.up import _without_password
-from comment_monitor.config import load
-from comment_monitor.errors import ConfigurationError
+from comment_monitor.core.config import load
+from comment_monitor.core.errors import ConfigurationError
+from comment_monitor.messaging.celery_app import make_celery
+from comment_monitor.observability import multiprocess_metrics
 
 NOBODY = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -56,10 +56,10 @@ def test_serve_refuses_an_address_in_one_line(variable: str, value: str) -> None
 
 def test_the_room_of_shared_counts_is_taken_at_once(tmp_path: Path) -> None:
     """A write into a hole on a full disk would end the process without a word."""
-    one = sharing._Reserved(str(tmp_path / "counter_1.db"))
+    one = multiprocess_metrics._Reserved(str(tmp_path / "counter_1.db"))
     found = (tmp_path / "counter_1.db").stat()
-    assert found.st_size == sharing.RESERVED
-    assert found.st_blocks * 512 >= sharing.RESERVED
+    assert found.st_size == multiprocess_metrics.RESERVED
+    assert found.st_blocks * 512 >= multiprocess_metrics.RESERVED
     one.close()  # type: ignore[no-untyped-call]
 
 

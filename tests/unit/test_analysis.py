@@ -2,9 +2,10 @@
 
 import pytest
 
-from comment_monitor import analysis
-from comment_monitor.analysis import Analysis, Failure, analyse, normal, rules
-from comment_monitor.analysis.text import Text, read
+from comment_monitor.analysis import engine
+from comment_monitor.analysis.engine import Analysis, Failure, analyse
+from comment_monitor.analysis.findings import labels, repetition
+from comment_monitor.analysis.findings.text import Text, read
 
 
 def look(text: str) -> Analysis:
@@ -87,10 +88,10 @@ def test_labels_are_those_a_person_would_give(text: str, labels: set[str]) -> No
 
 def test_every_label_is_declared_and_sorted() -> None:
     """Rules are data, in the order in which labels are stored."""
-    labels = [rule.label for rule in rules.RULES]
+    declared = [rule.label for rule in labels.RULES]
 
-    assert labels == sorted(set(labels))
-    assert all(rule.description.endswith(".") or rule.description.endswith(").") for rule in rules.RULES)
+    assert declared == sorted(set(declared))
+    assert all(rule.description.endswith(".") or rule.description.endswith(").") for rule in labels.RULES)
 
 
 def test_texts_that_say_the_same_have_one_digest() -> None:
@@ -105,7 +106,7 @@ def test_texts_that_say_the_same_have_one_digest() -> None:
     assert len({look(text).text_digest for text in same}) == 1
     assert look("Check out my channels").text_digest != look(same[0]).text_digest
     assert look("first").text_digest is None
-    assert normal.normalise(read("  \ufeff ")) == []
+    assert repetition.normalise(read("  \ufeff ")) == []
 
 
 HOSTILE = {
@@ -137,16 +138,16 @@ def test_any_text_gets_an_answer(text: str) -> None:
 def test_a_finding_that_raises_makes_a_failure_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch goes on; the reason says which finding it was."""
 
-    def fail(text: Text, found: analysis.Found) -> analysis.Found:
+    def fail(text: Text, found: engine.Found) -> engine.Found:
         raise ValueError("no such thing")
 
-    broken = (analysis.FINDINGS[0], analysis.Finding("broken", fail))
-    monkeypatch.setattr(analysis, "FINDINGS", broken)
+    broken = (engine.FINDINGS[0], engine.Finding("broken", fail))
+    monkeypatch.setattr(engine, "FINDINGS", broken)
 
     assert analyse("hello") == Failure(reason="broken: ValueError: no such thing")
 
 
 def test_the_version_names_rules_and_libraries() -> None:
     """An upgrade of any of them changes it."""
-    assert analysis.VERSION.startswith(f"{analysis.RULES_VERSION}+py3langid-")
-    assert "vader-" in analysis.VERSION
+    assert engine.VERSION.startswith(f"{engine.RULES_VERSION}+py3langid-")
+    assert "vader-" in engine.VERSION

@@ -2,7 +2,7 @@
 
 import pytest
 
-from comment_monitor.analysis_rate import LEAST_ROWS, ROWS_AT_FIRST, AnalysisRate, Bounds, Outstanding, bounds
+from comment_monitor.messaging.analysis_rate import LEAST_ROWS, ROWS_AT_FIRST, AnalysisRate, Bounds, Outstanding, bounds
 
 MOST = 10_000
 

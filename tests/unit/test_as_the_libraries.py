@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vaderSentiment.vaderSentiment import BOOSTER_DICT, NEGATE, SPECIAL_CASES, SentimentIntensityAnalyzer
 
-from comment_monitor.analysis import language, ngrams, rules
-from comment_monitor.analysis.vader import analyser
+from comment_monitor.analysis.findings import labels, language, ngrams
+from comment_monitor.analysis.findings.vader import analyser
 from comment_monitor.loadtest.texts import SENTENCES
 
 VADER: Final = SentimentIntensityAnalyzer()
@@ -62,4 +62,4 @@ def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.Mon
 @given(st.one_of(st.text(max_size=40), st.text(st.sampled_from("aZ ÉéßЖж字😂1."), max_size=40)))
 def test_capitals_are_counted_in_any_script(text: str) -> None:
     upper = sum(map(str.isupper, text))
-    assert rules._count(text) == (upper, upper + sum(map(str.islower, text)))
+    assert labels._count(text) == (upper, upper + sum(map(str.islower, text)))

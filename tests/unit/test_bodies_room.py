@@ -8,8 +8,8 @@ from typing import Final
 import pytest
 from tests.conftest import until
 
-from comment_monitor import errors
-from comment_monitor.api.bodies import EARLY, SMALL, Bodies, Body
+from comment_monitor.core import errors
+from comment_monitor.web.bodies import EARLY, SMALL, Bodies, Body
 
 KIB: Final = 1024
 ROOM: Final = 4096 * KIB

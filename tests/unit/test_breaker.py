@@ -1,6 +1,6 @@
 """The circuit breaker: open after a failure, closed by a success, logged once."""
 
-from comment_monitor.breaker import Breaker
+from comment_monitor.core.circuit_breaker import Breaker
 
 
 def test_a_failure_opens_it_and_a_success_closes_it() -> None:

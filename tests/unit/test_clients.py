@@ -4,9 +4,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from comment_monitor.api.clients import client_of
-from comment_monitor.config import load, networks
-from comment_monitor.errors import ConfigurationError
+from comment_monitor.core.config import load, networks
+from comment_monitor.core.errors import ConfigurationError
+from comment_monitor.web.clients import client_of
 
 TRUSTED = tuple(map(ip_network, ("10.0.0.0/8", "fd00::/8", "192.0.2.9/32")))
 Given = list[tuple[bytes, bytes]]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from comment_monitor import config
-from comment_monitor.errors import ConfigurationError
+from comment_monitor.core import config
+from comment_monitor.core.errors import ConfigurationError
 
 
 def test_defaults_are_the_contracts() -> None:

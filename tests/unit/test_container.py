@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from comment_monitor.container import DECLARED, ContainerCollector
+from comment_monitor.observability.cgroup import DECLARED, ContainerCollector
 
 VERSION_2 = {
     "memory.current": "1000000\n",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comment_monitor.cursor import RowId, decode_cursor, encode_cursor
-from comment_monitor.errors import BadRequest
+from comment_monitor.core.errors import BadRequest
+from comment_monitor.reading.cursor import RowId, decode_cursor, encode_cursor
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.integers(1, 2**63 - 1))

@@ -8,8 +8,8 @@ from typing import Any
 import asyncpg.connect_utils
 import pytest
 
-from comment_monitor.dsn import Host, Keepalive, psycopg_arguments, read_dsn
-from comment_monitor.errors import ConfigurationError
+from comment_monitor.core.dsn import Host, Keepalive, psycopg_arguments, read_dsn
+from comment_monitor.core.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,10 @@ from typing import Final
 import pytest
 
 import comment_monitor
-from comment_monitor import errors, metrics
-from comment_monitor.errors import CommentMonitorError, DatabaseUnavailable, Problem
-from comment_monitor.schema import Schema
+from comment_monitor.core import errors
+from comment_monitor.core.errors import CommentMonitorError, DatabaseUnavailable, Problem
+from comment_monitor.observability import metrics
+from comment_monitor.storage.readiness import Schema
 
 SOURCE: Final = {
     path: path.read_text() for path in Path(comment_monitor.__file__).parent.rglob("*.py") if path.name != "errors.py"

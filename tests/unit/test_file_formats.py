@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.support.reading import bad, comments, ids, read
 
-from comment_monitor.ingest import FileError, Numbered, Reading, open_comments
-from comment_monitor.parse import parse_request
+from comment_monitor.intake.files.formats import FileError, Numbered, Reading, open_comments
+from comment_monitor.intake.request_parser import parse_request
 
 HEADER = "id,author,post_id,text\n"
 ROWS = HEADER + "1,ana,p,x\n2,ben,p,y\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.message import Message
 
-from comment_monitor.gathering import Gatherer
+from comment_monitor.messaging.coalescing import Gatherer
 
 EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from comment_monitor.ingest import BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
+from comment_monitor.intake.files.formats import BadLine, FileError, Numbered, open_stream, read_csv, read_json_lines
 
 GOOD = {"post_id": "p", "id": "1", "text": "t", "author": "a"}
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from tests.support.reading import bad, comments, ids, read
 
-from comment_monitor.ingest import BadLine, FileError, Numbered, Reading, open_comments
+from comment_monitor.intake.files.formats import BadLine, FileError, Numbered, Reading, open_comments
 
 
 @pytest.mark.parametrize("indent", [None, 2])

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from comment_monitor.analysis import Analysis, analyse
+from comment_monitor.analysis.engine import Analysis, analyse
 
 
 def look(text: str) -> Analysis:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from comment_monitor.limits import RateLimit, Verdict
+from comment_monitor.intake.rate_limit import RateLimit, Verdict
 
 
 def test_the_headers_are_those_of_the_draft() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from comment_monitor.intake.request_parser import parse_request
 from comment_monitor.loadtest.plan import Load, Mix, made_up
-from comment_monitor.parse import parse_request
 
 MIXED = Mix(run_id="run", seed=1, posts=5, duplicates=0.3, edits=0.2)
 PLAIN = MIXED._replace(duplicates=0.0, edits=0.0)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from comment_monitor.origins import MOST, Origin, decode, distinct, encode, joined, request_ids
+from comment_monitor.observability.correlation import MOST, Origin, decode, distinct, encode, joined, request_ids
 
 ONE, TWO = Origin("one", "00-aa-bb-01"), Origin("two")
 

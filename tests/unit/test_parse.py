@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from tests.support.requests import body, comment
 
-from comment_monitor.errors import InvalidRequest, NotJson, TooLarge
-from comment_monitor.incoming import id_of
-from comment_monitor.parse import parse_request
+from comment_monitor.core.errors import InvalidRequest, NotJson, TooLarge
+from comment_monitor.intake.comment_decoder import id_of
+from comment_monitor.intake.request_parser import parse_request
 
 
 def reasons(*comments: Any) -> list[str | None]:

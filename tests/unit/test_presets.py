@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from comment_monitor.incoming import BadCommentError
-from comment_monitor.ingest import BadLine, FileError, Numbered, Reading, open_comments
-from comment_monitor.model import Comment
-from comment_monitor.presets import count, moment
+from comment_monitor.core.model import Comment
+from comment_monitor.intake.comment_decoder import BadCommentError
+from comment_monitor.intake.files.formats import BadLine, FileError, Numbered, Reading, open_comments
+from comment_monitor.intake.files.presets import count, moment
 
 YOUTUBE = {
     "cid": "Ugx.9a", "text": "t", "time": "1 day ago", "author": "@a", "channel": "UC1", "votes": "1.2K", "replies": "",

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from tests.conftest import metric
 
-from comment_monitor.errors import Draining, QueueFull
-from comment_monitor.model import DUPLICATE, STORED, UPDATED, Comment
-from comment_monitor.queue import ProcessingQueue
+from comment_monitor.core.errors import Draining, QueueFull
+from comment_monitor.core.model import DUPLICATE, STORED, UPDATED, Comment
+from comment_monitor.intake.batch_queue import ProcessingQueue
 
 
 def some(count: int) -> list[Comment]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from comment_monitor.redact import plain_words, redact, redacted
+from comment_monitor.observability.redaction import plain_words, redact, redacted
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_secrets_and_addresses_are_taken_out(text: str, left: str) -> None:
         "1234567890123",
         "550e8400-e29b-41d4-a716-446655440000",
         "took 0.123 s of 12345",
-        "signal 9 (SIGKILL)", "comment_monitor/store.py:216 write", "the token bucket is empty",
+        "signal 9 (SIGKILL)", "comment_monitor/storage/store.py:216 write", "the token bucket is empty",
     ],
 )  # fmt: skip
 def test_times_addresses_of_machines_ids_and_counts_stay(text: str) -> None:
@@ -106,7 +106,7 @@ def test_a_third_partys_line_ends_where_it_quotes(logger: str, message: str, lef
 
 ENDS = """
 import asyncio, gc, logging, sys, threading, warnings
-from comment_monitor import log
+from comment_monitor.observability import logs as log
 log.configure("DEBUG")
 class Bad:
     def __del__(self): raise ValueError("secret")

@@ -6,8 +6,8 @@ import ssl
 import asyncpg
 import pytest
 
-from comment_monitor.connecting import ConnectTimeoutError, SessionRefusedError
-from comment_monitor.db import in_words, refuses_us
+from comment_monitor.storage.connecting import ConnectTimeoutError, SessionRefusedError
+from comment_monitor.storage.postgres import in_words, refuses_us
 
 CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate verify failed")
 

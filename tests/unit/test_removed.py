@@ -2,7 +2,7 @@
 
 import pytest
 
-from comment_monitor.removed import is_removed
+from comment_monitor.core.removed import is_removed
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from comment_monitor import store
-from comment_monitor.status import LOAD, Between, Labels, Look, Process
+from comment_monitor.diagnostics.status import LOAD, Between, Labels, Look, Process
+from comment_monitor.storage import store
 
 ERRORS = "comment_processing_errors_total"
 DURATION = "comment_processing_duration_seconds"

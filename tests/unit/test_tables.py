@@ -5,7 +5,7 @@ import io
 import pytest
 from tests.support.reading import bad, comments, ids, read
 
-from comment_monitor.ingest import BadLine, FileError, Numbered, Reading, open_comments
+from comment_monitor.intake.files.formats import BadLine, FileError, Numbered, Reading, open_comments
 
 HEADER = "id,author,post_id,text\n"
 ROWS = f"{HEADER}1,ana,p,x\n2,ben,p,y\n"

@@ -9,15 +9,15 @@ from functools import partial
 
 import pytest
 
-from comment_monitor import analysis
-from comment_monitor.analysis import Analysis, Failure, Finding, analyse_all
+from comment_monitor.analysis import engine
+from comment_monitor.analysis.engine import Analysis, Failure, Finding, analyse_all
 from comment_monitor.analysis.time_limit import TextTimeout, TimeLimit, bounded
 
 
 @pytest.fixture(autouse=True)
 def the_timer_of_somebody_else_goes_on() -> Iterator[None]:
     """The test runner's own, for one."""
-    analysis.warm_up()
+    engine.warm_up()
     before = signal.getitimer(signal.ITIMER_REAL), signal.getsignal(signal.SIGALRM)
     strikes: list[int] = []
     signal.signal(signal.SIGALRM, lambda number, _: strikes.append(number))
@@ -104,7 +104,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
         for_ever()
         return []
 
-    monkeypatch.setattr(analysis, "FINDINGS", (*analysis.FINDINGS, Finding("slow", find, find_all)))
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("slow", find, find_all)))
 
 
 def test_a_text_that_is_too_slow_fails_alone_with_the_findings_name(slow: None) -> None:

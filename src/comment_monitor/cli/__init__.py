@@ -11,8 +11,8 @@ import click
 
 from comment_monitor import __version__
 from comment_monitor.cli.printing import say
-from comment_monitor.errors import CommentMonitorError
-from comment_monitor.printable import printable
+from comment_monitor.core.errors import CommentMonitorError
+from comment_monitor.core.printable import printable
 
 # The disk is full, or whoever read has gone.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from comment_monitor import retention
 from comment_monitor.cli.printing import say
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import Settings, require_dsn
-from comment_monitor.db import AWAY, CONFLICT, NO_SCHEMA, in_words, open_database
+from comment_monitor.core.config import Settings, require_dsn
+from comment_monitor.storage import retention
+from comment_monitor.storage.postgres import AWAY, CONFLICT, NO_SCHEMA, in_words, open_database
 
 # An index over a large table takes its time; it holds nobody up.
 TIMEOUT = 6 * 3600.0

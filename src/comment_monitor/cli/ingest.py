@@ -18,15 +18,24 @@ import click
 import msgspec
 import uvloop
 
-from comment_monitor import errors
 from comment_monitor.cli.printing import say
 from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import Settings, require_dsn
-from comment_monitor.feed import feed
-from comment_monitor.ingest import FIELDS, PRESETS, BadLine, FileError, Kind, Numbered, Reading, open_comments
-from comment_monitor.model import CONFLICT, Comment, Fate
-from comment_monitor.pausing import PausingInput
+from comment_monitor.core import errors
+from comment_monitor.core.config import Settings, require_dsn
+from comment_monitor.core.model import CONFLICT, Comment, Fate
+from comment_monitor.intake.files.formats import (
+    FIELDS,
+    PRESETS,
+    BadLine,
+    FileError,
+    Kind,
+    Numbered,
+    Reading,
+    open_comments,
+)
+from comment_monitor.intake.files.idle_reader import PausingInput
+from comment_monitor.intake.files.importer import feed
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20

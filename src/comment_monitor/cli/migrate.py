@@ -6,10 +6,10 @@ import click
 import psycopg2
 import sqlalchemy.exc
 
-from comment_monitor import migrations
 from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import require_dsn
+from comment_monitor.core.config import require_dsn
+from comment_monitor.storage import migrations
 
 
 @click.command

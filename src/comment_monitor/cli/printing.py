@@ -2,7 +2,7 @@
 
 import click
 
-from comment_monitor.printable import printable
+from comment_monitor.core.printable import printable
 
 
 def say(line: str, *, error: bool = False) -> None:

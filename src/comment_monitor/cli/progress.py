@@ -9,7 +9,7 @@ import rich.console
 import rich.progress
 
 from comment_monitor.cli.printing import say
-from comment_monitor.printable import printable
+from comment_monitor.core.printable import printable
 
 # Seconds between two lines where there is no terminal.
 LINE_INTERVAL = 5.0

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 import uvloop
 
-from comment_monitor import tracing
-from comment_monitor.api import server
 from comment_monitor.cli.settings import PORT, data_dir_option, load_settings
-from comment_monitor.config import require_dsn
-from comment_monitor.exposition import serve_metrics
+from comment_monitor.core.config import require_dsn
+from comment_monitor.observability import tracing
+from comment_monitor.observability.metrics_server import serve_metrics
 from comment_monitor.runtime import check_addresses
+from comment_monitor.web import server
 
 SERVICE = "orchestrator"
 

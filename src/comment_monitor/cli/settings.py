@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from comment_monitor import config, log, loglevel
-from comment_monitor.config import Settings
-from comment_monitor.embedded.state import read_endpoints
-from comment_monitor.sharing import FOLDER_VARIABLE
+from comment_monitor.core import config
+from comment_monitor.core.config import Settings
+from comment_monitor.devserver.endpoints import read_endpoints
+from comment_monitor.observability import log_level, logs
+from comment_monitor.observability.multiprocess_metrics import FOLDER_VARIABLE
 
 DEFAULT_DATA_DIR = Path("data")
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -61,7 +62,7 @@ def load_settings(data_dir: Path, *, share_metrics: bool = True, follow: bool = 
             # Read when the metrics are made, which is when a command imports them.
             os.environ[FOLDER_VARIABLE] = folder
     settings = config.load(environment)
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
     if follow:
-        loglevel.follow(settings.log_level_file, settings.log_level)
+        log_level.follow(settings.log_level_file, settings.log_level)
     return settings

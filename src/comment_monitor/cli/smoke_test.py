@@ -8,9 +8,9 @@ import psycopg2
 
 from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import DEFAULT_URL, data_dir_option, load_settings, service_address
-from comment_monitor.config import Settings, require_dsn
-from comment_monitor.errors import ConfigurationError
-from comment_monitor.smoke import SOURCE, SmokeError, SmokeTest
+from comment_monitor.core.config import Settings, require_dsn
+from comment_monitor.core.errors import ConfigurationError
+from comment_monitor.diagnostics.smoke_test import SOURCE, SmokeError, SmokeTest
 
 
 @click.command("smoke-test")

@@ -17,8 +17,18 @@ from rich.text import Text
 
 from comment_monitor.cli.settings import DEFAULT_URL, data_dir_option, metrics_address, service_address
 from comment_monitor.cli.status_screen import screen
-from comment_monitor.embedded.state import read_endpoints
-from comment_monitor.status import ANALYSED, ANALYSIS, DURATION, QUEUE, Between, Look, StatusError, health, look
+from comment_monitor.devserver.endpoints import read_endpoints
+from comment_monitor.diagnostics.status import (
+    ANALYSED,
+    ANALYSIS,
+    DURATION,
+    QUEUE,
+    Between,
+    Look,
+    StatusError,
+    health,
+    look,
+)
 
 # Counters by the part that counts: of the other part they are 0 and mean nothing.
 TAKEN_IN: Final[dict[str, tuple[str, dict[str, str]]]] = {

@@ -9,8 +9,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from comment_monitor.printable import all_printable
-from comment_monitor.status import QUANTILES
+from comment_monitor.core.printable import all_printable
+from comment_monitor.diagnostics.status import QUANTILES
 
 GOOD: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow"}
 MIB: Final = 1024 * 1024

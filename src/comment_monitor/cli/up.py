@@ -8,13 +8,13 @@ import click
 import rich.console
 import rich.text
 
-from comment_monitor import config
 from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import PORT
-from comment_monitor.dsn import read_dsn
-from comment_monitor.embedded.supervisor import Where, run
-from comment_monitor.printable import printable
-from comment_monitor.redact import redacted
+from comment_monitor.core import config
+from comment_monitor.core.dsn import read_dsn
+from comment_monitor.core.printable import printable
+from comment_monitor.devserver.supervisor import Where, run
+from comment_monitor.observability.redaction import redacted
 
 WHERE = ("host", "port", "db", "dbname", "virtual_host", "user", "sslmode")
 

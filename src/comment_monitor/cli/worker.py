@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from comment_monitor import tracing
-from comment_monitor.broker import refuse_cluster
 from comment_monitor.cli.settings import data_dir_option, load_settings
-from comment_monitor.config import Settings, require_dsn
-from comment_monitor.errors import ConfigurationError
-from comment_monitor.sharing import own_folder
+from comment_monitor.core.config import Settings, require_dsn
+from comment_monitor.core.errors import ConfigurationError
+from comment_monitor.messaging.celery_app import refuse_cluster
+from comment_monitor.observability import tracing
+from comment_monitor.observability.multiprocess_metrics import own_folder
 
 
 @click.command
@@ -52,8 +52,8 @@ def _run(settings: Settings, concurrency: int, host: str, metrics_port: int) -> 
     # Imported here, because the metrics have to find their folder, and because the analysers take their time.
     from celery.bin.celery import celery  # noqa: PLC0415
 
-    from comment_monitor.db import require_login  # noqa: PLC0415
-    from comment_monitor.exposition import serve_metrics  # noqa: PLC0415
+    from comment_monitor.observability.metrics_server import serve_metrics  # noqa: PLC0415
+    from comment_monitor.storage.postgres import require_login  # noqa: PLC0415
     from comment_monitor.tasks import app  # noqa: PLC0415
 
     timeout = settings.processing_timeout

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from comment_monitor.file_stream import open_stream
-from comment_monitor.incoming import DEFAULT_SOURCE
+from comment_monitor.intake.comment_decoder import DEFAULT_SOURCE
+from comment_monitor.intake.files.file_stream import open_stream
 from comment_monitor.loadtest.plan import Load, encode
 
 # Posts whose comments wait for company to fill a request.

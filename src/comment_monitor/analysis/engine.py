@@ -1,0 +1,148 @@
+"""What is found in a comment's text. Pure functions: text in, findings out, no I/O.
+
+It grows by one file and one line in FINDINGS.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from comment_monitor.analysis.findings import labels, language, repetition, sentiment
+from comment_monitor.analysis.findings.text import Text, read
+from comment_monitor.analysis.time_limit import TextTimeout, TimeLimit, bounded
+
+RULES_VERSION: Final = "2"
+# Stored with every result: it names the rules and libraries whose upgrade may change the result.
+VERSION: Final = "+".join(
+    (
+        RULES_VERSION,
+        f"py3langid-{version('py3langid')}",
+        f"vader-{version('vaderSentiment')}",
+        f"emoji-{version('emoji')}",
+        f"publicsuffixlist-{version('publicsuffixlist')}",
+    )
+)
+
+MAX_REASON: Final = 500
+
+
+class Analysis(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in one text."""
+
+    language: str  # ISO 639-1, or "und": can't be told
+    language_confidence: float | None  # 0 to 1
+    sentiment: str | None  # positive, neutral, negative; None: not said of this language
+    sentiment_score: float | None  # -1 to 1
+    labels: tuple[str, ...]  # sorted
+    text_digest: int | None  # signed 64 bits of the normalised text; None: too short to count as a repetition
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a text could not be analysed: "<finding>: <error>: <message>"."""
+
+    reason: str
+
+
+Found = Mapping[str, Any]
+
+
+class Finding(NamedTuple):
+    """A named step: takes the text and what was found before it, returns fields of `Analysis`.
+
+    `find_all` takes texts together, where that is less work; it needs nothing of what was found before.
+    """
+
+    name: str
+    find: Callable[[Text, Found], Found]
+    find_all: Callable[[Sequence[Text]], Sequence[Found]] | None = None
+
+
+FINDINGS: Final = (
+    Finding("language", language.find, language.find_all),
+    Finding("sentiment", sentiment.find),
+    Finding("labels", labels.find),
+    Finding("repetition", repetition.find),
+)
+
+
+NO_LIMIT: Final = TimeLimit(math.inf)
+
+
+def analyse(text: str) -> Analysis | Failure:
+    """Walks all findings. An error inside one makes the result a Failure; it never leaves this function."""
+    return next(analyse_all([text]))
+
+
+def analyse_all(texts: Sequence[str], limit: TimeLimit = NO_LIMIT) -> Iterator[Analysis | Failure]:
+    """The same for each of several texts, in their order; the caller may do something else in between.
+
+    A text that takes longer than `limit.seconds` is a Failure. The results end early at `limit.until`: a text that was
+    cut off then, without having had its time, has no result, nor have those behind it.
+    """
+    read_texts = [_read(text) for text in texts]
+    together = _find_together([one for one in read_texts if isinstance(one, Text)], limit)
+    for text in read_texts:
+        if isinstance(text, Failure):
+            yield text
+            continue
+        seconds = limit.left
+        if seconds <= 0:
+            return
+        known = {name: next(results) for name, results in together.items()}
+        try:
+            result = bounded(seconds, partial(_analyse, text, known))
+        except TextTimeout as timeout:
+            if seconds < limit.seconds:
+                return
+            result = Failure(reason=f"{timeout.finding}: TextTimeout: no result within {limit.seconds:g} s")
+        yield result
+
+
+def _find_together(texts: Sequence[Text], limit: TimeLimit) -> dict[str, Iterator[Found]]:
+    """The results of findings that take several texts at once, by their names."""
+    together: dict[str, Iterator[Found]] = {}
+    for finding in FINDINGS:
+        seconds = min(limit.together, limit.left)
+        if finding.find_all is None or len(texts) < 2 or seconds <= 0:  # noqa: PLR2004
+            continue
+        try:
+            together[finding.name] = iter(bounded(seconds, partial(finding.find_all, texts)))
+        except (Exception, TextTimeout):  # noqa: BLE001, S112 - asked about each text, it shows which one is at fault
+            continue
+    return together
+
+
+def _read(text: str) -> Text | Failure:
+    try:
+        return read(text)
+    except Exception as error:  # noqa: BLE001 - as in _analyse
+        return _failure("text", error)
+
+
+def _analyse(text: Text, known: Mapping[str, Found]) -> Analysis | Failure:
+    """`known`: results of findings by these names, where these were made before."""
+    found: dict[str, Any] = {}
+    for finding in FINDINGS:
+        try:
+            found.update(known.get(finding.name) or finding.find(text, found))
+        except TextTimeout as timeout:
+            timeout.finding = finding.name
+            raise
+        except Exception as error:  # noqa: BLE001 - a text that breaks an analyser must not break its batch
+            return _failure(finding.name, error)
+    return Analysis(**found)
+
+
+def _failure(name: str, error: Exception) -> Failure:
+    reason = f"{name}: {type(error).__name__}: {error}"[:MAX_REASON]
+    # The message may quote characters that PostgreSQL's text cannot hold.
+    return Failure(reason=reason.replace("\0", "").encode(errors="replace").decode())
+
+
+def warm_up() -> None:
+    """Loads the models and lists, so that the first comment does not wait for them."""
+    analyse("Is this the first comment on example.com? \u2764")

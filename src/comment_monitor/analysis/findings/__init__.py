@@ -1,0 +1,1 @@
+"""What is read out of a text. Pure: no storage, no I/O."""

@@ -1,0 +1,41 @@
+"""Whether a text sounds positive or negative: by English words (VADER), and by emoji in all other languages."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from vaderSentiment.vaderSentiment import normalize
+
+from comment_monitor.analysis.findings import emoji_values
+from comment_monitor.analysis.findings.text import Text
+from comment_monitor.analysis.findings.vader import DIGITS, analyser
+
+# VADER's authors' own thresholds of its compound score.
+POSITIVE: Final = 0.05
+NEGATIVE: Final = -0.05
+ENGLISH: Final = "en"
+MAX_LENGTH: Final = 2000
+
+
+def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
+    """`sentiment` and `sentiment_score`; None where nothing can be said."""
+    score = _of_english(text) if found["language"] == ENGLISH else _of_signs(text)
+    if score is None:
+        return {"sentiment": None, "sentiment_score": None}
+    sentiment = "positive" if score >= POSITIVE else "negative" if score <= NEGATIVE else "neutral"
+    return {"sentiment": sentiment, "sentiment_score": score}
+
+
+def _of_english(text: Text) -> float:
+    """VADER knows emoticons itself."""
+    signs = emoji_values.find_emoji(text.typed[:MAX_LENGTH])
+    words = text.plain[:MAX_LENGTH]
+    return analyser().compound(emoji_values.without_emoji(words) if signs.amount else words, signs.value)
+
+
+def _of_signs(text: Text) -> float | None:
+    """Emoji and emoticons are of every language; words are not: "die" is no death in German."""
+    emoji = emoji_values.find_emoji(text.typed[:MAX_LENGTH])
+    emoticons = emoji_values.find_emoticons(text.plain[:MAX_LENGTH])
+    if not emoji.amount + emoticons.amount:
+        return None
+    return float(round(normalize(emoji.value + emoticons.value), DIGITS))

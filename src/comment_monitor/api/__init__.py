@@ -1,1 +1,0 @@
-"""The HTTP edge: parse, one call, answer."""

@@ -1,0 +1,1 @@
+"""Embedded servers for one machine."""

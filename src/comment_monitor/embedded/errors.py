@@ -1,7 +1,0 @@
-"""What can be foreseen to go wrong with embedded servers."""
-
-from comment_monitor.errors import CommentMonitorError
-
-
-class EmbeddedError(CommentMonitorError):
-    """An embedded server can't run here. The message is one line that says what to do."""

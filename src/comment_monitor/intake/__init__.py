@@ -1,0 +1,1 @@
+"""From a request or a file to stored comments: parse, deduplicate, write."""

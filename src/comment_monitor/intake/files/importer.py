@@ -1,0 +1,138 @@
+"""From a file's lines into the pipeline: chunk by chunk, several under way, in constant memory."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+
+from comment_monitor.core.errors import Problem
+from comment_monitor.core.model import Comment, Fate
+from comment_monitor.intake.files.file_kind import FileError
+from comment_monitor.intake.files.idle_reader import PausingInput
+from comment_monitor.intake.files.numbered import BadLine, Numbered
+
+
+async def feed(
+    items: Iterable[Numbered | BadLine],
+    settle: Callable[[list[Comment]], Awaitable[list[Fate]]],
+    *,
+    chunk: int,
+    in_flight: int,
+    on_bad: Callable[[BadLine], None],
+    pausing: PausingInput | None = None,
+) -> None:
+    """Feeds comments to the pipeline, `chunk` at a time with `in_flight` chunks under way.
+
+    Memory is bounded by `chunk * in_flight` comments. A file that can't be read on, or the first error of the pipeline,
+    ends it after what was read before and what was under way is settled. Where `pausing`, the input that `items` come
+    from, pauses, a chunk that is not full goes too.
+
+    Raises:
+        FileError: the file can't be read to its end.
+        Problem: the pipeline's first error.
+    """
+    room = asyncio.Semaphore(in_flight)
+    failures: list[FileError | Problem] = []
+
+    async def store(part: list[Numbered]) -> None:
+        try:
+            result: list[Fate] = await settle([one.comment for one in part])
+            for one, fate in zip(part, result, strict=True):
+                if fate.kind == "rejected":
+                    on_bad(BadLine(one.line, one.comment.id, fate.reason))
+        except Problem as problem:
+            failures.append(problem)
+        finally:
+            room.release()
+
+    async with asyncio.TaskGroup() as group:
+        async for part in _ReadAhead(_Chunks(items, chunk, on_bad, failures), pausing).parts():
+            await room.acquire()
+            if any(isinstance(one, Problem) for one in failures):
+                break
+            group.create_task(store(part))
+    if failures:
+        raise failures[0]
+
+
+class _Chunks:
+    """The comments in lists of `size`; where the file can't be read on, what came before it still, and the failure."""
+
+    def __init__(
+        self,
+        items: Iterable[Numbered | BadLine],
+        size: int,
+        on_bad: Callable[[BadLine], None],
+        failures: list[FileError | Problem],
+    ):
+        self._items = items
+        self._size = size
+        self._on_bad = on_bad
+        self._failures = failures
+        self._part: list[Numbered] = []
+
+    def __iter__(self) -> Iterator[list[Numbered]]:
+        try:
+            for item in self._items:
+                if isinstance(item, BadLine):
+                    self._on_bad(item)
+                    continue
+                self._part.append(item)
+                if len(self._part) == self._size:
+                    yield self.take()
+        except FileError as error:
+            self._failures.append(error)
+        if self._part:
+            yield self.take()
+
+    def take(self) -> list[Numbered]:
+        """What has come so far of the next list."""
+        part, self._part = self._part, []
+        return part
+
+
+class _ReadAhead:
+    """Reads in a thread of its own, one part ahead: a pipe that pauses holds up no transaction, nor what came before.
+
+    The thread is left behind where it waits for input that nobody wants any more.
+    """
+
+    def __init__(self, chunks: _Chunks, pausing: PausingInput | None):
+        self._chunks = chunks
+        self._loop = asyncio.get_running_loop()
+        self._ahead: asyncio.Queue[list[Numbered] | BaseException | None] = asyncio.Queue(maxsize=1)
+        if pausing:
+            pausing.on_pause = self._flush
+
+    async def parts(self) -> AsyncIterator[list[Numbered]]:
+        """The lists, as they come."""
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        while (item := await self._ahead.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _read(self) -> None:
+        # Where the loop is gone meanwhile, so is whoever would read it.
+        with suppress(RuntimeError, CancelledError):
+            try:
+                for part in self._chunks:
+                    self._hand_over(part)
+                self._hand_over(None)
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                self._hand_over(error)
+
+    def _flush(self) -> None:
+        if part := self._chunks.take():
+            self._hand_over(part)
+
+    def _hand_over(self, item: list[Numbered] | BaseException | None) -> None:
+        taken: Future[None] = Future()
+        # The coroutine is made within the loop: where that ends at a Ctrl-C, none is left that nobody awaits.
+        self._loop.call_soon_threadsafe(self._put, item, taken)
+        taken.result()
+
+    def _put(self, item: list[Numbered] | BaseException | None, taken: "Future[None]") -> None:
+        task = self._loop.create_task(self._ahead.put(item))
+        task.add_done_callback(lambda done: taken.cancel() if done.cancelled() else taken.set_result(None))

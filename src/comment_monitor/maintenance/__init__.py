@@ -1,0 +1,1 @@
+"""What runs at intervals beside the requests."""

@@ -1,0 +1,179 @@
+"""What runs on a clock: sending what waits or got lost, looking at schema, cache and backlog, removing what is old."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from comment_monitor.core.config import Settings
+from comment_monitor.intake.dedup_cache import DedupCache
+from comment_monitor.maintenance import watch
+from comment_monitor.messaging.analysis_rate import AnalysisRate, Outstanding, bounds
+from comment_monitor.messaging.publisher import QUEUE_LIMIT, Publisher
+from comment_monitor.observability import logs, metrics
+from comment_monitor.storage import outbox
+from comment_monitor.storage.postgres import AWAY, CLOSED, CONFLICT, NO_SCHEMA, Database, in_words
+from comment_monitor.storage.readiness import SCHEMA_INTERVAL, Schema
+
+logger = logs.get(__name__)
+
+Step = Callable[[], Awaitable[None]]
+
+SWEEP_BATCH: Final = 500
+BACKLOG_INTERVAL: Final = 5.0
+CACHE_INTERVAL: Final = 2.0
+QUEUE_INTERVAL: Final = 1.0
+# Seconds for which a sweep takes a look at the queue for a new one.
+QUEUE_FRESH: Final = 0.5
+# Rows that are due within so many seconds are put off, where they are: the time until the next look, and more.
+POSTPONE_AHEAD: Final = 5.0
+INDEX_INTERVAL: Final = 600.0
+CHECK_POLL: Final = 60.0
+# Seconds after which a clock that failed tries again, however seldom it strikes: it would seem to fail for as long.
+AGAIN: Final = 5.0
+
+
+class Upkeep:
+    """The clocks of one process."""
+
+    def __init__(self, settings: Settings, database: Database, schema: Schema, cache: DedupCache, publisher: Publisher):
+        self._settings = settings
+        self._database = database
+        self._schema = schema
+        self._cache = cache
+        self._publisher = publisher
+        self._rate = AnalysisRate()
+        self._queue_measured = 0.0
+        # Each clock that fails, and why.
+        self._failing: dict[str, str] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        """Which clock fails, and why; None: none does."""
+        return next((f"{name}: {why}" for name, why in self._failing.items()), None)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs the clocks until the end of the block."""
+        clocks: list[tuple[float, Step]] = [
+            (self._settings.sweep_interval, self.sweep),
+            (QUEUE_INTERVAL, self.measure_queue),
+            (BACKLOG_INTERVAL, self.measure_backlog),
+            (SCHEMA_INTERVAL, self.look_at_schema),
+            (CACHE_INTERVAL, self.look_at_cache),
+            (INDEX_INTERVAL, self.measure_recent_index),
+        ]
+        stop = asyncio.Event()
+        tasks = [
+            asyncio.create_task(self._every(interval, step, stop), name=step.__name__) for interval, step in clocks
+        ]
+        if self._settings.check_interval:
+            tasks.append(asyncio.create_task(self._check_at_times(stop), name="check_promises"))
+        try:
+            yield
+        finally:
+            # Cancelling alone is not enough: a client that is just connecting may keep it to itself.
+            stop.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def look_at_schema(self) -> None:
+        """Whether this process can work on the database, and under which prefix Redis remembers it."""
+        await self._schema.look(self._database)
+        self._cache.go_by(self._schema.namespace, self._schema.namespace_until)
+        metrics.SCHEMA_USABLE.set(not self._schema.problem)
+        if self._schema.at_head is None:
+            metrics.SCHEMA_AT_HEAD.forget()
+        else:
+            metrics.SCHEMA_AT_HEAD.set(self._schema.at_head)
+
+    async def look_at_cache(self) -> None:
+        """Whether Redis is there."""
+        await self._cache.look()
+
+    async def measure_backlog(self) -> None:
+        """Sets the gauges of what is not yet analysed."""
+        await watch.measure_waiting(self._database)
+
+    async def measure_recent_index(self) -> None:
+        """Sets the gauge of when `cleanup` was last done."""
+        await watch.measure_recent_index(self._database)
+
+    async def check_promises(self) -> None:
+        """Tells of the last look at the invariants, and looks where that is due."""
+        await watch.check_promises(self._settings, self._database)
+
+    async def _check_at_times(self, stop: asyncio.Event) -> None:
+        # Whether a look is due stands in the database. Pods that come together do not ask together.
+        interval = min(self._settings.check_interval, CHECK_POLL)
+        await _wait(stop, interval * random.random())  # noqa: S311 - no secret
+        await self._every(interval, self.check_promises, stop)
+
+    async def measure_queue(self) -> None:
+        """Bounds the queue before the workers in time: what waits there longer would be sent again."""
+        async with self._database.connection() as conn:
+            [(rows, comments, inserted, updated, counted)] = await conn.fetch(outbox.OUTSTANDING, 2 * QUEUE_LIMIT)
+            now = Outstanding(rows, comments, inserted, updated)
+            self._queue_measured = time.monotonic()
+            if counted:
+                self._rate.observe(self._queue_measured, now)
+            found = bounds(
+                self._rate.per_second,
+                now,
+                resend_after=self._settings.resend_after,
+                batch_size=self._settings.batch_size,
+                most_rows=QUEUE_LIMIT,
+                waiting=self._publisher.messages_waiting,
+            )
+            self._publisher.bound(found.rows, together=found.rows_a_message)
+            if found.postpone is not None:
+                await conn.fetch(outbox.POSTPONE, POSTPONE_AHEAD, found.postpone)
+
+    async def sweep(self) -> None:
+        """Sends due outbox rows, the longest due first, while there is room for them at the broker."""
+        if time.monotonic() - self._queue_measured > QUEUE_FRESH:
+            await self.measure_queue()
+        while room := self._publisher.room:
+            limit = min(room, SWEEP_BATCH)
+            async with self._database.transaction() as conn:
+                rows = await conn.fetch(
+                    outbox.SWEEP, limit, self._settings.resend_after, self._settings.backoff_multiplier
+                )
+            self._publisher.publish([row["id"] for row in rows])
+            metrics.OUTBOX_RESENT.inc(sum(row["resends"] > 0 for row in rows))
+            if len(rows) < limit:
+                return
+
+    async def _every(self, interval: float, step: Step, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            wait = min(interval, AGAIN)
+            try:
+                await step()
+                self._failing.pop(step.__name__, None)
+                wait = interval
+            except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
+                self._failing[step.__name__] = in_words(error)
+                self._waits(step, error)
+            except Exception as error:
+                self._failing[step.__name__] = type(error).__name__
+                metrics.count_error("upkeep")
+                logger.exception("upkeep_failed", step=step.__name__)
+            await _wait(stop, wait)
+
+    def _waits(self, step: Step, error: Exception) -> None:
+        """Of a database that is away `look_at_schema` tells; of a table that is closed to us nobody else would."""
+        name = type(error).__name__
+        if isinstance(error, CLOSED) and not isinstance(error, CONFLICT) and not self._schema.problem:
+            metrics.count_error("upkeep")
+            logger.warning("upkeep_refused", step=step.__name__, error=name)
+        else:
+            logger.debug("upkeep_waits", step=step.__name__, error=name)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

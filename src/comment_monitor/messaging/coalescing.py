@@ -1,0 +1,144 @@
+"""How a worker takes several waiting messages as one task: one pass of the analysers, one transaction, one commit.
+
+A Celery strategy: it stands between the broker and Celery's own, which still makes the request, watches its time and
+acknowledges it. While every process is busy the messages that come are held; what is held when one is free goes to
+it together. A message that is alone goes alone, so nothing waits for company. How much goes together depends on how
+long the tasks before took: where an analysis is slow, a task of many comments would reach its time limit.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from celery.worker.strategy import default
+
+from comment_monitor.core.config import load
+from comment_monitor.messaging.celery_app import batches_together
+from comment_monitor.observability import correlation, logs
+
+logger = logs.get(__name__)
+
+Handler = Callable[..., Any]
+
+# Seconds that a task should take at most.
+SECONDS_A_TASK: Final = 2.0
+
+
+class Held(NamedTuple):
+    """A message as Celery's consumer hands it over."""
+
+    message: Any
+    body: Any
+    ack: Handler
+    reject: Handler
+    callbacks: Any
+
+    @property
+    def batches(self) -> list[int]:
+        """The outbox rows that it names."""
+        arguments: list[int] = self.message.payload[0]
+        return arguments
+
+
+class Gatherer:
+    """Hands messages to `handle`, Celery's own handler: of `together` batches at the most as one task.
+
+    Args:
+        handle: Celery's own handler.
+        later: runs a function in the loop's next turn.
+        places: tasks that may be on their way at once; messages that come meanwhile are held.
+        together: batches in a task at the most, where one message alone does not have more.
+        clock: seconds, from whenever.
+    """
+
+    def __init__(
+        self,
+        handle: Handler,
+        later: Callable[[Callable[[], None]], object],
+        *,
+        places: int,
+        together: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._handle = handle
+        self._later = later
+        self._places = places
+        self._most = together
+        self._clock = clock
+        # Seconds that a batch of the last tasks took, with its wait for a process; None: not known yet.
+        self._pace: float | None = None
+        self._held: list[Held] = []
+        self._running = 0
+
+    def __call__(self, message: Any, body: Any, ack: Handler, reject: Handler, callbacks: Any, **more: Any) -> None:
+        """Takes a message from the consumer."""
+        if message.delivery_info.get("redelivered"):
+            # It may have ended its worker: it must not take others with it.
+            self._handle(message, body, ack, reject, callbacks, **more)
+            return
+        self._held.append(Held(message, body, ack, reject, callbacks))
+        # In a moment: what has arrived by then goes along.
+        self._later(self._hand_over)
+
+    def _hand_over(self) -> None:
+        while self._held and self._running < self._places:
+            number = self._fitting()
+            group, self._held = self._held[:number], self._held[number:]
+            self._running += 1
+            first = group[0]
+            batches, began = sum(len(one.batches) for one in group), self._clock()
+            if len(group) > 1:
+                first.message.body = _joined(group)
+                ids = [one.message.headers.get("id") for one in group]
+                logger.debug("gathered", task_id=ids[0], task_ids=ids)
+                if found := correlation.joined(one.message.headers.get(correlation.HEADER) for one in group):
+                    first.message.headers[correlation.HEADER] = found
+            ack, reject = (
+                partial(self._ended, [getattr(one, name) for one in group], batches, began)
+                for name in ("ack", "reject")
+            )
+            self._handle(first.message, first.body, ack, reject, first.callbacks)
+
+    def _fitting(self) -> int:
+        """How many of the messages held, at least one, go into a task."""
+        batches = 0
+        for number, one in enumerate(self._held):
+            batches += len(one.batches)
+            if number and batches > self._together:
+                return number
+        return len(self._held)
+
+    @property
+    def _together(self) -> int:
+        """Batches in a task at most."""
+        if not self._pace:
+            return self._most
+        return max(1, min(self._most, int(SECONDS_A_TASK / self._pace)))
+
+    def _ended(self, answers: list[Handler], batches: int, began: float, *args: Any, **more: Any) -> None:
+        """Each message gets the answer that the task got."""
+        pace = (self._clock() - began) / batches
+        self._pace = pace if self._pace is None else (self._pace + pace) / 2
+        self._running -= 1
+        for answer in answers:
+            answer(*args, **more)
+        self._later(self._hand_over)
+
+
+def _joined(group: list[Held]) -> bytes:
+    """The body of a task with the batches of all."""
+    _, words, embedded = group[0].message.payload
+    return json.dumps([[batch for one in group for batch in one.batches], words, embedded]).encode()
+
+
+def strategy(task: Any, app: Any, consumer: Any, **more: Any) -> Handler:
+    """What a task names as its `Strategy`."""
+    handle: Handler = default(task, app, consumer, **more)
+    if not consumer.hub:
+        # A pool of threads, or none: there is no loop in whose next turn the held could be handed over.
+        return handle
+    # One at work for each process, and one at hand.
+    places = consumer.pool.num_processes + 1
+    return Gatherer(handle, consumer.hub.call_soon, places=places, together=batches_together(load()))

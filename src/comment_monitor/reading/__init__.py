@@ -1,0 +1,1 @@
+"""Comments and posts as they are asked for."""

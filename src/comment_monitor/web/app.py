@@ -1,0 +1,124 @@
+"""The HTTP application: routes, errors and lifetime in one table."""
+
+import asyncio
+import importlib.resources
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from litestar import Litestar, Request, Response, get
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, InternalServerException, NotFoundException
+from litestar.response import Redirect
+from litestar.static_files import create_static_files_router
+
+from comment_monitor.core import errors
+from comment_monitor.core.config import Settings
+from comment_monitor.observability import tracing
+from comment_monitor.runtime import open_runtime
+from comment_monitor.web import problems
+from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.middleware import EncodedSlash, Excess, Farewell, Head, RequestId, Traced
+from comment_monitor.web.openapi import openapi_config
+from comment_monitor.web.routes import comments, health, process
+
+ASSET: Final = re.compile(r"/?(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}/){0,10}[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+
+
+@get("/", include_in_schema=False)
+async def home() -> Redirect:
+    """Where a person lands."""
+    return Redirect("/docs")
+
+
+@get("/openapi.json", include_in_schema=False, media_type="application/json")
+async def openapi_json(request: Request[Any, Any, State]) -> Response[bytes]:
+    """The OpenAPI document: made once, for it takes as long as a hundred other requests."""
+    state = request.app.state
+    if "openapi" not in state:
+        state.openapi = msgspec.json.encode(request.app.openapi_schema.to_schema())
+    return Response(state.openapi)
+
+
+async def _only_plain_names(request: Request[Any, Any, State]) -> None:
+    """The files' names are plain; what else is asked for may be none that the system takes."""
+    if not ASSET.fullmatch(request.scope["path"]):
+        raise NotFoundException
+
+
+def _no_such_file(request: Request[Any, Any, State], _: Exception) -> Response[dict[str, object]]:
+    return problems.render_http(request, NotFoundException())
+
+
+def provide_service(state: State) -> Service:
+    """The service of this process."""
+    service: Service = state.service
+    return service
+
+
+@asynccontextmanager
+async def _lifespan(app: Litestar) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    async with open_runtime(settings, application="comment-monitor orchestrator") as runtime:
+        service = app.state.service = Service(runtime)
+        watching = [asyncio.create_task(one) for one in (service.bodies.watch(), health.watch(runtime))]
+        try:
+            yield
+        finally:
+            for one in watching:
+                one.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The application for these settings; its lifespan opens and closes everything it needs."""
+    assets = Path(str(importlib.resources.files("litestar_offline_docs"))) / "static"
+    return Litestar(
+        route_handlers=[
+            process.process_comments,
+            comments.list_comments,
+            comments.get_comment,
+            comments.list_posts,
+            comments.post_summary,
+            comments.find_post_summary,
+            health.health,
+            health.started,
+            home,
+            openapi_json,
+            create_static_files_router(
+                "/docs/assets",
+                directories=[assets],
+                include_in_schema=False,
+                before_request=_only_plain_names,
+                # The framework's word for what the system says of a name below a file, for one.
+                exception_handlers={InternalServerException: _no_such_file},
+            ),
+        ],
+        dependencies={"service": Provide(provide_service, sync_to_thread=False)},
+        lifespan=[_lifespan],
+        state=State({"settings": settings}),
+        exception_handlers={
+            errors.Problem: problems.render,
+            HTTPException: problems.render_http,
+            Exception: problems.render_unexpected,
+        },
+        # Who reads a body counts it: see `bodies`.
+        request_max_body_size=None,
+        openapi_config=openapi_config(),
+        logging_config=None,
+    )
+
+
+def create_asgi(app: Litestar) -> RequestId:
+    """The application with what has to happen before routing: an unknown path has a request id too."""
+
+    def is_leaving() -> bool:
+        service: Service | None = app.state.get("service")
+        return service is not None and service.leaving
+
+    within = Excess(Farewell(Head(EncodedSlash(app)), is_leaving))
+    return RequestId(Traced(within) if tracing.on() else within)

@@ -1,0 +1,93 @@
+"""Every error as a problem document (RFC 9457)."""
+
+import logging
+from http import HTTPStatus
+from typing import Any, Final
+
+import asyncpg
+from litestar import Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from comment_monitor.core import errors
+from comment_monitor.observability import logs, metrics
+from comment_monitor.storage.postgres import AWAY, NO_SCHEMA
+from comment_monitor.web.refusals import Refusals
+
+logger = logs.get(__name__)
+refusals = Refusals()
+
+# What comes in floods: one line a second of each.
+OFTEN: Final = frozenset((400, 404, 405, 408, 413, 415, 422, 429, 503))
+MEDIA_TYPE: Final = "application/problem+json"
+AnyRequest = Request[Any, Any, State]
+
+
+def render(request: AnyRequest, problem: errors.Problem) -> Response[dict[str, object]]:
+    """The document of a problem."""
+    return _document(
+        request, problem.status, problem.slug, problem.title, problem.detail, problem.extra,
+        {**problem.headers, **({"Retry-After": str(problem.retry_after)} if problem.retry_after else {})},
+    )  # fmt: skip
+
+
+def render_http(request: AnyRequest, error: HTTPException) -> Response[dict[str, object]]:
+    """The document of an error that the framework raised: an unknown path or method, a parameter out of bounds."""
+    title = HTTPStatus(error.status_code).phrase
+    slug = title.lower().replace(" ", "-")
+    detail = _in_words(error.extra) if isinstance(error.extra, list) else error.detail
+    return _document(request, error.status_code, slug, title, detail, {}, dict(error.headers or {}))
+
+
+def _in_words(faults: list[dict[str, str]]) -> str:
+    """What the framework found wrong with the parameters."""
+    return "; ".join(f"`{fault.get('key', 'request')}`: {_in_short(fault.get('message', ''))}" for fault in faults)
+
+
+def _in_short(message: str) -> str:
+    """The decoder's message, without the names that Python gives to things."""
+    return message.replace("`int`", "a number").replace("`str`", "a text").replace(" | null", "").replace("`", "")
+
+
+def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, object]]:
+    """The document of any other error: the database's trouble by name, the rest without a word of its inside."""
+    if isinstance(error, asyncpg.QueryCanceledError | TimeoutError):
+        return render(request, errors.QueryTooSlow("Narrow it with `post_id`, `since` or `until`."))
+    if isinstance(error, NO_SCHEMA):
+        return render(request, errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`."))
+    if isinstance(error, AWAY):
+        return render(request, errors.DatabaseUnavailable("The database does not answer."))
+    if isinstance(error, asyncpg.DataError):
+        return render(request, errors.BadRequest("A parameter holds a value that can't be looked for."))
+    metrics.count_error(errors.Problem.slug)
+    # The exception itself is left out of the log: its message may quote what a user sent.
+    logger.error("request_failed", error=type(error).__name__, at=logs.where(error.__traceback__))
+    return render(request, errors.Problem("An error of ours. The request_id finds it in the logs."))
+
+
+def _document(  # noqa: PLR0913, PLR0917 - the members of the document
+    request: AnyRequest,
+    status: int,
+    slug: str,
+    title: str,
+    detail: str,
+    extra: dict[str, object],
+    headers: dict[str, str],
+) -> Response[dict[str, object]]:
+    refusals.note(
+        slug,
+        level=logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
+        often=status in OFTEN,
+        status=status,
+        method=request.method,
+        # Not the path: what a user put into it is not for the log.
+        route=request.scope.get("path_template") or "unknown",
+    )
+    request_id = request.scope["state"].get("request_id")
+    content = content_of(status, slug, title, detail) | {"request_id": request_id, **extra}
+    return Response(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def content_of(status: int, slug: str, title: str, detail: str) -> dict[str, object]:
+    """The members that every problem document has."""
+    return {"type": f"urn:comment-monitor:problem:{slug}", "title": title, "status": status, "detail": detail}

@@ -1,0 +1,109 @@
+"""Turns at the connections for reading: who looks for words waits for no less than it costs, and holds up nobody else.
+
+Three kinds share the pool. A search may take half of its connections, lists all but one, and one comment by its name
+any: so a lookup finds a connection whatever is being searched for.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum
+from typing import Final
+
+from comment_monitor.core import errors
+
+# Seconds at the most that a reader waits for its turn, and how many may wait for each connection.
+PATIENCE: Final = 5.0
+WAITING: Final = 25
+# Of the reads that one client may have under way, one in so many may be a search.
+SEARCHES: Final = 4
+
+
+class Kind(Enum):
+    """What a read costs: an index names its rows, it pages through them in order, or it may look at all of them."""
+
+    LOOKUP = "lookup"
+    LIST = "list"
+    SEARCH = "search"
+
+
+class Reads:
+    """The turns of one process.
+
+    Args:
+        connections: of the pool for reading.
+        per_client: reads that one client may have under way at a time, waiting ones too; 0: any number.
+    """
+
+    def __init__(self, connections: int, per_client: int):
+        self._per_client = per_client
+        self._searches_per_client = max(1, per_client // SEARCHES)
+        self._lookups = asyncio.Semaphore(connections)
+        self._lists = asyncio.Semaphore(max(1, connections - 1))
+        self._searches = asyncio.Semaphore(max(1, connections // 2))
+        self._most_waiting = connections * WAITING
+        self.under_way = 0
+        self._of: Counter[str] = Counter()
+        self._searches_of: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def turn(self, client: str, kind: Kind) -> AsyncIterator[None]:
+        """Within the block there is a connection for it.
+
+        Raises:
+            TooManyReads: this client has as many under way as it may.
+            ReadsBusy: no turn came in time, or too many wait.
+        """
+        self._require(client, kind)
+        self.under_way += 1
+        self._of[client] += 1
+        self._searches_of[client] += kind is Kind.SEARCH
+        taken: list[asyncio.Semaphore] = []
+        try:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    for gate in self._gates(kind):
+                        await gate.acquire()
+                        taken.append(gate)
+            except TimeoutError:
+                raise _busy() from None
+            yield
+        finally:
+            for gate in reversed(taken):
+                gate.release()
+            self.under_way -= 1
+            _less(self._of, client, 1)
+            _less(self._searches_of, client, kind is Kind.SEARCH)
+
+    def _require(self, client: str, kind: Kind) -> None:
+        if self._per_client:
+            if self._of[client] >= self._per_client:
+                raise _too_many(self._per_client, "reads")
+            if kind is Kind.SEARCH and self._searches_of[client] >= self._searches_per_client:
+                raise _too_many(self._searches_per_client, "searches")
+        if self.under_way >= self._most_waiting:
+            raise _busy()
+
+    def _gates(self, kind: Kind) -> tuple[asyncio.Semaphore, ...]:
+        # The narrow one first: who waits at it holds no place at a wider one.
+        return {
+            Kind.LOOKUP: (self._lookups,),
+            Kind.LIST: (self._lists, self._lookups),
+            Kind.SEARCH: (self._searches, self._lists, self._lookups),
+        }[kind]
+
+
+def _less(counter: Counter[str], client: str, amount: int) -> None:
+    # Without a trace of clients that are gone.
+    counter[client] -= amount
+    if counter[client] <= 0:
+        del counter[client]
+
+
+def _too_many(most: int, what: str) -> errors.TooManyReads:
+    return errors.TooManyReads(f"One client may have {most} {what} under way at a time; wait for an answer.")
+
+
+def _busy() -> errors.ReadsBusy:
+    return errors.ReadsBusy("Other reads take all connections; repeat the request, or narrow it with `post_id`.")

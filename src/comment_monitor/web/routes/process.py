@@ -1,0 +1,89 @@
+"""`POST /comments/process`: the way in."""
+
+import asyncio
+from typing import Any, Final
+
+from litestar import Request, Response, post
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+
+from comment_monitor.core import errors
+from comment_monitor.core.model import Parsed, Receipt
+from comment_monitor.intake.rate_limit import Verdict
+from comment_monitor.intake.request_parser import parse_at_once, parse_one_by_one
+from comment_monitor.observability import metrics
+from comment_monitor.web.bodies import Body
+from comment_monitor.web.encodings import encoding_of
+from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.openapi import ProcessOperation, problems
+
+# Bytes that are parsed within some milliseconds, whatever they hold.
+LARGE: Final = 1_024
+
+
+@post(
+    "/comments/process",
+    status_code=200,
+    summary="Store comments and queue them for analysis",
+    description=(
+        "200 means committed: each stored comment and its place in the analysis queue. "
+        "A bad comment is rejected by name and the rest is stored; a repeat of the request is always safe."
+    ),
+    operation_class=ProcessOperation,
+    responses=problems(400, 408, 413, 415, 422, 429, 503),
+    tags=["comments"],
+)
+async def process_comments(request: Request[Any, Any, State], service: NamedDependency[Service]) -> Response[Receipt]:
+    """Parses the body, stores its comments, answers with what became of them."""
+    with service.bodies.hold() as body:
+        try:
+            service.require_work()
+            verdict = await _count(request, service)
+            received = await _read(request, service, body)
+            parsed = await _parse(request, received, service)
+        except errors.Incomplete:
+            # A client that changed its mind: nothing went wrong here.
+            raise
+        except errors.Problem as problem:
+            metrics.count_error(problem.slug)
+            raise
+        receipt = await service.runtime.pipeline.process(parsed)
+    if receipt.rejected and len(receipt.rejected) == receipt.received:
+        metrics.count_error(errors.NothingAccepted.slug)
+        raise errors.NothingAccepted(
+            f"None of the {receipt.received} comments can be stored.", extra={"rejected": receipt.rejected}
+        )
+    return Response(receipt, headers=verdict.headers if verdict else None)
+
+
+async def _read(request: Request[Any, Any, State], service: Service, body: Body) -> bytes:
+    """The body, unpacked. What its head says is looked at first: what can't be taken is not waited for."""
+    headers = request.scope["headers"]
+    most = service.runtime.settings.max_request_bytes
+    packing = encoding_of(headers)
+    for name, value in headers:
+        # The parser has seen to it that it is a number.
+        if name == b"content-length" and int(value) > most:
+            raise errors.TooLarge(f"A request may hold at most {most} bytes.")
+    received = await body.read(request.receive, most)
+    return await service.unpacker.unpack(body, received, packing, most) if packing else received
+
+
+async def _parse(request: Request[Any, Any, State], body: bytes, service: Service) -> Parsed:
+    """The comments; a body that needs the careful way is no reason for others to wait, nor are many at once."""
+    most = service.runtime.settings.max_comments_per_request
+    parsed = parse_at_once(body, max_comments=most)
+    if parsed is None and len(body) > LARGE:
+        async with service.careful(request):
+            parsed = await asyncio.to_thread(parse_one_by_one, body, max_comments=most)
+    return parsed or parse_one_by_one(body, max_comments=most)
+
+
+async def _count(request: Request[Any, Any, State], service: Service) -> Verdict | None:
+    verdict = await service.runtime.limit.hit(service.client_of(request))
+    if verdict and not verdict.allowed:
+        metrics.RATE_LIMITED.inc()
+        raise errors.RateLimited(
+            f"{verdict.limit} requests a minute are allowed.", retry_after=verdict.reset, headers=verdict.headers
+        )
+    return verdict
