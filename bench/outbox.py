@@ -9,10 +9,11 @@ from bench.harness.claim import MICROSECONDS, Row, Tools
 from bench.harness.comments import SOURCE, Columns, make_columns
 from bench.harness.run import alone
 from bench.harness.system import System
-from comment_monitor.analysis.engine import Analysis, Failure, analyse_all
-from comment_monitor.core.model import Comment
+from comment_monitor.analysis.engine import VERSION, analyse_all
+from comment_monitor.core.model import Analysis, Comment, Failure
 from comment_monitor.maintenance.scheduler import SWEEP_BATCH
-from comment_monitor.storage import outbox, store
+from comment_monitor.storage import analyses, outbox
+from comment_monitor.storage import comments as stored
 from comment_monitor.storage.postgres import Database, open_database
 
 COMMENTS: Final = 10_000
@@ -89,13 +90,13 @@ async def _through(database: Database, columns: Columns, part: slice, findings: 
         key=lambda one: one.key,
     )
     async with database.transaction() as conn:
-        written = await store.write(conn, comments, batch_size=BATCH, resend_after=RESEND_AFTER)
+        written = await stored.write(conn, comments, batch_size=BATCH, resend_after=RESEND_AFTER)
     async with database.connection() as conn:
-        loaded = await store.load_batches(conn, written.outbox)
+        loaded = await outbox.load_batches(conn, written.outbox)
     done = [(id_, revision) for batch in loaded for id_, revision, _ in batch.comments]
     results = [(id_, revision, found) for (id_, revision), found in zip(done, findings[part], strict=True)]
     async with database.transaction() as conn:
-        await store.save_results(conn, written.outbox, results)
+        await analyses.save_results(conn, written.outbox, results, VERSION)
 
 
 async def _sweep(dsn: str) -> float:

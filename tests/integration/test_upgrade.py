@@ -11,7 +11,8 @@ from tests.support.database import analyse_all, broken_promises, holding, opened
 from tests.support.intake import PATH, fates, process, refused, service
 from tests.support.requests import body, comment, parsed
 
-from comment_monitor.storage import migrations, store
+from comment_monitor.storage import comments as stored
+from comment_monitor.storage import migrations
 
 
 async def read(client: httpx.AsyncClient, id_: object) -> dict[str, Any]:
@@ -77,10 +78,10 @@ async def test_the_release_before_works_on_this_schema(make_settings: MakeSettin
     settings = make_settings()
     async with opened(settings) as database, open_client(settings) as client:
 
-        async def write_as_before(*comments: dict[str, Any]) -> store.Written:
+        async def write_as_before(*comments: dict[str, Any]) -> stored.Written:
             taken = sorted(parsed(*comments).comments, key=lambda one: one.key)
             async with database.transaction() as conn:
-                return await store.write(conn, taken, batch_size=10, resend_after=None, before_009=True)
+                return await stored.write(conn, taken, batch_size=10, resend_after=None, before_009=True)
 
         assert (await write_as_before(comment(1, "v1"), comment(2, "v1"))).all_new
         await process(client, comment(1, "v2"), comment(2, "[removed]"), {"id": "3", "text": "nobody's"})

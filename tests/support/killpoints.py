@@ -19,7 +19,7 @@ from comment_monitor.analysis import batch_processor
 from comment_monitor.cli import main
 from comment_monitor.intake import pipeline
 from comment_monitor.messaging import publisher
-from comment_monitor.storage import store
+from comment_monitor.storage import analyses, comments, outbox
 from tests.support.deadly import SLOW_SECONDS, add_finding
 
 
@@ -32,20 +32,20 @@ class Point(NamedTuple):
 
 
 ORCHESTRATOR: Final = {
-    "before what is new is added": Point(store, "add", after=False),
+    "before what is new is added": Point(comments, "add", after=False),
     "after what is new is added": Point(pipeline.Pipeline, "_add", after=True),
-    "before the write": Point(store, "write", after=False),
-    "before the commit": Point(store, "write", after=True),
+    "before the write": Point(comments, "write", after=False),
+    "before the commit": Point(comments, "write", after=True),
     "after the commit": Point(pipeline.Pipeline, "_store", after=True),
     "before the publish": Point(publisher.Publisher, "publish", after=False),
     "after the publish": Point(publisher.Publisher, "_send", after=True),
     "before the answer": Point(pipeline.Pipeline, "process", after=True),
 }
 WORKER: Final = {
-    "before the batch is loaded": Point(store, "load_batches", after=False),
-    "after the batch is loaded": Point(store, "load_batches", after=True),
-    "before the result is written": Point(store, "save_results", after=False),
-    "before the result's commit": Point(store, "save_results", after=True),
+    "before the batch is loaded": Point(outbox, "load_batches", after=False),
+    "after the batch is loaded": Point(outbox, "load_batches", after=True),
+    "before the result is written": Point(analyses, "save_results", after=False),
+    "before the result's commit": Point(analyses, "save_results", after=True),
     "after the result's commit": Point(batch_processor.Worker, "_save", after=True),
 }
 # Where rows were sent before, and an analysis is slow.

@@ -6,7 +6,7 @@ from typing import Final
 
 from comment_monitor.devserver.postgres_process import EmbeddedPostgres
 from comment_monitor.maintenance import watch
-from comment_monitor.storage import outbox, readiness, retention
+from comment_monitor.storage import cache_namespace, outbox, readiness, retention
 from tests.conftest import execute
 
 ENTRY: Final = re.compile(
@@ -21,8 +21,8 @@ CLOCKS: Final = [
     " ".join(one.sql.split())
     for one in (
         readiness.REVISION,
-        readiness.NAMESPACE,
-        readiness.CACHE_STATE,
+        cache_namespace.NAMESPACE,
+        cache_namespace.CACHE_STATE,
         outbox.OUTSTANDING,
         outbox.SWEEP,
         watch.WAITING,

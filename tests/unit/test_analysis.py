@@ -3,9 +3,10 @@
 import pytest
 
 from comment_monitor.analysis import engine
-from comment_monitor.analysis.engine import Analysis, Failure, analyse
+from comment_monitor.analysis.engine import analyse
 from comment_monitor.analysis.findings import labels, repetition
 from comment_monitor.analysis.findings.text import Text, read
+from comment_monitor.core.model import Analysis, Failure
 
 
 def look(text: str) -> Analysis:

@@ -5,7 +5,8 @@ import unicodedata
 
 import pytest
 
-from comment_monitor.analysis.engine import Analysis, analyse
+from comment_monitor.analysis.engine import analyse
+from comment_monitor.core.model import Analysis
 
 
 def look(text: str) -> Analysis:

@@ -6,7 +6,8 @@ from typing import Final
 
 import pytest
 
-from comment_monitor.analysis.engine import Analysis, analyse
+from comment_monitor.analysis.engine import analyse
+from comment_monitor.core.model import Analysis
 
 SET: Final = Path(__file__).parent.parent / "data" / "links.jsonl"
 # Held, not chosen: docs/adr/0031-what-is-read-out-of-a-text.md has what was measured.

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import pytest
 
-from comment_monitor.analysis.engine import Analysis, analyse
+from comment_monitor.analysis.engine import analyse
 from comment_monitor.analysis.findings.text import read
+from comment_monitor.core.model import Analysis
 
 SET: Final = Path(__file__).parent.parent / "data" / "read.jsonl"
 RECALL: Final = {"link": 0.93, "mention": 0.96, "question": 0.84, "shouting": 0.85}

@@ -43,7 +43,7 @@ def test_secrets_and_addresses_are_taken_out(text: str, left: str) -> None:
         "1234567890123",
         "550e8400-e29b-41d4-a716-446655440000",
         "took 0.123 s of 12345",
-        "signal 9 (SIGKILL)", "comment_monitor/storage/store.py:216 write", "the token bucket is empty",
+        "signal 9 (SIGKILL)", "comment_monitor/storage/comments.py:216 write", "the token bucket is empty",
     ],
 )  # fmt: skip
 def test_times_addresses_of_machines_ids_and_counts_stay(text: str) -> None:

@@ -5,8 +5,9 @@ import re
 import emoji
 import pytest
 
-from comment_monitor.analysis.engine import Analysis, analyse
+from comment_monitor.analysis.engine import analyse
 from comment_monitor.analysis.findings.emoji_values import NEAR, NO_EMOJI, WEIGHTS, value
+from comment_monitor.core.model import Analysis
 
 SELECTORS = ("", "\ufe0f", "\ufe0e")
 TONES = ("", *(chr(number) for number in range(0x1F3FB, 0x1F400)))

@@ -3,7 +3,7 @@
 import pytest
 
 from comment_monitor.diagnostics.status import LOAD, Between, Labels, Look, Process
-from comment_monitor.storage import store
+from comment_monitor.storage import outbox
 
 ERRORS = "comment_processing_errors_total"
 DURATION = "comment_processing_duration_seconds"
@@ -81,7 +81,7 @@ def test_a_process_is_known_by_what_only_its_part_tells(
 
 
 def test_the_statement_by_which_a_worker_is_known_is_that_of_the_code() -> None:
-    assert ("query", store.LOAD_BATCHES.name) == LOAD
+    assert ("query", outbox.LOAD_BATCHES.name) == LOAD
 
 
 def test_a_sum_that_is_known_to_hold_both_is_believed_before_anything_was_analysed() -> None:

@@ -10,8 +10,9 @@ from functools import partial
 import pytest
 
 from comment_monitor.analysis import engine
-from comment_monitor.analysis.engine import Analysis, Failure, Finding, analyse_all
+from comment_monitor.analysis.engine import Finding, analyse_all
 from comment_monitor.analysis.time_limit import TextTimeout, TimeLimit, bounded
+from comment_monitor.core.model import Analysis, Failure
 
 
 @pytest.fixture(autouse=True)

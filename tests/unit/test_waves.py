@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from comment_monitor.core.model import DUPLICATE, STORED, UPDATED, Comment, Fate
 from comment_monitor.intake.write_plan import MOST_WAVES, Plan, runs
-from comment_monitor.storage.store import Unchanged, Written
+from comment_monitor.storage.comments import Unchanged, Written
 
 # A text that only a new comment may have: to a stored one it is another comment's.
 REFUSED = "z"

@@ -12,15 +12,16 @@ from typing import Final, NamedTuple
 import structlog
 
 from comment_monitor.analysis import task_attempt as times
-from comment_monitor.analysis.engine import Analysis, Failure, analyse_all
+from comment_monitor.analysis.engine import VERSION, analyse_all
 from comment_monitor.analysis.task_attempt import Attempt
 from comment_monitor.core.config import Settings, require_dsn
+from comment_monitor.core.model import Analysis, Failure
 from comment_monitor.observability import correlation, logs, metrics
 from comment_monitor.observability.correlation import Origins
-from comment_monitor.storage import outbox, store
+from comment_monitor.storage import analyses, outbox
+from comment_monitor.storage.outbox import Loaded
 from comment_monitor.storage.postgres import Connection, Database, Query, open_database
 from comment_monitor.storage.retry import RETRIED, with_retries
-from comment_monitor.storage.store import Loaded
 
 logger = logs.get(__name__)
 
@@ -138,7 +139,7 @@ class Worker:
     async def _analyse_group(self, outbox_ids: Sequence[int], attempt: Attempt, known: Origins) -> list[int]:
         """Returns the rows that have to be dealt with by themselves: begun before, without coming to an end."""
         async with self._database.connection() as conn:
-            loaded = await store.load_batches(conn, outbox_ids)
+            loaded = await outbox.load_batches(conn, outbox_ids)
             group = [row for row in loaded if row.starts == 0]
             # A row that was sent again has most likely waited, or got lost; only if it kills its worker now the count
             # will tell. (The broker does not deliver again what a worker was killed over by its time limit.)
@@ -148,7 +149,7 @@ class Worker:
 
     async def _analyse_alone(self, outbox_id: int, attempt: Attempt, known: Origins) -> None:
         async with self._database.connection() as conn:
-            batches = await store.load_batches(conn, [outbox_id])
+            batches = await outbox.load_batches(conn, [outbox_id])
         for batch in batches:
             suspect = attempt.redelivered or batch.resends > 0 or batch.starts > 0
             if not (suspect and await self._isolate(batch, attempt)):
@@ -230,7 +231,7 @@ class Worker:
                 ended.append(piece.row.outbox_id)
             final |= {one[0]: one for one in piece.results if not (keeps and isinstance(one[2], Failure))}
         async with self._database.transaction() as conn:
-            saved = await store.save_results(conn, ended, list(final.values()))
+            saved = await analyses.save_results(conn, ended, list(final.values()), VERSION)
             ours = [piece for piece in pieces if piece.row.outbox_id in saved.ended]
             kept = [piece for piece in pieces if piece.row.outbox_id not in ended]
             ours += [piece for piece in kept if await self._keep_row(conn, piece)]
@@ -298,7 +299,7 @@ class Worker:
                 await conn.fetch(outbox.SPLIT_BATCH, batch.outbox_id)
             else:
                 failed = [(id_, revision, Failure(reason=CUT_SHORT)) for id_, revision, _ in batch.comments]
-                saved = await store.save_results(conn, [batch.outbox_id], failed)
+                saved = await analyses.save_results(conn, [batch.outbox_id], failed, VERSION)
         if saved and saved.ended:
             metrics.ANALYSIS.labels(outcome="failed").inc(len(saved.comments))
         logger.error("batch_isolated", comments=len(batch.comments), starts=starts)

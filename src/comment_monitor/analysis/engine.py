@@ -9,11 +9,10 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from comment_monitor.analysis.findings import labels, language, repetition, sentiment
 from comment_monitor.analysis.findings.text import Text, read
 from comment_monitor.analysis.time_limit import TextTimeout, TimeLimit, bounded
+from comment_monitor.core.model import Analysis, Failure
 
 RULES_VERSION: Final = "2"
 # Stored with every result: it names the rules and libraries whose upgrade may change the result.
@@ -28,23 +27,6 @@ VERSION: Final = "+".join(
 )
 
 MAX_REASON: Final = 500
-
-
-class Analysis(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found in one text."""
-
-    language: str  # ISO 639-1, or "und": can't be told
-    language_confidence: float | None  # 0 to 1
-    sentiment: str | None  # positive, neutral, negative; None: not said of this language
-    sentiment_score: float | None  # -1 to 1
-    labels: tuple[str, ...]  # sorted
-    text_digest: int | None  # signed 64 bits of the normalised text; None: too short to count as a repetition
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a text could not be analysed: "<finding>: <error>: <message>"."""
-
-    reason: str
 
 
 Found = Mapping[str, Any]

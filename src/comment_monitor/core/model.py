@@ -101,3 +101,20 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
     queued: int
     rejected: list[Rejection]
+
+
+class Analysis(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in one text."""
+
+    language: str  # ISO 639-1, or "und": can't be told
+    language_confidence: float | None  # 0 to 1
+    sentiment: str | None  # positive, neutral, negative; None: not said of this language
+    sentiment_score: float | None  # -1 to 1
+    labels: tuple[str, ...]  # sorted
+    text_digest: int | None  # signed 64 bits of the normalised text; None: too short to count as a repetition
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a text could not be analysed: "<finding>: <error>: <message>"."""
+
+    reason: str

@@ -19,11 +19,12 @@ from comment_monitor.intake.write_plan import Plan, runs
 from comment_monitor.messaging.publisher import Publisher
 from comment_monitor.observability import logs, metrics, tracing
 from comment_monitor.observability.correlation import MOST, Origin, Origins
-from comment_monitor.storage import store
+from comment_monitor.storage import cache_namespace
+from comment_monitor.storage import comments as stored
+from comment_monitor.storage.comments import Written
 from comment_monitor.storage.postgres import NO_SCHEMA, REFUSES_WRITES, Connection, Database, in_words
-from comment_monitor.storage.readiness import NAMESPACE_LEASE, Schema
+from comment_monitor.storage.readiness import Schema
 from comment_monitor.storage.retry import RETRIED, with_retries
-from comment_monitor.storage.store import Written
 
 logger = logs.get(__name__)
 
@@ -255,7 +256,7 @@ class Pipeline:
         async def look() -> list[int]:
             async with self._database.connection() as conn:
                 asked = [comments[index] for index in unknown]
-                return await store.look_for(conn, asked, before_009=self._before_009)
+                return await stored.look_for(conn, asked, before_009=self._before_009)
 
         found = [unknown[place] for place in await with_retries(self.settings, look)]
         await self._cache.remember(marks, [(index, 0) for index in found])
@@ -303,13 +304,13 @@ class Pipeline:
 
     async def _add(self, plan: Plan, resend_after: float | None) -> Written:
         async with self._database.connection() as conn:
-            return await store.add(conn, plan.wave(0), batch_size=self.settings.batch_size, resend_after=resend_after)
+            return await stored.add(conn, plan.wave(0), batch_size=self.settings.batch_size, resend_after=resend_after)
 
     async def _store(self, plan: Plan, added: Sequence[Written], resend_after: float | None) -> list[Written]:
         """Writes the waves that are not written yet."""
         async with self._database.transaction() as conn:
             written = [*added] + [
-                await store.write(
+                await stored.write(
                     conn,
                     plan.wave(number),
                     batch_size=self.settings.batch_size,
@@ -322,7 +323,7 @@ class Pipeline:
             asked = time.monotonic()
             namespace = await self._supersede(conn, edited) if edited else None
         if edited:
-            self._cache.go_by(namespace, asked + NAMESPACE_LEASE)
+            self._cache.go_by(namespace, asked + cache_namespace.LEASE)
         return written
 
     async def _supersede(self, conn: Connection, edited: list[Known]) -> bytes | None:
@@ -331,14 +332,10 @@ class Pipeline:
         Returns the prefix to go by from now on; None: none until the database has been asked again.
         """
         if self._cache.reachable:
-            query = store.NAMESPACES_BEFORE_012 if self._before_012 else store.NAMESPACES
-            [(current, previous, unannounced)] = await conn.fetch(query)
-            if await self._cache.supersede(edited, (current.bytes, previous.bytes)):
-                return None if unannounced else bytes(current.bytes)
-        if self._before_012:
-            return bytes((await conn.value(store.NEW_NAMESPACE)).bytes)
-        await conn.fetch(store.NOTE_UNANNOUNCED)
-        return None
+            valid = await cache_namespace.hold(conn, before_012=self._before_012)
+            if await self._cache.supersede(edited, (valid.current, valid.previous)):
+                return valid.current if valid.believed else None
+        return await cache_namespace.disown(conn, before_012=self._before_012)
 
 
 def _count(plan: Plan) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from comment_monitor.core.model import CONFLICT, DUPLICATE, STORED, UPDATED, Comment, Fate
 from comment_monitor.intake.dedup_cache import Known
-from comment_monitor.storage.store import SAME, Unchanged, Written
+from comment_monitor.storage.comments import SAME, Unchanged, Written
 
 # Texts of one comment in one write: each is a statement, and for so long others wait for its writer.
 MOST_WAVES: Final = 32

@@ -1,13 +1,15 @@
-"""The statements on the rows of the analysis queue that neither write comments nor store results. None of them commits.
+"""The rows of the analysis queue: the statements on them that neither write comments nor store results. None commits.
 
 `resends` of a row: -1 while its message has not been sent, 0 once it has been, then the times that the sweep sent it
 again. `starts`: the times that a worker began it and did not come to an end. `failures`: the times that an analyser
 raised on what is left in it.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from comment_monitor.storage.postgres import Query
+from comment_monitor.core.removed import is_removed
+from comment_monitor.storage.postgres import Connection, Query
 
 # What workers have been sent and have not yet ended, unless it is overdue: rows and comments. Beside it the results
 # stored since the statistics began, new and overwritten ones, whichever process stored them. Reads at most $1 rows.
@@ -132,3 +134,43 @@ SPLIT_BATCH: Final = Query(
     SELECT ARRAY[one], created_at, now(), -1, 1 FROM old, unnest(comment_ids) AS one
     """,
 )
+
+# The comments of outbox rows as they are now; the rows stay until their results are stored.
+LOAD_BATCHES: Final = Query(
+    "load_batches",
+    """
+    SELECT o.id AS outbox_id, o.starts, o.resends, o.failures, c.id, c.revision, c.source, c.text
+    FROM analysis_outbox o
+    LEFT JOIN LATERAL unnest(o.comment_ids) AS wanted (id) ON true
+    LEFT JOIN comments c ON c.id = wanted.id
+    WHERE o.id = ANY ($1::bigint[])
+    ORDER BY o.id, c.id
+    """,
+)
+
+
+class Loaded(NamedTuple):
+    """A batch to analyse: (id, revision, text) of each comment that still exists, and its row's counters.
+
+    The text is empty where it is a notice that the comment is gone: nothing is to be read out of it. `more`: these are
+    not all of the row's comments.
+    """
+
+    outbox_id: int
+    comments: list[tuple[int, int, str]]
+    starts: int
+    resends: int
+    failures: int
+    more: bool = False
+
+
+async def load_batches(conn: Connection, outbox_ids: Sequence[int]) -> list[Loaded]:
+    """The batches behind outbox rows; one that is done already is left out."""
+    batches: dict[int, Loaded] = {}
+    for outbox_id, starts, resends, failures, id_, revision, source, text in await conn.fetch(LOAD_BATCHES, outbox_ids):
+        batch = batches.get(outbox_id)
+        if batch is None:
+            batch = batches[outbox_id] = Loaded(outbox_id, [], starts, resends, failures)
+        if id_ is not None:
+            batch.comments.append((id_, revision, "" if is_removed(source, text) else text))
+    return list(batches.values())

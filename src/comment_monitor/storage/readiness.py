@@ -8,58 +8,22 @@ import asyncpg
 
 from comment_monitor.core.errors import DatabaseUnavailable, Problem, SchemaBehind
 from comment_monitor.observability import logs
-from comment_monitor.storage import migrations
+from comment_monitor.storage import cache_namespace, migrations
 from comment_monitor.storage.postgres import AWAY, NO_SCHEMA, Connection, Database, Query, in_words, refuses_us
 
 logger = logs.get(__name__)
 
 # Seconds between two looks.
-SCHEMA_INTERVAL: Final = 2.0
+SCHEMA_INTERVAL: Final = cache_namespace.READ_EVERY
 # Without an answer for so long, the database is said not to answer; a look itself may wait for minutes.
 SILENCE: Final = 5 * SCHEMA_INTERVAL
-# Seconds for which a process goes by a prefix in Redis that it has read; a look that hangs does not make it longer. So
-# long after a change of the prefix no process goes by the one before.
-NAMESPACE_LEASE: Final = 2 * SCHEMA_INTERVAL + 1
 
 BEFORE_012: Final = frozenset({"008", "009", "010", "011"})
 
-# The revision of the database, and the prefix of its keys in Redis.
+# The revision of the database.
 REVISION: Final = Query("schema_revision", "SELECT version_num FROM comment_monitor_version")
 # Where the releases before kept it, until the first migration of this one. It may also be another project's.
 LEGACY_REVISION: Final = Query("schema_legacy_revision", "SELECT version_num FROM alembic_version LIMIT 2")
-NAMESPACE: Final = Query(
-    "cache_namespace",
-    "SELECT cache_namespace, false, current_setting('transaction_read_only') = 'on' FROM installation",
-)
-# With whether some edit was committed that Redis was not told of: then no prefix may be gone by.
-CACHE_STATE: Final = Query(
-    "cache_state",
-    """
-    SELECT cache_namespace, EXISTS (SELECT FROM unannounced_edits), current_setting('transaction_read_only') = 'on'
-    FROM installation
-    """,
-)
-# Changes the prefix because of such edits, where the last change lies $1 seconds back: so no process is two behind.
-# Edits that are committed by now are disowned, and their notes go; a later one leaves its note for the next change. A
-# write that holds edits may have the row for a moment: it is not waited for.
-ANNOUNCE: Final = Query(
-    "announce_edits",
-    """
-    WITH free AS MATERIALIZED (
-        SELECT only_one FROM installation
-        WHERE namespace_since NOT BETWEEN clock_timestamp() - make_interval(secs => $1) AND clock_timestamp()
-        FOR NO KEY UPDATE SKIP LOCKED
-    ), changed AS (
-        UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid(),
-            namespace_since = clock_timestamp()
-        FROM free WHERE installation.only_one = free.only_one
-        RETURNING installation.cache_namespace
-    ), gone AS (
-        DELETE FROM unannounced_edits WHERE EXISTS (SELECT FROM changed)
-    )
-    SELECT cache_namespace FROM changed
-    """,
-)
 
 
 class Schema:
@@ -168,7 +132,8 @@ class Schema:
         self.at_head = later or self.revision == self._head
         if later or self.revision in self._usable:
             asked = time.monotonic()
-            self._go_by(await self._read_namespace(conn), asked)
+            namespace, self.read_only = await cache_namespace.read(conn, before_012=self.before_012)
+            self._go_by(namespace, asked)
             self.problem = None
         else:
             self._go_by(None, time.monotonic())
@@ -176,14 +141,6 @@ class Schema:
             self.problem = SchemaBehind(
                 f"The database {behind if self.revision else 'has no tables yet'}: run `comment-monitor migrate`."
             )
-
-    async def _read_namespace(self, conn: Connection) -> bytes | None:
-        """The prefix in Redis; None: it holds what is not so any more, and the prefix can't be changed yet."""
-        query = NAMESPACE if self.before_012 else CACHE_STATE
-        [(namespace, unannounced, self.read_only)] = await conn.fetch(query)
-        if unannounced:
-            namespace = None if self.read_only else await conn.value(ANNOUNCE, NAMESPACE_LEASE)
-        return bytes(namespace.bytes) if namespace else None
 
     async def _read_revision(self, conn: Connection) -> str | None:
         try:
@@ -197,4 +154,4 @@ class Schema:
         return revision
 
     def _go_by(self, namespace: bytes | None, asked: float) -> None:
-        self.namespace, self.namespace_until = namespace, asked + NAMESPACE_LEASE
+        self.namespace, self.namespace_until = namespace, asked + cache_namespace.LEASE

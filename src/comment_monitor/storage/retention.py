@@ -10,9 +10,8 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from comment_monitor.core.errors import ConfigurationError
-from comment_monitor.storage import store
+from comment_monitor.storage import cache_namespace
 from comment_monitor.storage.postgres import CONFLICT, Connection, Database, Query
-from comment_monitor.storage.readiness import NAMESPACE, NAMESPACE_LEASE
 
 RECENT_DAYS: Final = 7
 BATCH: Final = 1000
@@ -20,7 +19,7 @@ BATCH: Final = 1000
 PAUSE: Final = 0.02
 MAX_TRIES: Final = 6
 # So long after a change of the prefix in Redis no process goes by the one before.
-SETTLED: Final = NAMESPACE_LEASE
+SETTLED: Final = cache_namespace.LEASE
 INDEX_PREFIX: Final = "comments_recent_"
 
 # How many comments were stored before $1, and when the first of them was.
@@ -102,9 +101,9 @@ async def delete_old(database: Database, before: datetime) -> AsyncIterator[int]
 async def _disown(database: Database) -> None:
     """Waits for a change of the prefix in Redis, its own or another's."""
     async with database.connection() as conn:
-        current = await conn.value(NAMESPACE)
-        while await conn.value(NAMESPACE) == current:
-            if not await conn.value(store.NEW_NAMESPACE_LATER, SETTLED):
+        before = await cache_namespace.current(conn)
+        while await cache_namespace.current(conn) == before:
+            if not await cache_namespace.change(conn):
                 await asyncio.sleep(PAUSE)
 
 
