@@ -18,9 +18,9 @@ from tests.support.requests import body, comment
 from tests.support.triggers import DATA_EXCEPTION, SERIALIZATION_FAILURE, refuse
 
 from comment_monitor.analysis.findings import repetition
-from comment_monitor.maintenance import watch
 from comment_monitor.messaging import consumer
 from comment_monitor.observability import metrics
+from comment_monitor.storage import invariants
 from comment_monitor.storage.invariants import INVARIANTS
 from comment_monitor.web import door
 
@@ -35,7 +35,7 @@ CLOCKS: Final = {
     for one in (
         *("schema_revision", "cache_state", "sweep_outbox", "analysis_backlog", "recent_indexes"),
         *("check_last_comment", "check_next_slice", "check_identity_index", "last_checks", "add_checks", "save_checks"),
-        *(watch.LOCK_CHECK.name, *(one.query.name for one in INVARIANTS)),
+        *(invariants.LOCK_CHECK.name, *(one.query.name for one in INVARIANTS)),
     )
 }
 GAUGES_OF_ALL: Final = {

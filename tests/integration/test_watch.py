@@ -15,9 +15,9 @@ from tests.support.database import analyse_all, blocked, holding, opened, take_i
 from tests.support.requests import comment
 
 from comment_monitor.core.config import Settings
-from comment_monitor.maintenance import watch
+from comment_monitor.maintenance import system_gauges
 from comment_monitor.observability.metrics_server import Known
-from comment_monitor.storage import migrations
+from comment_monitor.storage import invariants, migrations
 from comment_monitor.storage.postgres import AWAY
 from comment_monitor.storage.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
 
@@ -30,11 +30,11 @@ async def test_how_long_the_oldest_has_waited(make_settings: MakeSettings) -> No
     await take_in(settings, comment(2))
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET created_at = now() - interval '90 s' WHERE id = 1")
     async with opened(settings) as database:
-        await watch.measure_waiting(database)
+        await system_gauges.measure_waiting(database)
         assert 90 <= metric("comment_analysis_oldest_seconds") < 150
         assert metric("comment_analysis_backlog") == 2
         await analyse_all(settings)
-        await watch.measure_waiting(database)
+        await system_gauges.measure_waiting(database)
         assert metric("comment_analysis_oldest_seconds") == 0
         assert metric("comment_analysis_backlog") == 0
 
@@ -48,14 +48,14 @@ async def test_what_waits_is_not_told_while_the_database_can_not_be_asked(make_s
         return {family.name for family in Known(REGISTRY).collect()} & names
 
     async with opened(settings) as database:
-        await watch.measure_waiting(database)
+        await system_gauges.measure_waiting(database)
         assert told() == names
         execute(settings.postgres_dsn, "ALTER TABLE analysis_outbox RENAME TO gone")
         with pytest.raises(asyncpg.UndefinedTableError):
-            await watch.measure_waiting(database)
+            await system_gauges.measure_waiting(database)
         assert told() == set()
         execute(settings.postgres_dsn, "ALTER TABLE gone RENAME TO analysis_outbox")
-        await watch.measure_waiting(database)
+        await system_gauges.measure_waiting(database)
         assert (told(), metric("comment_analysis_backlog")) == (names, 1)
 
 
@@ -71,18 +71,18 @@ async def test_how_far_back_the_recent_index_begins_tells_of_the_cleanup(make_se
         for days in (20, 0):
             await roll_recent_index(database, today - timedelta(days=days))
             least = age(days)
-            await watch.measure_recent_index(database)
+            await system_gauges.measure_recent_index(database)
             assert least <= metric("comment_recent_index_age_seconds") <= age(days)
 
 
 async def test_of_a_recent_index_that_is_gone_no_age_is_told(make_settings: MakeSettings) -> None:
     settings = make_settings()
     async with opened(settings) as database:
-        await watch.measure_recent_index(database)
+        await system_gauges.measure_recent_index(database)
         assert metric("comment_recent_index_age_seconds") > 0
         ((name,),) = execute(settings.postgres_dsn, f"SELECT indexname FROM pg_indexes WHERE {RECENT}")  # noqa: S608
         execute(settings.postgres_dsn, f"DROP INDEX {name}")
-        await watch.measure_recent_index(database)
+        await system_gauges.measure_recent_index(database)
     assert "comment_recent_index_age_seconds" not in {family.name for family in Known(REGISTRY).collect()}
 
 
@@ -98,9 +98,9 @@ def looks() -> float:
 async def look_now(settings: Settings) -> None:
     """A look that is due."""
     async with opened(settings) as database:
-        await watch.check_promises(settings, database)
+        await system_gauges.check_promises(settings, database)
         execute(settings.postgres_dsn, DUE)
-        await watch.check_promises(settings, database)
+        await system_gauges.check_promises(settings, database)
 
 
 async def test_what_is_broken_is_told_by_promise(make_settings: MakeSettings) -> None:
@@ -108,13 +108,13 @@ async def test_what_is_broken_is_told_by_promise(make_settings: MakeSettings) ->
     await take_in(settings, comment(1), comment(2))
 
     def told() -> dict[str, float]:
-        return {name: metric("comment_invariant_violations", invariant=name) for name in watch.NAMES}
+        return {name: metric("comment_invariant_violations", invariant=name) for name in system_gauges.NAMES}
 
     await look_now(settings)
-    assert told() == dict.fromkeys(watch.NAMES, 0)
+    assert told() == dict.fromkeys(system_gauges.NAMES, 0)
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
     await look_now(settings)
-    assert told() == {**dict.fromkeys(watch.NAMES, 0), "analysed": 2}
+    assert told() == {**dict.fromkeys(system_gauges.NAMES, 0), "analysed": 2}
 
 
 async def test_the_installation_is_looked_through_once_an_interval_whoever_asks(make_settings: MakeSettings) -> None:
@@ -123,13 +123,13 @@ async def test_the_installation_is_looked_through_once_an_interval_whoever_asks(
         before = looks()
         started = time.time()
         # New to the database, they are due in an interval.
-        await asyncio.gather(*(watch.check_promises(settings, database) for _ in range(4)))
+        await asyncio.gather(*(system_gauges.check_promises(settings, database) for _ in range(4)))
         assert looks() == before
         assert started - 5 < metric(CHECKED) < time.time() + 5
         execute(settings.postgres_dsn, DUE)
-        await asyncio.gather(*(watch.check_promises(settings, database) for _ in range(4)))
+        await asyncio.gather(*(system_gauges.check_promises(settings, database) for _ in range(4)))
         assert looks() == before + 1
-        await watch.check_promises(settings, database)
+        await system_gauges.check_promises(settings, database)
         assert looks() == before + 1
         assert metric(CHECKED) > started - 5
         assert metric("comment_invariant_check_interval_seconds") == 3600
@@ -140,7 +140,7 @@ async def test_while_another_process_looks_its_last_findings_are_told(make_setti
     await take_in(settings, comment(1))
     await look_now(settings)
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
-    with holding(settings.postgres_dsn, f"SELECT pg_advisory_xact_lock({watch.CHECK_LOCK})"):
+    with holding(settings.postgres_dsn, f"SELECT pg_advisory_xact_lock({invariants.CHECK_LOCK})"):
         await look_now(settings)
         assert metric("comment_invariant_violations", invariant="analysed") == 0
         execute(settings.postgres_dsn, "UPDATE invariant_checks SET violations = 7 WHERE name = 'versions'")
@@ -173,7 +173,7 @@ async def test_between_two_statements_a_look_holds_no_snapshot(
 ) -> None:
     settings = make_settings()
     await take_in(settings, *map(comment, range(10)))
-    monkeypatch.setattr(watch, "CHECK_PAUSE", 3600)
+    monkeypatch.setattr(system_gauges, "CHECK_PAUSE", 3600)
     query = (
         "SELECT state, backend_xmin::text, backend_xid::text FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'comment-monitor check'"

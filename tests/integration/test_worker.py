@@ -28,7 +28,7 @@ from comment_monitor.analysis.batch_processor import open_worker
 from comment_monitor.analysis.engine import VERSION, Finding
 from comment_monitor.analysis.findings.text import Text
 from comment_monitor.core.config import Settings
-from comment_monitor.maintenance.watch import WAITING
+from comment_monitor.storage.backlog import WAITING
 
 LOVE: Final = "I really love this wonderful phone, thank you so much"
 HATE: Final = "This is a terrible and awful product and I hate it"

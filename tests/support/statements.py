@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from comment_monitor.devserver.postgres_process import EmbeddedPostgres
-from comment_monitor.maintenance import watch
-from comment_monitor.storage import cache_namespace, outbox, readiness, retention
+from comment_monitor.storage import backlog, cache_namespace, outbox, readiness, retention
 from tests.conftest import execute
 
 ENTRY: Final = re.compile(
@@ -25,7 +24,7 @@ CLOCKS: Final = [
         cache_namespace.CACHE_STATE,
         outbox.OUTSTANDING,
         outbox.SWEEP,
-        watch.WAITING,
+        backlog.WAITING,
         retention.RECENT_INDEXES,
     )
 ]

@@ -9,7 +9,7 @@ import click
 from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.core.config import Settings, require_dsn
-from comment_monitor.maintenance.watch import TIMEOUTS_TO_WAIT
+from comment_monitor.maintenance.system_gauges import TIMEOUTS_TO_WAIT
 from comment_monitor.storage.invariants import Finding
 from comment_monitor.storage.invariants import check as look
 from comment_monitor.storage.postgres import AWAY, NO_SCHEMA, in_words, open_database

@@ -21,6 +21,11 @@ def normalise_source(name: str) -> str:
     return name.strip().lower()
 
 
+def spellings(source: str) -> list[str]:
+    """The source as it is asked for, and in its one spelling."""
+    return list(dict.fromkeys((source, normalise_source(source))))
+
+
 class Comment(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One comment that passed every check. None: the sender did not say."""
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from comment_monitor.core.config import Settings
 from comment_monitor.intake.dedup_cache import DedupCache
-from comment_monitor.maintenance import watch
+from comment_monitor.maintenance import system_gauges
 from comment_monitor.messaging.analysis_rate import AnalysisRate, Outstanding, bounds
 from comment_monitor.messaging.publisher import QUEUE_LIMIT, Publisher
 from comment_monitor.observability import logs, metrics
@@ -96,15 +96,15 @@ class Upkeep:
 
     async def measure_backlog(self) -> None:
         """Sets the gauges of what is not yet analysed."""
-        await watch.measure_waiting(self._database)
+        await system_gauges.measure_waiting(self._database)
 
     async def measure_recent_index(self) -> None:
         """Sets the gauge of when `cleanup` was last done."""
-        await watch.measure_recent_index(self._database)
+        await system_gauges.measure_recent_index(self._database)
 
     async def check_promises(self) -> None:
         """Tells of the last look at the invariants, and looks where that is due."""
-        await watch.check_promises(self._settings, self._database)
+        await system_gauges.check_promises(self._settings, self._database)
 
     async def _check_at_times(self, stop: asyncio.Event) -> None:
         # Whether a look is due stands in the database. Pods that come together do not ask together.

@@ -134,6 +134,30 @@ OUTBOX_AGE: Final = Invariant(
 )
 INVARIANTS: Final = (*OF_A_SLICE, OUTBOX_AGE)
 
+# One process of the installation at a time.
+CHECK_LOCK: Final = 0x636865636B
+LOCK_CHECK: Final = Query("lock_check", "SELECT pg_try_advisory_lock($1)")
+# When each invariant was last checked (seconds since 1970), what was found, and whether that is $1 seconds ago.
+LAST_CHECKS: Final = Query(
+    "last_checks",
+    """
+    SELECT name, violations, extract(epoch FROM checked_at)::float8 AS checked_at,
+        clock_timestamp() - checked_at >= make_interval(secs => $1) AS due
+    FROM invariant_checks WHERE name = ANY ($2::text[])
+    """,
+)
+# An invariant that is new to the database is checked once an interval has passed.
+ADD_CHECKS: Final = Query(
+    "add_checks", "INSERT INTO invariant_checks (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+)
+SAVE_CHECKS: Final = Query(
+    "save_checks",
+    """
+    UPDATE invariant_checks c SET checked_at = clock_timestamp(), violations = f.violations
+    FROM unnest($1::text[], $2::bigint[]) AS f (name, violations) WHERE c.name = f.name
+    """,
+)
+
 
 def name_of(invariant: Invariant) -> str:
     """Its name in metrics and tables, such as `analysed`."""

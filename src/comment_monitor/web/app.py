@@ -24,7 +24,7 @@ from comment_monitor.web import problems
 from comment_monitor.web.lifecycle import Service
 from comment_monitor.web.middleware import EncodedSlash, Excess, Farewell, Head, RequestId, Traced
 from comment_monitor.web.openapi import openapi_config
-from comment_monitor.web.routes import comments, health, process
+from comment_monitor.web.routes import comments, health, posts, process
 
 ASSET: Final = re.compile(r"/?(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}/){0,10}[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -82,9 +82,9 @@ def create_app(settings: Settings) -> Litestar:
             process.process_comments,
             comments.list_comments,
             comments.get_comment,
-            comments.list_posts,
-            comments.post_summary,
-            comments.find_post_summary,
+            posts.list_posts,
+            posts.post_summary,
+            posts.find_post_summary,
             health.health,
             health.started,
             home,

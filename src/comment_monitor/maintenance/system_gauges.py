@@ -9,44 +9,21 @@ from typing import Final
 from comment_monitor.core.config import Settings
 from comment_monitor.observability import logs, metrics
 from comment_monitor.storage import retention
-from comment_monitor.storage.invariants import INVARIANTS, check, name_of
-from comment_monitor.storage.postgres import Database, Query, in_words, open_database
+from comment_monitor.storage.backlog import WAITING
+from comment_monitor.storage.invariants import (
+    ADD_CHECKS,
+    CHECK_LOCK,
+    INVARIANTS,
+    LAST_CHECKS,
+    LOCK_CHECK,
+    SAVE_CHECKS,
+    check,
+    name_of,
+)
+from comment_monitor.storage.postgres import Database, in_words, open_database
 
 logger = logs.get(__name__)
 
-# Comments whose analysis is outstanding, and seconds since the first of them began to wait. An edit that waits beside
-# its first text counts twice: two analyses wait.
-WAITING: Final = Query(
-    "analysis_backlog",
-    """
-    SELECT coalesce(sum(cardinality(comment_ids)), 0) AS comments,
-        coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest
-    FROM analysis_outbox
-    """,
-)
-# One process of the installation at a time.
-CHECK_LOCK: Final = 0x636865636B
-LOCK_CHECK: Final = Query("lock_check", "SELECT pg_try_advisory_lock($1)")
-# When each invariant was last checked (seconds since 1970), what was found, and whether that is $1 seconds ago.
-LAST_CHECKS: Final = Query(
-    "last_checks",
-    """
-    SELECT name, violations, extract(epoch FROM checked_at)::float8 AS checked_at,
-        clock_timestamp() - checked_at >= make_interval(secs => $1) AS due
-    FROM invariant_checks WHERE name = ANY ($2::text[])
-    """,
-)
-# An invariant that is new to the database is checked once an interval has passed.
-ADD_CHECKS: Final = Query(
-    "add_checks", "INSERT INTO invariant_checks (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
-)
-SAVE_CHECKS: Final = Query(
-    "save_checks",
-    """
-    UPDATE invariant_checks c SET checked_at = clock_timestamp(), violations = f.violations
-    FROM unnest($1::text[], $2::bigint[]) AS f (name, violations) WHERE c.name = f.name
-    """,
-)
 # Seconds for one statement of a look, and between two slices.
 CHECK_TIMEOUT: Final = 120.0
 CHECK_PAUSE: Final = 0.02
