@@ -12,9 +12,9 @@ import structlog
 from comment_monitor.cli import main
 from comment_monitor.intake import pipeline
 from comment_monitor.messaging import publisher
-from comment_monitor.messaging.producer import Message
+from comment_monitor.messaging.producer import OutboxMessage
 from comment_monitor.observability import metrics, tracing
-from comment_monitor.observability.correlation import Origin
+from comment_monitor.observability.correlation import RequestContext
 from comment_monitor.storage.postgres import Connection, Query
 
 
@@ -33,7 +33,7 @@ def send(self: publisher.Publisher, waiting: Sequence[Any]) -> None:
     together = self._together
     groups = [waiting[at : at + together] for at in range(0, len(waiting), together)]
     messages = [
-        Message([one.outbox_id for one in group], {one.outbox_id: one.origins for one in group if one.origins})
+        OutboxMessage([one.outbox_id for one in group], {one.outbox_id: one.origins for one in group if one.origins})
         for group in groups
     ]
     self._link.send(messages)
@@ -41,10 +41,10 @@ def send(self: publisher.Publisher, waiting: Sequence[Any]) -> None:
     self._sent = (self._sent[0] + len(waiting), self._sent[1] + len(messages))
 
 
-def origin() -> Origin | None:
+def origin() -> RequestContext | None:
     """The request that is being worked on."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
-    return Origin(request_id) if request_id is not None else None
+    return RequestContext(request_id) if request_id is not None else None
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from comment_monitor.core.config import Settings, require_dsn
 from comment_monitor.intake.dedup_cache import DedupCache
 from comment_monitor.intake.pipeline import Pipeline
 from comment_monitor.intake.rate_limit import RateLimit
-from comment_monitor.maintenance.scheduler import Upkeep
+from comment_monitor.maintenance.scheduler import Scheduler
 from comment_monitor.messaging.celery_app import batches_a_message, make_celery
 from comment_monitor.messaging.publisher import Publisher
 from comment_monitor.storage.postgres import GENERIC_PLANS, Database, open_database
-from comment_monitor.storage.readiness import Schema
+from comment_monitor.storage.readiness import DatabaseState
 from comment_monitor.storage.redis_client import open_cluster, open_redis
 
 
@@ -23,11 +23,11 @@ class Runtime(NamedTuple):
     writing: Database
     background: Database
     reading: Database
-    schema: Schema
+    schema: DatabaseState
     cache: DedupCache
     limit: RateLimit
     pipeline: Pipeline
-    upkeep: Upkeep
+    upkeep: Scheduler
     publisher: Publisher
 
 
@@ -63,9 +63,9 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
         open_cluster=lambda: open_cluster(settings.redis_url),
     )
     publisher = Publisher(make_celery(settings) if settings.broker_url else None, together=batches_a_message(settings))
-    schema = Schema()
+    schema = DatabaseState()
     pipeline = Pipeline(settings, writing, cache, publisher, schema)
-    upkeep = Upkeep(settings, background, schema, cache, publisher)
+    upkeep = Scheduler(settings, background, schema, cache, publisher)
     limit = RateLimit(settings.rate_limit_per_minute, settings.redis_url)
     try:
         await upkeep.look_at_schema()

@@ -14,13 +14,13 @@ from billiard.util import get_logger as pool_logger
 from celery import Celery, Task, signals
 from celery.apps import worker as worker_signals
 
-from comment_monitor.analysis.batch_processor import Worker, open_worker
+from comment_monitor.analysis.batch_processor import BatchProcessor, open_worker
 from comment_monitor.analysis.engine import warm_up
 from comment_monitor.core.config import load
 from comment_monitor.core.errors import ConfigurationError
 from comment_monitor.messaging.celery_app import ANALYSE, make_celery
 from comment_monitor.observability import correlation, log_level, logs, tracing
-from comment_monitor.observability.correlation import Origins, distinct
+from comment_monitor.observability.correlation import RequestContexts, distinct
 
 SERVICE: Final = "comment-worker"
 SPAN: Final = "analyse comment-analysis"
@@ -36,18 +36,20 @@ class Process:
     def __init__(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.stack = AsyncExitStack()
-        self.worker: Worker = self.runner.run(self.stack.enter_async_context(open_worker(settings)))
+        self.worker: BatchProcessor = self.runner.run(self.stack.enter_async_context(open_worker(settings)))
         try:
             tracing.start(settings.otlp_endpoint, SERVICE)
         except ConfigurationError as error:
             # `comment-monitor worker` says it at its start; comments are analysed all the same.
             logger.error("no_traces", reason=str(error))  # noqa: TRY400 - the reason is what matters
 
-    def analyse(self, outbox_ids: Sequence[int], task_id: str, known: Origins, *, redelivered: bool) -> None:
+    def analyse(self, outbox_ids: Sequence[int], task_id: str, known: RequestContexts, *, redelivered: bool) -> None:
         """Analyses a task's batches; its lines bear its id, its spans are in the traces of the requests behind it."""
         self.runner.run(self._analyse(outbox_ids, task_id, known, redelivered))
 
-    async def _analyse(self, outbox_ids: Sequence[int], task_id: str, known: Origins, redelivered: bool) -> None:
+    async def _analyse(
+        self, outbox_ids: Sequence[int], task_id: str, known: RequestContexts, redelivered: bool
+    ) -> None:
         requests = distinct(known) if tracing.on() else ()
         with (
             structlog.contextvars.bound_contextvars(task_id=task_id),

@@ -14,7 +14,7 @@ from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.system import Sender, System, analysed, assert_unavailable, stored, traffic
 
-from comment_monitor.messaging.celery_app import COMMENTS_TOGETHER
+from comment_monitor.messaging.celery_app import MAX_COMMENTS_PER_TASK
 
 # Far below the time for which the server would wait for connections that do not end by themselves.
 AT_ONCE = 12
@@ -197,7 +197,7 @@ async def test_a_worker_finishes_what_it_began_and_the_next_one_does_the_rest(sy
     await system.start(system.orchestrator)
     sender = Sender(system.url)
     # More than a worker takes in one go, and one go more that is at hand.
-    await sender.send(3 * COMMENTS_TOGETHER // 25)
+    await sender.send(3 * MAX_COMMENTS_PER_TASK // 25)
     with locked(system.dsn, "comment_analyses"):
         system.worker.start()
         await until(lambda: blocked(system.dsn), seconds=60)

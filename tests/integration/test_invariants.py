@@ -21,7 +21,7 @@ from tests.support.requests import comment
 from comment_monitor.analysis.batch_processor import open_worker
 from comment_monitor.core.config import Settings
 from comment_monitor.storage import invariants
-from comment_monitor.storage.invariants import INVARIANTS, Finding, check
+from comment_monitor.storage.invariants import INVARIANTS, InvariantResult, check
 from comment_monitor.storage.postgres import Database, Query
 
 # How to break each, on a database with a comment that was edited and analysed; and the example that shows it.
@@ -61,7 +61,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         yield one
 
 
-async def findings(database: Database) -> dict[str, Finding]:
+async def findings(database: Database) -> dict[str, InvariantResult]:
     async with database.connection() as conn:
         return {one.name: one for one in await check(conn, oldest=300) if one.violations}
 

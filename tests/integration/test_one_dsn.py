@@ -23,7 +23,7 @@ from tests.support.tls_front import TlsFront, make_certificates, tls_front
 from comment_monitor.core.dsn import psycopg_arguments
 from comment_monitor.devserver.postgres_process import EmbeddedPostgres
 from comment_monitor.storage import migrations
-from comment_monitor.storage.postgres import AWAY, Query, in_words, open_database
+from comment_monitor.storage.postgres import UNAVAILABLE_ERRORS, Query, in_words, open_database
 
 ONE = Query("one", "SELECT 1")
 SETTING = Query("setting", "SELECT current_setting($1)")
@@ -77,7 +77,7 @@ async def both(dsn: str, query: Query, *arguments: str) -> tuple[object, object]
 
 async def both_refuse(dsn: str) -> str:
     """Neither connects; asyncpg's reason in this program's words."""
-    with pytest.raises(AWAY) as caught:
+    with pytest.raises(UNAVAILABLE_ERRORS) as caught:
         await value(dsn, ONE)
     with pytest.raises(psycopg2.OperationalError):
         await asyncio.to_thread(value_for_psycopg2, dsn, ONE)

@@ -29,7 +29,7 @@ from comment_monitor.core import config
 from comment_monitor.core.config import Settings
 from comment_monitor.core.errors import ConfigurationError
 from comment_monitor.storage import retention
-from comment_monitor.storage.postgres import AWAY, Database
+from comment_monitor.storage.postgres import UNAVAILABLE_ERRORS, Database
 from comment_monitor.storage.retention import BATCH, delete_old, recent_index_begins, roll_recent_index
 
 BOUND: Final = datetime(2020, 1, 1, tzinfo=UTC)
@@ -264,7 +264,7 @@ async def test_a_build_that_was_cut_short_is_dropped_and_made_anew(settings: Set
         task = asyncio.create_task(roll_recent_index(database, TODAY))
         await until(lambda: blocked(settings.postgres_dsn))
         terminate_blocked(settings.postgres_dsn)
-        with pytest.raises(AWAY):
+        with pytest.raises(UNAVAILABLE_ERRORS):
             await task
     assert recent(settings) == {first: True, "comments_recent_20300503": False}
     assert await roll_recent_index(database, TODAY) == ("comments_recent_20300503", [first])

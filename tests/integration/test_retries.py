@@ -16,7 +16,7 @@ from tests.support.triggers import LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, re
 
 from comment_monitor.core.errors import DatabaseUnavailable
 from comment_monitor.runtime import open_runtime
-from comment_monitor.storage.postgres import CONFLICT
+from comment_monitor.storage.postgres import CONFLICT_ERRORS
 from comment_monitor.storage.retry import FIRST_WAIT, LONGEST_WAIT, with_retries
 
 CONFLICTS = [SERIALIZATION_FAILURE, LOCK_NOT_AVAILABLE, "40P01"]
@@ -111,13 +111,13 @@ class Failing:
 
     async def __call__(self) -> None:
         self.calls += 1
-        raise CONFLICT[0]("still")
+        raise CONFLICT_ERRORS[0]("still")
 
 
 async def test_waits_grow_by_the_multiplier_with_jitter(make_settings: MakeSettings, waits: list[float]) -> None:
     attempt = Failing()
     settings = make_settings(COMMENT_MAX_RETRIES=3, COMMENT_BACKOFF_MULTIPLIER=3)
-    with pytest.raises(CONFLICT):
+    with pytest.raises(CONFLICT_ERRORS):
         await with_retries(settings, attempt)
     assert attempt.calls == 4
     steps = [FIRST_WAIT * 3**number for number in range(3)]
@@ -137,7 +137,7 @@ async def test_no_wait_is_longer_than_the_longest(make_settings: MakeSettings, w
 async def test_no_try_begins_once_the_time_is_up(make_settings: MakeSettings, waits: list[float]) -> None:
     attempt = Failing()
     short = msgspec.structs.replace(make_settings(COMMENT_MAX_RETRIES=10), processing_timeout=1)
-    with pytest.raises(CONFLICT):
+    with pytest.raises(CONFLICT_ERRORS):
         await with_retries(short, attempt)
     assert 2 <= attempt.calls < 6
     assert sum(waits[:-1]) <= short.processing_timeout

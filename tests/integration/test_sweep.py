@@ -16,13 +16,13 @@ from tests.support.requests import comment, parsed
 
 from comment_monitor.core.config import Settings
 from comment_monitor.intake.dedup_cache import DedupCache
-from comment_monitor.maintenance.scheduler import SWEEP_BATCH, Upkeep
+from comment_monitor.maintenance.scheduler import SWEEP_BATCH, Scheduler
 from comment_monitor.messaging.analysis_rate import LEAST_ROWS, ROWS_AT_FIRST
 from comment_monitor.messaging.celery_app import QUEUE_NAME, make_celery
 from comment_monitor.messaging.publisher import QUEUE_LIMIT, Publisher
 from comment_monitor.runtime import open_runtime
 from comment_monitor.storage import outbox as statements
-from comment_monitor.storage.readiness import Schema
+from comment_monitor.storage.readiness import DatabaseState
 
 
 def overdue(settings: Settings, amount: int) -> None:
@@ -49,12 +49,12 @@ def wire(broker_url: str) -> Iterator[Wire]:
 
 
 @asynccontextmanager
-async def upkeep(settings: Settings, *, away: bool = False) -> AsyncIterator[tuple[Upkeep, Publisher]]:
+async def upkeep(settings: Settings, *, away: bool = False) -> AsyncIterator[tuple[Scheduler, Publisher]]:
     """The clocks of a process, moved by hand; what it sent has been sent at the end of the block."""
     publisher = Publisher(make_celery(settings))
     await until(lambda: away or publisher.room > 0)
     async with opened(settings) as database:
-        yield Upkeep(settings, database, Schema(), DedupCache(None, ttl=1), publisher), publisher
+        yield Scheduler(settings, database, DatabaseState(), DedupCache(None, ttl=1), publisher), publisher
     publisher.close(timeout=60)
 
 
@@ -256,7 +256,7 @@ def count(settings: Settings, condition: str) -> int:
     return int(found)
 
 
-async def measured(one: Upkeep, condition: Callable[[float | None], bool]) -> None:
+async def measured(one: Scheduler, condition: Callable[[float | None], bool]) -> None:
     """Looks at the queue until the rate is as it should be."""
 
     async def look() -> bool:

@@ -19,7 +19,7 @@ from tests.support.requests import body, comment
 from tests.support.up import Up, until
 
 from comment_monitor.observability import tracing
-from comment_monitor.observability.correlation import Origin
+from comment_monitor.observability.correlation import RequestContext
 
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 REQUEST = "POST /comments/process"
@@ -139,7 +139,7 @@ def test_an_error_within_a_span_is_in_it_without_its_words(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "named otherwise")
     tracing.start(collector.url, "test")
-    parents = [Origin(str(number), f"00-{CALLER}-{number + 1:016x}-01") for number in range(2)]
+    parents = [RequestContext(str(number), f"00-{CALLER}-{number + 1:016x}-01") for number in range(2)]
     try:
         with suppress(ValueError), tracing.span("alone"):
             raise ValueError("secret")

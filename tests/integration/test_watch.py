@@ -18,7 +18,7 @@ from comment_monitor.core.config import Settings
 from comment_monitor.maintenance import system_gauges
 from comment_monitor.observability.metrics_server import Known
 from comment_monitor.storage import invariants, migrations
-from comment_monitor.storage.postgres import AWAY
+from comment_monitor.storage.postgres import UNAVAILABLE_ERRORS
 from comment_monitor.storage.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
 
 RECENT = f"indexname LIKE '{INDEX_PREFIX}%'"
@@ -161,7 +161,7 @@ async def test_a_look_that_is_cut_short_is_no_success_and_is_made_again(make_set
         await until(lambda: blocked(settings.postgres_dsn))
         due = metric(CHECKED)
         terminate_blocked(settings.postgres_dsn)
-        with pytest.raises(AWAY):
+        with pytest.raises(UNAVAILABLE_ERRORS):
             await task
     assert metric(CHECKED) == due < last
     await look_now(settings)

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.lifecycle import Lifecycle
 from tests.conftest import until
 from tests.support.requests import adds_up, body, comment
 
@@ -60,7 +60,7 @@ async def queued(client: httpx.AsyncClient, comments: int) -> None:
     await until(lambda: len(service(client).runtime.pipeline.queue) == comments)
 
 
-def service(client: httpx.AsyncClient) -> Service:
+def service(client: httpx.AsyncClient) -> Lifecycle:
     """The inside of the application behind a client of `open_client`."""
-    found: Service = client.app.state.service  # type: ignore[attr-defined]
+    found: Lifecycle = client.app.state.service  # type: ignore[attr-defined]
     return found

@@ -46,16 +46,16 @@ WORKER: Final = {
     "after the batch is loaded": Point(outbox, "load_batches", after=True),
     "before the result is written": Point(analyses, "save_results", after=False),
     "before the result's commit": Point(analyses, "save_results", after=True),
-    "after the result's commit": Point(batch_processor.Worker, "_save", after=True),
+    "after the result's commit": Point(batch_processor.BatchProcessor, "_save", after=True),
 }
 # Where rows were sent before, and an analysis is slow.
 SLOW_WORKER: Final = {
-    "before a group's starts are counted": Point(batch_processor.Worker, "_count_starts", after=False),
-    "after a group's starts are counted": Point(batch_processor.Worker, "_count_starts", after=True),
-    "before a row is shrunk": Point(batch_processor.Worker, "_keep_row", after=False),
-    "before the commit of a shrunk row": Point(batch_processor.Worker, "_keep_row", after=True),
-    "before rows are given back": Point(batch_processor.Worker, "_give_back", after=False),
-    "after rows are given back": Point(batch_processor.Worker, "_give_back", after=True),
+    "before a group's starts are counted": Point(batch_processor.BatchProcessor, "_count_starts", after=False),
+    "after a group's starts are counted": Point(batch_processor.BatchProcessor, "_count_starts", after=True),
+    "before a row is shrunk": Point(batch_processor.BatchProcessor, "_keep_row", after=False),
+    "before the commit of a shrunk row": Point(batch_processor.BatchProcessor, "_keep_row", after=True),
+    "before rows are given back": Point(batch_processor.BatchProcessor, "_give_back", after=False),
+    "after rows are given back": Point(batch_processor.BatchProcessor, "_give_back", after=True),
 }
 
 

@@ -12,7 +12,7 @@ import comment_monitor
 from comment_monitor.core import errors
 from comment_monitor.core.errors import CommentMonitorError, DatabaseUnavailable, Problem
 from comment_monitor.observability import metrics
-from comment_monitor.storage.readiness import Schema
+from comment_monitor.storage.readiness import DatabaseState
 
 SOURCE: Final = {
     path: path.read_text() for path in Path(comment_monitor.__file__).parent.rglob("*.py") if path.name != "errors.py"
@@ -80,7 +80,7 @@ def test_a_problem_for_another_caller_says_the_same_and_knows_nothing_of_the_fir
 
 def test_a_state_that_lasts_is_told_each_caller_by_an_exception_of_its_own() -> None:
     """One instance, raised with every request of an outage, would hold the frames of all of them."""
-    schema = Schema()
+    schema = DatabaseState()
     found = []
     for _ in range(3):
         with pytest.raises(DatabaseUnavailable) as raised:

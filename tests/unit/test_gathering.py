@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.message import Message
 
-from comment_monitor.messaging.coalescing import Gatherer
+from comment_monitor.messaging.coalescing import MessageCoalescer
 
 EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -20,7 +20,7 @@ class Worker:
         self.tasks: list[tuple[list[int], Any, Any]] = []
         self.answers: list[tuple[str, int, tuple[object, ...], dict[str, object]]] = []
         self.now = 0.0
-        self.gatherer = Gatherer(
+        self.gatherer = MessageCoalescer(
             self.handle, self.turns.append, places=places, together=together, clock=lambda: self.now
         )
 

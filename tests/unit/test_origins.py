@@ -4,9 +4,17 @@ from typing import Any
 
 import pytest
 
-from comment_monitor.observability.correlation import MOST, Origin, decode, distinct, encode, joined, request_ids
+from comment_monitor.observability.correlation import (
+    MOST,
+    RequestContext,
+    decode,
+    distinct,
+    encode,
+    joined,
+    request_ids,
+)
 
-ONE, TWO = Origin("one", "00-aa-bb-01"), Origin("two")
+ONE, TWO = RequestContext("one", "00-aa-bb-01"), RequestContext("two")
 
 
 def test_it_tells_what_it_was_told() -> None:
@@ -33,7 +41,8 @@ def test_messages_that_become_one_have_one_header() -> None:
 def test_its_length_is_bounded() -> None:
     """The headers of a message have to fit into one frame of 128 KiB."""
     many = {
-        batch: [Origin(f"{batch}-{one}".rjust(64, "x"), "00-" + "a" * 52) for one in range(25)] for batch in range(50)
+        batch: [RequestContext(f"{batch}-{one}".rjust(64, "x"), "00-" + "a" * 52) for one in range(25)]
+        for batch in range(50)
     }
     header = encode(many)
     assert len(distinct(decode(header))) == MOST

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comment_monitor.core.model import DUPLICATE, STORED, UPDATED, Comment, Fate
-from comment_monitor.intake.write_plan import MOST_WAVES, Plan, runs
+from comment_monitor.core.model import DUPLICATE, STORED, UPDATED, Comment, Outcome
+from comment_monitor.intake.write_plan import MOST_WAVES, WritePlan, runs
 from comment_monitor.storage.comments import Unchanged, Written
 
 # A text that only a new comment may have: to a stored one it is another comment's.
@@ -12,7 +12,7 @@ REFUSED = "z"
 pairs = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.booleans()), max_size=12)
 
 
-CONFLICT = Fate("rejected")
+CONFLICT = Outcome("rejected")
 
 
 def make(id_: str, text: str) -> Comment:
@@ -20,7 +20,7 @@ def make(id_: str, text: str) -> Comment:
     return Comment(source="s", post_id="p", id=id_, text=text, author="a")
 
 
-def add(plan: Plan, rows: dict[tuple[str, str], str]) -> list[Written]:
+def add(plan: WritePlan, rows: dict[tuple[str, str], str]) -> list[Written]:
     """What it would do with a wave of which it adds what is new."""
     wave = plan.wave(0)
     new = {one.key: one.text for one in wave if one.key not in rows}
@@ -32,7 +32,7 @@ def add(plan: Plan, rows: dict[tuple[str, str], str]) -> list[Written]:
     return [added]
 
 
-def play(plan: Plan, rows: dict[tuple[str, str], str], *, adding: bool = False) -> list[Written]:
+def play(plan: WritePlan, rows: dict[tuple[str, str], str], *, adding: bool = False) -> list[Written]:
     """What PostgreSQL would do with the waves, `rows` being its table."""
     done = add(plan, rows) if adding and len(plan.waves) == 1 else []
     for number in range(len(done), len(plan.waves)):
@@ -63,7 +63,7 @@ def test_a_write_ends_like_the_same_comments_one_by_one(given_pairs: list[tuple[
     comments = [make(id_, text) for id_, text, _ in given_pairs]
     seen = [known.get(one.key) == one.text for one in comments]
     rows = dict(known)
-    plan = Plan(comments, seen)
+    plan = WritePlan(comments, seen)
     plan.apply(play(plan, rows, adding=adding))
 
     expected_rows = dict(known)
@@ -82,7 +82,7 @@ def test_a_write_ends_like_the_same_comments_one_by_one(given_pairs: list[tuple[
 
 def test_redis_is_told_the_last_text_of_each_identity() -> None:
     """What is remembered is what the row holds at the end."""
-    plan = Plan([make("a", "x"), make("b", "x"), make("a", "y")], [False] * 3)
+    plan = WritePlan([make("a", "x"), make("b", "x"), make("a", "y")], [False] * 3)
     known = plan.apply(play(plan, {}))
 
     told = {(plan.comments[at].id, plan.comments[at].text, revision) for at, revision in known}
@@ -98,7 +98,7 @@ def test_many_texts_of_one_comment_are_written_in_runs_that_keep_their_order(seq
     parts = list(runs(comments))
     assert [one for part in parts for one in part] == comments
     for part in parts:
-        assert len(Plan(part, [False] * len(part)).waves) <= MOST_WAVES
+        assert len(WritePlan(part, [False] * len(part)).waves) <= MOST_WAVES
 
 
 def test_exact_repeats_and_other_comments_are_one_run() -> None:
@@ -113,4 +113,4 @@ def test_a_text_that_ends_one_run_is_counted_again_in_the_next() -> None:
     others = [make("b", str(number)) for number in range(MOST_WAVES + 1)]
     again = [first[-1], *(make("a", f"later {number}") for number in range(MOST_WAVES))]
     for part in runs([*first, *others, *again]):
-        assert len(Plan(part, [False] * len(part)).waves) <= MOST_WAVES
+        assert len(WritePlan(part, [False] * len(part)).waves) <= MOST_WAVES

@@ -13,11 +13,11 @@ import structlog
 
 from comment_monitor.analysis import task_attempt as times
 from comment_monitor.analysis.engine import VERSION, analyse_all
-from comment_monitor.analysis.task_attempt import Attempt
+from comment_monitor.analysis.task_attempt import TaskAttempt
 from comment_monitor.core.config import Settings, require_dsn
 from comment_monitor.core.model import Analysis, Failure
 from comment_monitor.observability import correlation, logs, metrics
-from comment_monitor.observability.correlation import Origins
+from comment_monitor.observability.correlation import RequestContexts
 from comment_monitor.storage import analyses, outbox
 from comment_monitor.storage.outbox import Loaded
 from comment_monitor.storage.postgres import Connection, Database, Query, open_database
@@ -31,11 +31,11 @@ SECONDS_STORED_TOGETHER: Final = 1.0
 # Comments that a process takes together before it knows how long one takes: no row is cut for it.
 COMMENTS_AT_FIRST: Final = 25
 # Comments that are analysed before the event loop has its turn.
-COMMENTS_A_TURN: Final = 8
+YIELD_EVERY: Final = 8
 # Starts that do not come to an end before a row is split, or its one comment marked failed. (The comments of a split
 # row begin with one start each, and each is to be analysed by itself at least once.)
 LEAST_STARTS: Final = 2
-NOT_KNOWN: Final[Origins] = {}
+NOT_KNOWN: Final[RequestContexts] = {}
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
 
 Result = tuple[int, int, Analysis | Failure]
@@ -64,7 +64,7 @@ class Piece(NamedTuple):
         return [id_ for id_, _, result in self.results if isinstance(result, Failure)]
 
 
-class Worker:
+class BatchProcessor:
     """Analyses batches for one process."""
 
     def __init__(self, settings: Settings, database: Database):
@@ -73,12 +73,12 @@ class Worker:
         # Seconds that the analysis of a comment takes, as measured last; None: not known yet.
         self._pace: float | None = None
 
-    def attempt(self, *, redelivered: bool) -> Attempt:
+    def attempt(self, *, redelivered: bool) -> TaskAttempt:
         """A task that begins now."""
-        return Attempt(redelivered=redelivered, text_seconds=self._settings.processing_timeout)
+        return TaskAttempt(redelivered=redelivered, text_seconds=self._settings.processing_timeout)
 
     async def analyse_batches(
-        self, outbox_ids: Sequence[int], *, redelivered: bool, known: Origins = NOT_KNOWN
+        self, outbox_ids: Sequence[int], *, redelivered: bool, known: RequestContexts = NOT_KNOWN
     ) -> None:
         """Analyses outbox rows: in a group those that show no sign of having killed a worker, the others one by one.
 
@@ -109,8 +109,8 @@ class Worker:
         outbox_id: int,
         *,
         redelivered: bool,
-        known: Origins = NOT_KNOWN,
-        attempt: Attempt | None = None,
+        known: RequestContexts = NOT_KNOWN,
+        attempt: TaskAttempt | None = None,
     ) -> None:
         """Analyses one outbox row's comments; a row that is gone was done by someone else.
 
@@ -124,7 +124,7 @@ class Worker:
             if attempt is None:
                 await self._give_back(task)
 
-    async def _analyse_whatever_happens(self, outbox_id: int, attempt: Attempt, known: Origins) -> None:
+    async def _analyse_whatever_happens(self, outbox_id: int, attempt: TaskAttempt, known: RequestContexts) -> None:
         try:
             async with attempt.timeout():
                 await with_retries(self._settings, partial(self._analyse_alone, outbox_id, attempt, known))
@@ -136,7 +136,9 @@ class Worker:
             metrics.count_error("internal")
             logger.exception("batch_failed")
 
-    async def _analyse_group(self, outbox_ids: Sequence[int], attempt: Attempt, known: Origins) -> list[int]:
+    async def _analyse_group(
+        self, outbox_ids: Sequence[int], attempt: TaskAttempt, known: RequestContexts
+    ) -> list[int]:
         """Returns the rows that have to be dealt with by themselves: begun before, without coming to an end."""
         async with self._database.connection() as conn:
             loaded = await outbox.load_batches(conn, outbox_ids)
@@ -147,7 +149,7 @@ class Worker:
         await self._work_through(group, attempt, known)
         return [row.outbox_id for row in loaded if row.starts > 0]
 
-    async def _analyse_alone(self, outbox_id: int, attempt: Attempt, known: Origins) -> None:
+    async def _analyse_alone(self, outbox_id: int, attempt: TaskAttempt, known: RequestContexts) -> None:
         async with self._database.connection() as conn:
             batches = await outbox.load_batches(conn, [outbox_id])
         for batch in batches:
@@ -155,7 +157,7 @@ class Worker:
             if not (suspect and await self._isolate(batch, attempt)):
                 await self._work_through([batch], attempt, known)
 
-    async def _work_through(self, rows: Sequence[Loaded], attempt: Attempt, known: Origins) -> None:
+    async def _work_through(self, rows: Sequence[Loaded], attempt: TaskAttempt, known: RequestContexts) -> None:
         """Analyses and stores row after row while there is time; while PostgreSQL stores some, the next are analysed.
 
         At least one comment is analysed.
@@ -193,7 +195,7 @@ class Worker:
             return COMMENTS_AT_FIRST
         return max(1, min(COMMENTS_STORED_TOGETHER, int(SECONDS_STORED_TOGETHER / max(self._pace, 1e-6))))
 
-    async def _analyse_part(self, part: Sequence[Loaded], attempt: Attempt) -> list[Piece]:
+    async def _analyse_part(self, part: Sequence[Loaded], attempt: TaskAttempt) -> list[Piece]:
         """The results of the part's comments, as far as the time goes; each comment is analysed once.
 
         (A comment that was edited meanwhile stands in two rows, with the text of now.)
@@ -206,7 +208,7 @@ class Worker:
             results[id_] = (id_, revision, result)
             if time.monotonic() - began >= SECONDS_STORED_TOGETHER or attempt.group_is_over:
                 break
-            if number % COMMENTS_A_TURN == 0:
+            if number % YIELD_EVERY == 0:
                 # The transaction of the part before goes on meanwhile.
                 await asyncio.sleep(0)
         if results:
@@ -218,7 +220,7 @@ class Worker:
             for row in part
         ]
 
-    async def _save(self, pieces: Sequence[Piece], started: float, known: Origins) -> None:
+    async def _save(self, pieces: Sequence[Piece], started: float, known: RequestContexts) -> None:
         """Stores results in one transaction, and with them what becomes of their rows."""
         pieces = [piece for piece in pieces if piece.results or piece.whole]
         if not pieces:
@@ -272,7 +274,7 @@ class Worker:
     def _is_last_try(self, row: Loaded) -> bool:
         return row.failures >= self._settings.max_retries
 
-    async def _count_starts(self, conn: Connection, rows: Sequence[Loaded], attempt: Attempt) -> dict[int, int]:
+    async def _count_starts(self, conn: Connection, rows: Sequence[Loaded], attempt: TaskAttempt) -> dict[int, int]:
         """Counts a start on rows, in one statement; returns the counts of those that are still there."""
         if not rows:
             return {}
@@ -281,7 +283,7 @@ class Worker:
         counted = await conn.fetch(outbox.COUNT_STARTS, ids, before, failures)
         return {row["id"]: row["starts"] for row in counted}
 
-    async def _isolate(self, batch: Loaded, attempt: Attempt) -> bool:
+    async def _isolate(self, batch: Loaded, attempt: TaskAttempt) -> bool:
         """Deals with a batch that keeps ending its worker: split first, and the one comment at fault marked failed.
 
         A batch that was merely lost on its way is told apart by its count of starts, which is committed before
@@ -305,7 +307,7 @@ class Worker:
         logger.error("batch_isolated", comments=len(batch.comments), starts=starts)
         return True
 
-    async def _take_back_start(self, outbox_id: int, attempt: Attempt) -> None:
+    async def _take_back_start(self, outbox_id: int, attempt: TaskAttempt) -> None:
         """A try that the database ended says nothing of a comment that ends its worker.
 
         Else a long lock, or a missing privilege, would have good comments marked failed.
@@ -313,7 +315,7 @@ class Worker:
         if outbox_id in attempt.counted:
             await self._at_best(outbox.TAKE_BACK_STARTS, [outbox_id])
 
-    async def _give_back(self, attempt: Attempt) -> None:
+    async def _give_back(self, attempt: TaskAttempt) -> None:
         """Leaves the rows that are not finished to the next worker, at once."""
         if attempt.unfinished:
             ids = sorted(attempt.unfinished)
@@ -329,7 +331,7 @@ class Worker:
             logger.debug("not_given_back", statement=query.name, error=type(error).__name__)
 
 
-def _named(known: Origins, batches: Sequence[int]) -> dict[str, list[str]]:
+def _named(known: RequestContexts, batches: Sequence[int]) -> dict[str, list[str]]:
     """The requests behind batches, for a line; what was sent again does not tell."""
     found = correlation.request_ids(known, batches)[: correlation.MOST] if known else []
     return {"request_ids": found} if found else {}
@@ -348,7 +350,7 @@ def _take(waiting: "deque[Loaded]", most: int) -> list[Loaded]:
 
 
 @asynccontextmanager
-async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
+async def open_worker(settings: Settings) -> AsyncIterator[BatchProcessor]:
     """A worker with its connection."""
     require_dsn(settings)
     database = await open_database(
@@ -359,6 +361,6 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
         stateless=True,
     )
     try:
-        yield Worker(settings, database)
+        yield BatchProcessor(settings, database)
     finally:
         await database.close()

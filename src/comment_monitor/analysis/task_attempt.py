@@ -17,7 +17,7 @@ GIVE_BACK: Final = 3.0
 TOGETHER: Final = 3.0
 
 
-class Attempt:
+class TaskAttempt:
     """One task's way through this worker.
 
     Args:

@@ -10,9 +10,9 @@ from comment_monitor.cli.printing import say
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.core.config import Settings, require_dsn
 from comment_monitor.maintenance.system_gauges import TIMEOUTS_TO_WAIT
-from comment_monitor.storage.invariants import Finding
+from comment_monitor.storage.invariants import InvariantResult
 from comment_monitor.storage.invariants import check as look
-from comment_monitor.storage.postgres import AWAY, NO_SCHEMA, in_words, open_database
+from comment_monitor.storage.postgres import SCHEMA_MISSING_ERRORS, UNAVAILABLE_ERRORS, in_words, open_database
 
 # Seconds for one statement; a look has as many as the database is large.
 TIMEOUT = 600.0
@@ -35,9 +35,9 @@ def check(oldest: int | None, data_dir: Path) -> None:
     bound = TIMEOUTS_TO_WAIT * settings.processing_timeout if oldest is None else oldest
     try:
         findings = asyncio.run(_check(settings, bound))
-    except NO_SCHEMA:
+    except SCHEMA_MISSING_ERRORS:
         raise click.ClickException("The database has no tables yet: run `comment-monitor migrate`.") from None
-    except AWAY as error:
+    except UNAVAILABLE_ERRORS as error:
         raise click.ClickException(f"The database can't be used: {in_words(error)}.") from None
     for finding in findings:
         state = "ok    " if not finding.violations else "BROKEN"
@@ -49,7 +49,7 @@ def check(oldest: int | None, data_dir: Path) -> None:
     sys.exit(1 if broken else 0)
 
 
-async def _check(settings: Settings, oldest: float) -> list[Finding]:
+async def _check(settings: Settings, oldest: float) -> list[InvariantResult]:
     database = await open_database(settings.postgres_dsn, size=1, timeout=TIMEOUT, application="comment-monitor check")
     try:
         async with database.connection() as conn:

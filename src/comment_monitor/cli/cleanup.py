@@ -11,7 +11,13 @@ from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.core.config import Settings, require_dsn
 from comment_monitor.storage import retention
-from comment_monitor.storage.postgres import AWAY, CONFLICT, NO_SCHEMA, in_words, open_database
+from comment_monitor.storage.postgres import (
+    CONFLICT_ERRORS,
+    SCHEMA_MISSING_ERRORS,
+    UNAVAILABLE_ERRORS,
+    in_words,
+    open_database,
+)
 
 # An index over a large table takes its time; it holds nobody up.
 TIMEOUT = 6 * 3600.0
@@ -31,9 +37,9 @@ def cleanup(days: int | None, yes: bool, data_dir: Path) -> None:
     before = datetime.now(UTC) - timedelta(days=days or settings.retention_days)
     try:
         asyncio.run(_cleanup(settings, before, act=yes))
-    except NO_SCHEMA:
+    except SCHEMA_MISSING_ERRORS:
         raise click.ClickException("The database has no tables yet: run `comment-monitor migrate`.") from None
-    except (*AWAY, *CONFLICT) as error:
+    except (*UNAVAILABLE_ERRORS, *CONFLICT_ERRORS) as error:
         raise click.ClickException(f"Cut short by the database: {in_words(error)}. Run it again.") from None
 
 

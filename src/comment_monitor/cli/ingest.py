@@ -23,7 +23,7 @@ from comment_monitor.cli.progress import Progress
 from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.core import errors
 from comment_monitor.core.config import Settings, require_dsn
-from comment_monitor.core.model import CONFLICT, Comment, Fate
+from comment_monitor.core.model import CONFLICT, Comment, Outcome
 from comment_monitor.intake.files.formats import (
     FIELDS,
     PRESETS,
@@ -45,7 +45,7 @@ WHOSE_IDS = (
     "Where ids count from 1 in each post, --id-scope post stores them; where these are of another platform, --source "
     "names it."
 )
-Settle = Callable[[list[Comment]], Awaitable[list[Fate]]]
+Settle = Callable[[list[Comment]], Awaitable[list[Outcome]]]
 
 NO_TEXT = frozenset(("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"))
 CHUNK = 500
@@ -237,7 +237,7 @@ class _Report:
         elif self._named == NAMED + 1:
             self.progress.say(f"further rejected lines are {'in the file' if self._rejects else 'only counted'}")
 
-    def settled(self, fates: list[Fate]) -> None:
+    def settled(self, fates: list[Outcome]) -> None:
         """Counts what became of a chunk."""
         self.fates.update(fate.kind for fate in fates if fate.kind != "rejected")
         self.progress.at(self.raw.tell() if self.raw.seekable() else 0, self.fates.total())
@@ -277,7 +277,7 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with _settler(settings, dry_run=dry_run) as settle:
 
-        async def settle_and_count(comments: list[Comment]) -> list[Fate]:
+        async def settle_and_count(comments: list[Comment]) -> list[Outcome]:
             fates = await settle(comments)
             report.settled(fates)
             return fates
@@ -293,8 +293,8 @@ async def _run(
 async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle]:
     if dry_run:
 
-        async def only_count(comments: list[Comment]) -> list[Fate]:
-            return [Fate("valid")] * len(comments)
+        async def only_count(comments: list[Comment]) -> list[Outcome]:
+            return [Outcome("valid")] * len(comments)
 
         yield only_count
         return

@@ -23,8 +23,8 @@ from comment_monitor.diagnostics.status import (
     ANALYSIS,
     DURATION,
     QUEUE,
-    Between,
-    Look,
+    Scrape,
+    ScrapeDelta,
     StatusError,
     health,
     look,
@@ -124,7 +124,7 @@ def _lines(looks: Iterable[Figures], *, as_json: bool, watch: bool) -> bool:
 
 def _looks(asked: Asked, interval: float, *, patient: bool) -> Iterator[Figures]:
     """`patient`: a system that does not answer is told of, and asked again; else it is an error."""
-    before: Look | None = None
+    before: Scrape | None = None
     since: str | None = None
     while True:
         try:
@@ -141,7 +141,7 @@ def _looks(asked: Asked, interval: float, *, patient: bool) -> Iterator[Figures]
         else:
             since = None
             if before:
-                yield {"time": _now(), "url": asked.service, **_state(*state), **_figures(Between(before, after))}
+                yield {"time": _now(), "url": asked.service, **_state(*state), **_figures(ScrapeDelta(before, after))}
             before = after
         time.sleep(interval)
 
@@ -155,7 +155,7 @@ def _state(state: str, checks: dict[str, str]) -> Figures:
     return {"health": state, "checks": {name: value for name, value in checks.items() if name != "queue"}}
 
 
-def _figures(between: Between) -> Figures:
+def _figures(between: ScrapeDelta) -> Figures:
     parts = between.parts()
     intake, workers = between.of("orchestrator"), between.of("worker")
     hits, misses = (intake.rate(f"comment_dedup_cache_{one}_total") or 0.0 for one in ("hits", "misses"))

@@ -79,16 +79,16 @@ class Parsed(msgspec.Struct, frozen=True):
     rejected: list[Rejection]
 
 
-class Fate(NamedTuple):
+class Outcome(NamedTuple):
     """What became of one comment: stored | updated | duplicate | rejected."""
 
     kind: str
     reason: str = ""
 
 
-STORED: Final = Fate("stored")
-UPDATED: Final = Fate("updated")
-DUPLICATE: Final = Fate("duplicate")
+STORED: Final = Outcome("stored")
+UPDATED: Final = Outcome("updated")
+DUPLICATE: Final = Outcome("duplicate")
 # How the reason begins where a comment is rejected as a conflict.
 CONFLICT: Final = "id {} belongs to another comment"
 

@@ -59,7 +59,7 @@ class Process(NamedTuple):
         return Process(series, frozenset(parts))
 
 
-class Look(NamedTuple):
+class Scrape(NamedTuple):
     """All processes at one moment (seconds of a clock that only goes forward); None: one that did not answer."""
 
     moment: float
@@ -67,7 +67,7 @@ class Look(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
-def look(urls: Sequence[str], whole: str | None = None) -> Look:
+def look(urls: Sequence[str], whole: str | None = None) -> Scrape:
     """Asks every process, all at once: one that is held must not make the others' figures late.
 
     Args:
@@ -83,7 +83,7 @@ def look(urls: Sequence[str], whole: str | None = None) -> Look:
     problems = tuple(one for one in found if isinstance(one, str))
     if len(problems) == len(found):
         raise StatusError(problems[0])
-    return Look(moment, tuple(None if isinstance(one, str) else one for one in found), problems)
+    return Scrape(moment, tuple(None if isinstance(one, str) else one for one in found), problems)
 
 
 def health(url: str) -> tuple[str, dict[str, str]]:
@@ -140,21 +140,21 @@ def _get(url: str) -> bytes:
         raise OSError(str(error)) from None
 
 
-class Between(NamedTuple):
+class ScrapeDelta(NamedTuple):
     """What happened between two looks at the same processes. None: nobody tells it, which is not the same as 0."""
 
-    before: Look
-    after: Look
+    before: Scrape
+    after: Scrape
 
     @property
     def seconds(self) -> float:
         """How long it was."""
         return self.after.moment - self.before.moment
 
-    def of(self, part: Part) -> "Between":
+    def of(self, part: Part) -> "ScrapeDelta":
         """Of the processes alone that have the counts of this part."""
         chosen = [at for at, one in enumerate(self.after.processes) if one and part in one.parts]
-        return Between(*(one._replace(processes=tuple(one.processes[at] for at in chosen)) for one in self))
+        return ScrapeDelta(*(one._replace(processes=tuple(one.processes[at] for at in chosen)) for one in self))
 
     def parts(self) -> list[frozenset[Part]]:
         """Whose counts each process that answers has."""

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from comment_monitor.core.errors import Draining, QueueFull
-from comment_monitor.core.model import Comment, Fate
+from comment_monitor.core.model import Comment, Outcome
 from comment_monitor.observability import metrics
-from comment_monitor.observability.correlation import Origin
+from comment_monitor.observability.correlation import RequestContext
 
 
 class Batch:
@@ -16,14 +16,14 @@ class Batch:
 
     __slots__ = ("arrived", "comments", "fates", "joined", "request")
 
-    def __init__(self, request: "Accepted", comments: Sequence[Comment], *, joined: bool):
+    def __init__(self, request: "PendingRequest", comments: Sequence[Comment], *, joined: bool):
         self.request = request
         self.comments = comments
         self.joined = joined
-        self.fates: list[Fate] | None = None
+        self.fates: list[Outcome] | None = None
         self.arrived = time.perf_counter()
 
-    def settle(self, fates: list[Fate]) -> None:
+    def settle(self, fates: list[Outcome]) -> None:
         """It is committed."""
         # Of a request that was given up, all that was open is released already, or is about to be.
         if not self.request.done.done():
@@ -36,7 +36,7 @@ class Batch:
             self.request.done.set_exception(problem)
 
 
-class Accepted:
+class PendingRequest:
     """The batches of one request; `done` ends with the last of them, or with the first that fails."""
 
     __slots__ = ("_comments_open", "_open", "_release", "batches", "done", "origin")
@@ -47,7 +47,7 @@ class Accepted:
         release: Callable[[int], None],
         *,
         joined: bool,
-        origin: Origin | None = None,
+        origin: RequestContext | None = None,
     ):
         self.origin = origin
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -57,7 +57,7 @@ class Accepted:
         self._release = release
         self.done.add_done_callback(self._given_up)
 
-    async def fates(self) -> list[Fate]:
+    async def fates(self) -> list[Outcome]:
         """The fate of each comment, in order, once all are committed; cancelled, nobody waits for the rest any more.
 
         Raises:
@@ -108,8 +108,8 @@ class ProcessingQueue:
         return QueueFull(f"{self._length} comments are waiting in this process; repeat the request later.")
 
     async def put(
-        self, parts: Sequence[Sequence[Comment]], *, joined: bool = False, origin: Origin | None = None
-    ) -> Accepted:
+        self, parts: Sequence[Sequence[Comment]], *, joined: bool = False, origin: RequestContext | None = None
+    ) -> PendingRequest:
         """Accepts all parts or none.
 
         Raises:
@@ -121,7 +121,7 @@ class ProcessingQueue:
             raise Draining("This process is shutting down; repeat the request.")
         count = sum(map(len, parts))
         self.require_room()
-        accepted = Accepted(parts, self._release, joined=joined, origin=origin)
+        accepted = PendingRequest(parts, self._release, joined=joined, origin=origin)
         self._length += count
         metrics.QUEUE_LENGTH.inc(count)
         metrics.ATTEMPTS.inc(len(parts))

@@ -45,7 +45,7 @@ class Known(NamedTuple):
     revision: int
 
 
-class Marks(NamedTuple):
+class CacheKeys(NamedTuple):
     """Key and digest of each comment of a write, made once for asking and for remembering; none while Redis is away."""
 
     amount: int
@@ -122,13 +122,13 @@ class DedupCache:
         """Whether it can be told something, as far as is known."""
         return self._client is not None and self._breaker.closed
 
-    def marks(self, comments: Sequence[Comment]) -> Marks:
+    def marks(self, comments: Sequence[Comment]) -> CacheKeys:
         """What these comments go by in Redis."""
         if not self.usable or self._namespace is None:
-            return Marks(len(comments), [], [])
-        return Marks(len(comments), _keys(comments, self._namespace), [digest(one) for one in comments])
+            return CacheKeys(len(comments), [], [])
+        return CacheKeys(len(comments), _keys(comments, self._namespace), [digest(one) for one in comments])
 
-    async def seen(self, marks: Marks) -> list[bool]:
+    async def seen(self, marks: CacheKeys) -> list[bool]:
         """For each comment whether it is stored just like this; all False when Redis is away. One round trip."""
         if not marks.keys or not self.usable or self._client is None:
             return [False] * marks.amount
@@ -146,7 +146,7 @@ class DedupCache:
         metrics.CACHE_MISSES.inc(len(result) - hits)
         return result
 
-    async def remember(self, marks: Marks, revisions: Sequence[tuple[int, int]]) -> None:
+    async def remember(self, marks: CacheKeys, revisions: Sequence[tuple[int, int]]) -> None:
         """Notes committed comments. One round trip; away, it is left out.
 
         Args:

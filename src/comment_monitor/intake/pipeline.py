@@ -12,18 +12,28 @@ import structlog
 
 from comment_monitor.core import errors
 from comment_monitor.core.config import Settings
-from comment_monitor.core.model import DUPLICATE, NO_DETAILS, STORED, UPDATED, Comment, Fate, Parsed, Receipt, Rejection
-from comment_monitor.intake.batch_queue import Accepted, Batch, ProcessingQueue
-from comment_monitor.intake.dedup_cache import DedupCache, Known, Marks
-from comment_monitor.intake.write_plan import Plan, runs
+from comment_monitor.core.model import (
+    DUPLICATE,
+    NO_DETAILS,
+    STORED,
+    UPDATED,
+    Comment,
+    Outcome,
+    Parsed,
+    Receipt,
+    Rejection,
+)
+from comment_monitor.intake.batch_queue import Batch, PendingRequest, ProcessingQueue
+from comment_monitor.intake.dedup_cache import CacheKeys, DedupCache, Known
+from comment_monitor.intake.write_plan import WritePlan, runs
 from comment_monitor.messaging.publisher import Publisher
 from comment_monitor.observability import logs, metrics, tracing
-from comment_monitor.observability.correlation import MOST, Origin, Origins
+from comment_monitor.observability.correlation import MOST, RequestContext, RequestContexts
 from comment_monitor.storage import cache_namespace
 from comment_monitor.storage import comments as stored
 from comment_monitor.storage.comments import Written
-from comment_monitor.storage.postgres import NO_SCHEMA, REFUSES_WRITES, Connection, Database, in_words
-from comment_monitor.storage.readiness import Schema
+from comment_monitor.storage.postgres import REFUSES_WRITES, SCHEMA_MISSING_ERRORS, Connection, Database, in_words
+from comment_monitor.storage.readiness import DatabaseState
 from comment_monitor.storage.retry import RETRIED, with_retries
 
 logger = logs.get(__name__)
@@ -41,7 +51,7 @@ class Pipeline:
         database: Database,
         cache: DedupCache,
         publisher: Publisher,
-        schema: Schema | None = None,
+        schema: DatabaseState | None = None,
     ):
         self.settings = settings
         self._schema = schema
@@ -101,15 +111,15 @@ class Pipeline:
             rejected=sorted(rejected, key=lambda one: one.index),
         )
 
-    async def settle(self, comments: Sequence[Comment]) -> list[Fate]:
+    async def settle(self, comments: Sequence[Comment]) -> list[Outcome]:
         """The fate of each comment, in order, once all are committed."""
         with tracing.span("store comments", comments=len(comments)):
             return await self._settle(comments)
 
-    async def _settle(self, comments: Sequence[Comment]) -> list[Fate]:
+    async def _settle(self, comments: Sequence[Comment]) -> list[Outcome]:
         self._require_storable(comments)
         again = len({(one.source, one.id) for one in comments}) < len(comments)
-        fates: list[Fate] = []
+        fates: list[Outcome] = []
         try:
             async with asyncio.timeout(self.settings.processing_timeout):
                 # Texts of one comment are taken in their order: each write begins when the one before has ended.
@@ -121,7 +131,7 @@ class Pipeline:
             late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
             raise errors.Timeout(late) from None
 
-    async def _accept(self, comments: Sequence[Comment], *, again: bool) -> Accepted:
+    async def _accept(self, comments: Sequence[Comment], *, again: bool) -> PendingRequest:
         size = self.settings.batch_size
         parts = [comments[at : at + size] for at in range(0, len(comments), size)]
         try:
@@ -187,13 +197,13 @@ class Pipeline:
             _settle(batch, result)
 
     async def _one_by_one(
-        self, comments: Sequence[Comment], origin: Origin | None, error: errors.NotStorableError
-    ) -> list[Fate]:
+        self, comments: Sequence[Comment], origin: RequestContext | None, error: errors.NotStorableError
+    ) -> list[Outcome]:
         """Stores what can be stored of a batch in which some comment can't."""
         if len(comments) == 1:
             metrics.count_error("not-storable")
-            return [Fate("rejected", str(error))]
-        result: list[Fate] = []
+            return [Outcome("rejected", str(error))]
+        result: list[Outcome] = []
         for comment in comments:
             try:
                 [[fate]] = await self._commit([[comment]], [origin])
@@ -202,7 +212,9 @@ class Pipeline:
             result.append(fate)
         return result
 
-    async def _commit(self, parts: Sequence[Sequence[Comment]], origins: Sequence[Origin | None]) -> list[list[Fate]]:
+    async def _commit(
+        self, parts: Sequence[Sequence[Comment]], origins: Sequence[RequestContext | None]
+    ) -> list[list[Outcome]]:
         """Dedup, store, commit, remember and publish for all parts in one go; retried while PostgreSQL is away."""
         comments = [comment for part in parts for comment in part]
         marks = self._cache.marks(comments)
@@ -211,9 +223,9 @@ class Pipeline:
         sent = self._publisher.room > 0
         try:
             found = await self._look(comments, marks, seen) if self._forgotten else []
-            plan = Plan(comments, seen, found)
+            plan = WritePlan(comments, seen, found)
             written = await self._store_all(plan, sent) if plan.waves else []
-        except NO_SCHEMA:
+        except SCHEMA_MISSING_ERRORS:
             raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
         except RETRIED as error:
             why = in_words(error)
@@ -243,7 +255,7 @@ class Pipeline:
         fates = iter(plan.fates)
         return [[next(fates) for _ in part] for part in parts]
 
-    async def _look(self, comments: Sequence[Comment], marks: Marks, seen: Sequence[bool]) -> list[int]:
+    async def _look(self, comments: Sequence[Comment], marks: CacheKeys, seen: Sequence[bool]) -> list[int]:
         """Which comments that Redis did not know are stored just like this; none where one stands twice.
 
         They are noted at once: the note of a text that is no longer the latest must not come later than it has to.
@@ -264,11 +276,11 @@ class Pipeline:
 
     def _origins(
         self,
-        plan: Plan,
+        plan: WritePlan,
         written: Sequence[Written],
         parts: Sequence[Sequence[Comment]],
-        origins: Sequence[Origin | None],
-    ) -> Origins:
+        origins: Sequence[RequestContext | None],
+    ) -> RequestContexts:
         """The requests whose comments are in each outbox row."""
         known = {one for one in origins if one}
         if len(known) < 2:  # noqa: PLR2004 - one request, or none that is known
@@ -279,7 +291,7 @@ class Pipeline:
             for outbox_id, indexes in plan.queued(written, self.settings.batch_size).items()
         }
 
-    async def _store_all(self, plan: Plan, sent: bool) -> list[Written]:
+    async def _store_all(self, plan: WritePlan, sent: bool) -> list[Written]:
         """Writes the waves. What edits need between their write and its commit (`_supersede`) takes round trips.
 
         New comments need none of it, so where most are new, one statement that commits by itself adds those that are,
@@ -302,11 +314,11 @@ class Pipeline:
         self._all_new = all(one.all_new for one in written)
         return written
 
-    async def _add(self, plan: Plan, resend_after: float | None) -> Written:
+    async def _add(self, plan: WritePlan, resend_after: float | None) -> Written:
         async with self._database.connection() as conn:
             return await stored.add(conn, plan.wave(0), batch_size=self.settings.batch_size, resend_after=resend_after)
 
-    async def _store(self, plan: Plan, added: Sequence[Written], resend_after: float | None) -> list[Written]:
+    async def _store(self, plan: WritePlan, added: Sequence[Written], resend_after: float | None) -> list[Written]:
         """Writes the waves that are not written yet."""
         async with self._database.transaction() as conn:
             written = [*added] + [
@@ -338,7 +350,7 @@ class Pipeline:
         return await cache_namespace.disown(conn, before_012=self._before_012)
 
 
-def _count(plan: Plan) -> None:
+def _count(plan: WritePlan) -> None:
     new, edited = plan.new_and_edited()
     if conflicts := len(plan.fates) - new - edited - plan.duplicates.total():
         metrics.count_error("conflict", conflicts)
@@ -348,7 +360,7 @@ def _count(plan: Plan) -> None:
         metrics.DUPLICATES.labels(tier=tier).inc(amount)
 
 
-def _settle(batch: Batch, fates: list[Fate]) -> None:
+def _settle(batch: Batch, fates: list[Outcome]) -> None:
     metrics.PROCESSING_DURATION.observe(time.perf_counter() - batch.arrived)
     metrics.SUCCESS.inc()
     batch.settle(fates)

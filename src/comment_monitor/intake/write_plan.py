@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from comment_monitor.core.model import CONFLICT, DUPLICATE, STORED, UPDATED, Comment, Fate
+from comment_monitor.core.model import CONFLICT, DUPLICATE, STORED, UPDATED, Comment, Outcome
 from comment_monitor.intake.dedup_cache import Known
 from comment_monitor.storage.comments import SAME, Unchanged, Written
 
@@ -38,7 +38,7 @@ def runs(comments: Sequence[Comment]) -> Iterator[Sequence[Comment]]:
     yield comments[begin:]
 
 
-class Plan:
+class WritePlan:
     """The waves of one write, as indexes into `comments`; after `apply`, the fate of every comment.
 
     `seen`: which of them Redis knows. `found`: indexes of those that PostgreSQL was asked about and has, where no
@@ -50,7 +50,7 @@ class Plan:
         self._keys = keys = [(one.source, one.id) for one in comments]
         self.waves: list[list[int]] = []
         self.duplicates: Counter[str] = Counter()
-        self.fates: list[Fate] = [DUPLICATE] * len(comments)
+        self.fates: list[Outcome] = [DUPLICATE] * len(comments)
         # Of each repeat within the write, the comment that it repeats: what becomes of that one becomes of both.
         self._repeats: dict[int, int] = {}
         if len(set(keys)) == len(keys):
@@ -117,7 +117,7 @@ class Plan:
     def _take_unchanged(self, index: int, row: Unchanged) -> bool:
         """Takes over that a row kept its text; returns whether the row holds just what came."""
         if row.outcome == "conflict":
-            self.fates[index] = Fate("rejected", self._conflict(self.comments[index], row))
+            self.fates[index] = Outcome("rejected", self._conflict(self.comments[index], row))
             return False
         self.fates[index] = DUPLICATE
         self.duplicates["version" if row.outcome == "version" else "database"] += 1

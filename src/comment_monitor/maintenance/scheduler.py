@@ -14,8 +14,15 @@ from comment_monitor.messaging.analysis_rate import AnalysisRate, Outstanding, b
 from comment_monitor.messaging.publisher import QUEUE_LIMIT, Publisher
 from comment_monitor.observability import logs, metrics
 from comment_monitor.storage import outbox
-from comment_monitor.storage.postgres import AWAY, CLOSED, CONFLICT, NO_SCHEMA, Database, in_words
-from comment_monitor.storage.readiness import SCHEMA_INTERVAL, Schema
+from comment_monitor.storage.postgres import (
+    CONFLICT_ERRORS,
+    REFUSED_ERRORS,
+    SCHEMA_MISSING_ERRORS,
+    UNAVAILABLE_ERRORS,
+    Database,
+    in_words,
+)
+from comment_monitor.storage.readiness import SCHEMA_INTERVAL, DatabaseState
 
 logger = logs.get(__name__)
 
@@ -35,10 +42,12 @@ CHECK_POLL: Final = 60.0
 AGAIN: Final = 5.0
 
 
-class Upkeep:
+class Scheduler:
     """The clocks of one process."""
 
-    def __init__(self, settings: Settings, database: Database, schema: Schema, cache: DedupCache, publisher: Publisher):
+    def __init__(
+        self, settings: Settings, database: Database, schema: DatabaseState, cache: DedupCache, publisher: Publisher
+    ):
         self._settings = settings
         self._database = database
         self._schema = schema
@@ -154,7 +163,7 @@ class Upkeep:
                 await step()
                 self._failing.pop(step.__name__, None)
                 wait = interval
-            except (*AWAY, *CONFLICT, *NO_SCHEMA) as error:
+            except (*UNAVAILABLE_ERRORS, *CONFLICT_ERRORS, *SCHEMA_MISSING_ERRORS) as error:
                 self._failing[step.__name__] = in_words(error)
                 self._waits(step, error)
             except Exception as error:
@@ -166,7 +175,7 @@ class Upkeep:
     def _waits(self, step: Step, error: Exception) -> None:
         """Of a database that is away `look_at_schema` tells; of a table that is closed to us nobody else would."""
         name = type(error).__name__
-        if isinstance(error, CLOSED) and not isinstance(error, CONFLICT) and not self._schema.problem:
+        if isinstance(error, REFUSED_ERRORS) and not isinstance(error, CONFLICT_ERRORS) and not self._schema.problem:
             metrics.count_error("upkeep")
             logger.warning("upkeep_refused", step=step.__name__, error=name)
         else:

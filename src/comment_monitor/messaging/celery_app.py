@@ -20,8 +20,8 @@ QUEUE_NAME: Final = "comment-analysis"
 ANALYSE: Final = "comment_monitor.analyse"
 SILENCE: Final = 10
 # Comments that a message stands for, and that a worker analyses in one go, at the most.
-COMMENTS_A_MESSAGE: Final = 250
-COMMENTS_TOGETHER: Final = 500
+MAX_COMMENTS_PER_MESSAGE: Final = 250
+MAX_COMMENTS_PER_TASK: Final = 500
 # Messages that a worker process holds: enough small ones to work on together, and of the largest two seconds' work.
 MESSAGES_HELD: Final = 40
 # Redis gives an unacknowledged message back after the first of these times.
@@ -73,12 +73,12 @@ def make_celery(settings: Settings) -> Celery:
 
 def batches_together(settings: Settings) -> int:
     """Batches that a worker takes in one go at the most."""
-    return COMMENTS_TOGETHER // settings.batch_size
+    return MAX_COMMENTS_PER_TASK // settings.batch_size
 
 
 def batches_a_message(settings: Settings) -> int:
     """Batches that a message names at the most."""
-    return COMMENTS_A_MESSAGE // settings.batch_size
+    return MAX_COMMENTS_PER_MESSAGE // settings.batch_size
 
 
 def refuse_cluster(url: str) -> None:

@@ -26,7 +26,7 @@ Handler = Callable[..., Any]
 SECONDS_A_TASK: Final = 2.0
 
 
-class Held(NamedTuple):
+class BufferedMessage(NamedTuple):
     """A message as Celery's consumer hands it over."""
 
     message: Any
@@ -42,7 +42,7 @@ class Held(NamedTuple):
         return arguments
 
 
-class Gatherer:
+class MessageCoalescer:
     """Hands messages to `handle`, Celery's own handler: of `together` batches at the most as one task.
 
     Args:
@@ -69,7 +69,7 @@ class Gatherer:
         self._clock = clock
         # Seconds that a batch of the last tasks took, with its wait for a process; None: not known yet.
         self._pace: float | None = None
-        self._held: list[Held] = []
+        self._held: list[BufferedMessage] = []
         self._running = 0
 
     def __call__(self, message: Any, body: Any, ack: Handler, reject: Handler, callbacks: Any, **more: Any) -> None:
@@ -78,7 +78,7 @@ class Gatherer:
             # It may have ended its worker: it must not take others with it.
             self._handle(message, body, ack, reject, callbacks, **more)
             return
-        self._held.append(Held(message, body, ack, reject, callbacks))
+        self._held.append(BufferedMessage(message, body, ack, reject, callbacks))
         # In a moment: what has arrived by then goes along.
         self._later(self._hand_over)
 
@@ -127,7 +127,7 @@ class Gatherer:
         self._later(self._hand_over)
 
 
-def _joined(group: list[Held]) -> bytes:
+def _joined(group: list[BufferedMessage]) -> bytes:
     """The body of a task with the batches of all."""
     _, words, embedded = group[0].message.payload
     return json.dumps([[batch for one in group for batch in one.batches], words, embedded]).encode()
@@ -141,4 +141,4 @@ def strategy(task: Any, app: Any, consumer: Any, **more: Any) -> Handler:
         return handle
     # One at work for each process, and one at hand.
     places = consumer.pool.num_processes + 1
-    return Gatherer(handle, consumer.hub.call_soon, places=places, together=batches_together(load()))
+    return MessageCoalescer(handle, consumer.hub.call_soon, places=places, together=batches_together(load()))

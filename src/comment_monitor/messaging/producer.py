@@ -14,7 +14,7 @@ from celery import Celery
 
 from comment_monitor.messaging.celery_app import ANALYSE, QUEUE_NAME, SILENCE
 from comment_monitor.observability import correlation, logs
-from comment_monitor.observability.correlation import Origins
+from comment_monitor.observability.correlation import RequestContexts
 
 logger = logs.get(__name__)
 
@@ -26,14 +26,14 @@ class NotTakenError(Exception):
     """The broker refused a message, or did not confirm it."""
 
 
-class Message(NamedTuple):
+class OutboxMessage(NamedTuple):
     """Outbox rows for one task, and the requests behind them as far as they are known."""
 
     outbox_ids: Sequence[int]
-    origins: Origins
+    origins: RequestContexts
 
 
-class Link:
+class ConfirmingProducer:
     """Not connected at first; broken, it has to be closed and is connected anew by its next use. For one thread."""
 
     def __init__(self, app: Celery):
@@ -50,7 +50,7 @@ class Link:
         self._refused = False
         self._confirms = False
 
-    def send(self, messages: Sequence[Message]) -> None:
+    def send(self, messages: Sequence[OutboxMessage]) -> None:
         """Sends a task for each message; returns once the broker has all of them.
 
         Raises:
@@ -102,7 +102,7 @@ class Link:
         self._app.amqp.queues[QUEUE_NAME](channel).declare()
         self._connection = connection
 
-    def _publish(self, message: Message) -> None:
+    def _publish(self, message: OutboxMessage) -> None:
         name = str(uuid.uuid4())
         ids = message.outbox_ids
         headers = {**self._headers, "id": name, "root_id": name, "argsrepr": str(tuple(ids))}

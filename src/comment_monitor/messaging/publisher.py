@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 from celery import Celery
 
 from comment_monitor.core.circuit_breaker import Breaker
-from comment_monitor.messaging.producer import Link, Message
+from comment_monitor.messaging.producer import ConfirmingProducer, OutboxMessage
 from comment_monitor.observability import logs, metrics, tracing
-from comment_monitor.observability.correlation import Origin, Origins, distinct
+from comment_monitor.observability.correlation import RequestContext, RequestContexts, distinct
 
 logger = logs.get(__name__)
 
@@ -27,9 +27,11 @@ SPAN: Final = "send comment-analysis"
 MESSAGES_AT_ONCE: Final = 4
 
 
-class _Waiting(NamedTuple):
+class PendingId(NamedTuple):
+    """An outbox row that is to be sent, and the requests behind it."""
+
     outbox_id: int
-    origins: Sequence[Origin]
+    origins: Sequence[RequestContext]
 
 
 class Publisher:
@@ -41,14 +43,14 @@ class Publisher:
     """
 
     def __init__(self, app: Celery | None, *, together: int = 1):
-        self._link = Link(app) if app else None
+        self._link = ConfirmingProducer(app) if app else None
         self._most_together = together
         self._together = together
         # Ids that may still be sent, as the last look at the outbox said; None: nobody has looked.
         self._allowed: int | None = None
         # Messages that no worker had taken at the last look at the broker.
         self._messages_waiting = 0
-        self._ids: queue.Queue[_Waiting | None] = queue.Queue(maxsize=QUEUE_LIMIT)
+        self._ids: queue.Queue[PendingId | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
         # Since when (of `time.monotonic`) an answer of the broker is awaited.
@@ -95,13 +97,13 @@ class Publisher:
         self._allowed = ids
         self._together = max(1, min(together, self._most_together))
 
-    def publish(self, outbox_ids: Sequence[int], origins: Origins | None = None) -> None:
+    def publish(self, outbox_ids: Sequence[int], origins: RequestContexts | None = None) -> None:
         """Hands ids to the thread, with the requests behind them where they are known; never blocks."""
         if not self._link or not self._breaker.closed:
             return
         for id_ in outbox_ids:
             try:
-                self._ids.put_nowait(_Waiting(id_, origins.get(id_, ()) if origins else ()))
+                self._ids.put_nowait(PendingId(id_, origins.get(id_, ()) if origins else ()))
             except queue.Full:
                 metrics.count_error("broker")
                 return
@@ -137,7 +139,7 @@ class Publisher:
                 self._try(self._leave)
                 return
 
-    def _take(self) -> list[_Waiting | None]:
+    def _take(self) -> list[PendingId | None]:
         """The ids at hand, at least one; None comes last, and for the end.
 
         Raises:
@@ -181,7 +183,7 @@ class Publisher:
         assert self._link  # noqa: S101 - the thread runs only with one
         self._link.close()
 
-    def _send(self, waiting: Sequence[_Waiting]) -> None:
+    def _send(self, waiting: Sequence[PendingId]) -> None:
         assert self._link  # noqa: S101 - the thread runs only with one
         origins = {one.outbox_id: one.origins for one in waiting if one.origins}
         with tracing.Several(SPAN, "PRODUCER", distinct(origins) if tracing.on() else ()) as spans:
@@ -191,7 +193,7 @@ class Publisher:
             together = self._together
             groups = [waiting[at : at + together] for at in range(0, len(waiting), together)]
             messages = [
-                Message(ids, {id_: origins[id_] for id_ in ids if id_ in origins})
+                OutboxMessage(ids, {id_: origins[id_] for id_ in ids if id_ in origins})
                 for group in groups
                 if (ids := [one.outbox_id for one in group])
             ]

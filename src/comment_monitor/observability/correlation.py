@@ -12,7 +12,7 @@ HEADER: Final = "origins"
 MOST: Final = 64
 
 
-class Origin(NamedTuple):
+class RequestContext(NamedTuple):
     """A request: its id, and where its trace goes on (W3C traceparent; empty: it has none)."""
 
     request_id: str
@@ -20,22 +20,22 @@ class Origin(NamedTuple):
 
 
 # The requests behind each outbox row.
-Origins = Mapping[int, Sequence[Origin]]
+RequestContexts = Mapping[int, Sequence[RequestContext]]
 
 
-def distinct(origins: Origins) -> list[Origin]:
+def distinct(origins: RequestContexts) -> list[RequestContext]:
     """Each request once, in the order of the batches."""
     return list(dict.fromkeys(one for batch in origins.values() for one in batch))
 
 
-def request_ids(origins: Origins, batches: Iterable[int]) -> list[str]:
+def request_ids(origins: RequestContexts, batches: Iterable[int]) -> list[str]:
     """The ids of the requests behind these batches."""
     return list(dict.fromkeys(one.request_id for batch in batches for one in origins.get(batch, ())))
 
 
-def encode(origins: Origins) -> str:
+def encode(origins: RequestContexts) -> str:
     """The header's value: `[request id, traceparent, [batch, ...]]` for each request, as JSON; empty: none is known."""
-    batches: dict[Origin, list[int]] = {}
+    batches: dict[RequestContext, list[int]] = {}
     for batch, members in origins.items():
         for one in members:
             if one in batches or len(batches) < MOST:
@@ -43,13 +43,13 @@ def encode(origins: Origins) -> str:
     return json.dumps([[*one, numbers] for one, numbers in batches.items()], separators=(",", ":")) if batches else ""
 
 
-def decode(header: Any) -> dict[int, list[Origin]]:
+def decode(header: Any) -> dict[int, list[RequestContext]]:
     """What `encode` said; a header that is none of ours says nothing."""
-    result: dict[int, list[Origin]] = {}
+    result: dict[int, list[RequestContext]] = {}
     try:
         for request_id, trace, batches in json.loads(header or "[]"):
             for batch in batches:
-                result.setdefault(batch, []).append(Origin(str(request_id), str(trace)))
+                result.setdefault(batch, []).append(RequestContext(str(request_id), str(trace)))
     except (ValueError, TypeError):
         return {}
     return result

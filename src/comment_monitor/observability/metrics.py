@@ -25,7 +25,7 @@ DURATION_BUCKETS: Final = (
 )  # fmt: skip
 
 
-class LateGauge:
+class OptionalGauge:
     """A gauge that is there from its first value on.
 
     A process that has not looked, or never looks (a worker, at the schema), would tell 0 and mean nothing by it.
@@ -73,7 +73,7 @@ PROCESSING_DURATION: Final = Histogram(
     "Seconds from a batch's arrival to its commit, and to its note in Redis where there is one.",
     buckets=DURATION_BUCKETS,
 )
-QUEUE_LENGTH: Final = LateGauge(
+QUEUE_LENGTH: Final = OptionalGauge(
     "comment_processing_queue_length",
     "Comments that this process has accepted and not yet committed; a worker, which accepts none, tells none.",
     mode="livesum",
@@ -104,55 +104,55 @@ CACHE_MISSES: Final = Counter(
 )
 RATE_LIMITED: Final = Counter("comment_rate_limited_total", "Requests answered 429.")
 STORED: Final = Counter("comment_stored_total", "Comments committed, by whether they were new or edited.", ["kind"])
-BODY_BYTES: Final = LateGauge(
+BODY_BYTES: Final = OptionalGauge(
     "comment_body_bytes_in_flight",
     "Bytes of requests' bodies that this process holds (COMMENT_BODY_BYTES_IN_FLIGHT is the most).",
     mode="livesum",
 )
-CONNECTIONS: Final = LateGauge(
+CONNECTIONS: Final = OptionalGauge(
     "comment_connections", "Connections of clients to this process's HTTP port.", mode="livesum"
 )
-BACKLOG: Final = LateGauge(
+BACKLOG: Final = OptionalGauge(
     "comment_analysis_backlog",
     "Comments stored and not yet analysed, in the whole system; none while the database can't be asked.",
 )
-OLDEST: Final = LateGauge(
+OLDEST: Final = OptionalGauge(
     "comment_analysis_oldest_seconds",
     "Seconds that the oldest batch has waited for its analysis, in the whole system; 0: none waits. "
     "None while the database can't be asked.",
 )
-SCHEMA_USABLE: Final = LateGauge(
+SCHEMA_USABLE: Final = OptionalGauge(
     "comment_schema_usable",
     "1: the database is there, and migrated far enough for this process; else 0. A worker does not look.",
     mode="livemin",
 )
-SCHEMA_AT_HEAD: Final = LateGauge(
+SCHEMA_AT_HEAD: Final = OptionalGauge(
     "comment_schema_at_head",
     "1: no migration of this process's release is missing in the database; 0: one is, which work may go on without "
     "(comment_schema_usable). None while the database can't be asked. A worker does not look.",
     mode="livemin",
 )
-HEALTH: Final = LateGauge(
+HEALTH: Final = OptionalGauge(
     "comment_health_check",
     "1: what `/health` looks at is well; 0: it is not, and `/health` says why.",
     ["check"],
     mode="livemin",
 )
-RECENT_INDEX: Final = LateGauge(
+RECENT_INDEX: Final = OptionalGauge(
     "comment_recent_index_age_seconds",
     "How far back the index of recent comments begins; `comment-monitor cleanup` sets it back to seven days.",
 )
-BROKEN: Final = LateGauge(
+BROKEN: Final = OptionalGauge(
     "comment_invariant_violations",
     "Violations of each of the data's promises (`comment-monitor check`), as last looked at.",
     ["invariant"],
 )
-CHECKED: Final = LateGauge(
+CHECKED: Final = OptionalGauge(
     "comment_invariant_check_timestamp_seconds",
     "When each of the data's promises was last looked at to the end, in the whole system, in seconds since 1970. "
     "Before the first time: since when they have been due.",
 )
-CHECK_INTERVAL: Final = LateGauge(
+CHECK_INTERVAL: Final = OptionalGauge(
     "comment_invariant_check_interval_seconds", "COMMENT_CHECK_INTERVAL, for what is overdue."
 )
 OUTBOX_RESENT: Final = Counter(

@@ -19,7 +19,7 @@ import structlog
 
 from comment_monitor import __version__
 from comment_monitor.core.errors import ConfigurationError
-from comment_monitor.observability.correlation import Origin
+from comment_monitor.observability.correlation import RequestContext
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -125,12 +125,12 @@ def on() -> bool:
     return _tracer is not None
 
 
-def origin() -> Origin | None:
+def origin() -> RequestContext | None:
     """The request that is being worked on, for what is going to happen elsewhere."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
     if request_id is None:
         return None
-    return Origin(request_id, _traceparent() if _tracer else "")
+    return RequestContext(request_id, _traceparent() if _tracer else "")
 
 
 def span(name: str, kind: Kind = "INTERNAL", *, parent: str = "", **attributes: Any) -> AbstractContextManager[Any]:
@@ -178,8 +178,8 @@ class Several:
     current span too.
     """
 
-    def __init__(self, name: str, kind: Kind, origins: Sequence[Origin], **attributes: Any):
-        self.inside: dict[Origin, Origin] = {}
+    def __init__(self, name: str, kind: Kind, origins: Sequence[RequestContext], **attributes: Any):
+        self.inside: dict[RequestContext, RequestContext] = {}
         self._spans: list[Span] = []
         self._current: AbstractContextManager[Any] = _NOTHING
         if not _tracer:
@@ -190,7 +190,7 @@ class Several:
             if one.trace:
                 made = _made(_tracer, name, kind, one.trace, {**_dotted(attributes), "request.id": one.request_id})
                 self._spans.append(made)
-                self.inside[one] = Origin(one.request_id, _traceparent(made))
+                self.inside[one] = RequestContext(one.request_id, _traceparent(made))
         if len(self._spans) == 1:
             self._current = trace.use_span(
                 self._spans[0], end_on_exit=False, record_exception=False, set_status_on_exception=False

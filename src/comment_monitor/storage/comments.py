@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from asyncpg import Record
 
-from comment_monitor.core.model import NO_DETAILS, STORED, UPDATED, Comment, Fate
+from comment_monitor.core.model import NO_DETAILS, STORED, UPDATED, Comment, Outcome
 from comment_monitor.storage.postgres import Connection
 from comment_monitor.storage.upsert import (
     ADD,
@@ -44,7 +44,7 @@ class Written(NamedTuple):
     others, but for those that are SAME.
     """
 
-    fates: dict[tuple[str, str], tuple[Fate, int]]
+    fates: dict[tuple[str, str], tuple[Outcome, int]]
     outbox: list[int]
     all_new: bool = False
     unchanged: dict[tuple[str, str], Unchanged] = {}  # noqa: RUF012 - nobody changes it

@@ -20,7 +20,7 @@ class Invariant(NamedTuple):
     query: Query
 
 
-class Finding(NamedTuple):
+class InvariantResult(NamedTuple):
     """The outcome of one invariant."""
 
     name: str
@@ -164,7 +164,7 @@ def name_of(invariant: Invariant) -> str:
     return invariant.query.name.removeprefix("check_")
 
 
-async def check(conn: Connection, *, oldest: float, slice_size: int = SLICE, pause: float = 0) -> list[Finding]:
+async def check(conn: Connection, *, oldest: float, slice_size: int = SLICE, pause: float = 0) -> list[InvariantResult]:
     """Looks at every invariant, in slices by id: each statement is short, and holds no snapshot after its end.
 
     Comments that come while it looks are left for the next look.
@@ -175,7 +175,7 @@ async def check(conn: Connection, *, oldest: float, slice_size: int = SLICE, pau
         slice_size: comments that one statement looks at.
         pause: seconds between two slices, for whoever else needs the disk.
     """
-    found = {one.promise: Finding(name_of(one), one.promise, 0, []) for one in INVARIANTS}
+    found = {one.promise: InvariantResult(name_of(one), one.promise, 0, []) for one in INVARIANTS}
     sliced: Sequence[Invariant] = OF_A_SLICE
     if not await conn.value(FIND_IDENTITY_INDEX):
         await _look(conn, IDENTITY_WITHOUT_INDEX, found)
@@ -190,7 +190,7 @@ async def check(conn: Connection, *, oldest: float, slice_size: int = SLICE, pau
     return list(found.values())
 
 
-async def _look(conn: Connection, invariant: Invariant, found: dict[str, Finding], *arguments: float) -> None:
+async def _look(conn: Connection, invariant: Invariant, found: dict[str, InvariantResult], *arguments: float) -> None:
     """Adds what one statement finds."""
     [(violations, examples)] = await conn.fetch(invariant.query, *arguments)
     before = found[invariant.promise]

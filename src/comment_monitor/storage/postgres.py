@@ -20,9 +20,9 @@ from comment_monitor.storage.connecting import ConnectTimeoutError, SessionRefus
 logger = logs.get(__name__)
 
 # It is there and lets nobody in, or not us: as while somebody restores a backup.
-CLOSED: Final = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.InsufficientPrivilegeError)
+REFUSED_ERRORS: Final = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.InsufficientPrivilegeError)
 # What PostgreSQL or the way to it may answer when it is not there, restarting, full or closed.
-AWAY: Final = (
+UNAVAILABLE_ERRORS: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -39,14 +39,14 @@ AWAY: Final = (
     asyncpg.PostgresSystemError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    *CLOSED,
+    *REFUSED_ERRORS,
 )
 # It answers, and takes no writes: a look at it, which reads, finds nothing wrong.
 REFUSES_WRITES: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.PostgresSystemError,
-    *CLOSED,
+    *REFUSED_ERRORS,
 )
 # What this process was given to connect with is wrong, and waiting makes it no better.
 REFUSES_US: Final = (
@@ -56,10 +56,10 @@ REFUSES_US: Final = (
     ssl.SSLCertVerificationError,
 )
 # Another transaction was in the way; the same write may succeed at once.
-CONFLICT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+CONFLICT_ERRORS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
 # The schema is not there, or not yet as this code knows it.
-NO_SCHEMA: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
+SCHEMA_MISSING_ERRORS: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
 
 # The first that fits.
 WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
@@ -72,12 +72,12 @@ WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ..
     (SessionRefusedError, "it refuses the `options` of POSTGRES_DSN"),
     (asyncpg.TargetServerAttributeNotMatched, "no host is what `target_session_attrs` asks for"),
     # One of them is a kind of the next.
-    (CONFLICT, "{}"),
+    (CONFLICT_ERRORS, "{}"),
     (asyncpg.ReadOnlySQLTransactionError, "it takes no writes: it is read-only"),
     (asyncpg.DiskFullError, "it takes no writes: its disk is full"),
     (asyncpg.PostgresSystemError, "it can't use its files ({})"),
-    (CLOSED, "the server does not permit it ({})"),
-    (AWAY, "it ended the connection ({})"),
+    (REFUSED_ERRORS, "the server does not permit it ({})"),
+    (UNAVAILABLE_ERRORS, "it ended the connection ({})"),
 )
 
 CLOSE_TIMEOUT: Final = 2.0
@@ -126,7 +126,7 @@ async def require_login(dsn: str, *, timeout: float, application: str) -> None: 
             server_settings={**_options(address), "application_name": application},
         )
         await connection.close(timeout=CLOSE_TIMEOUT)
-    except AWAY as error:
+    except UNAVAILABLE_ERRORS as error:
         if refuses_us(error):
             raise ConfigurationError(f"POSTGRES_DSN=<hidden>: the database can't be used: {in_words(error)}.") from None
         detail = f"The database can't be used: {in_words(error)}."
@@ -184,7 +184,7 @@ class Database:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.pool.close()
-        except (TimeoutError, *AWAY):
+        except (TimeoutError, *UNAVAILABLE_ERRORS):
             self.pool.terminate()
 
 

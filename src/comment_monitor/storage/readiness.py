@@ -9,7 +9,15 @@ import asyncpg
 from comment_monitor.core.errors import DatabaseUnavailable, Problem, SchemaBehind
 from comment_monitor.observability import logs
 from comment_monitor.storage import cache_namespace, migrations
-from comment_monitor.storage.postgres import AWAY, NO_SCHEMA, Connection, Database, Query, in_words, refuses_us
+from comment_monitor.storage.postgres import (
+    SCHEMA_MISSING_ERRORS,
+    UNAVAILABLE_ERRORS,
+    Connection,
+    Database,
+    Query,
+    in_words,
+    refuses_us,
+)
 
 logger = logs.get(__name__)
 
@@ -26,7 +34,7 @@ REVISION: Final = Query("schema_revision", "SELECT version_num FROM comment_moni
 LEGACY_REVISION: Final = Query("schema_legacy_revision", "SELECT version_num FROM alembic_version LIMIT 2")
 
 
-class Schema:
+class DatabaseState:
     """What is known of the database's schema; looked at on a clock, asked by every request that works on it."""
 
     def __init__(self) -> None:
@@ -111,13 +119,13 @@ class Schema:
             async with database.connection() as conn:
                 self._let_in = True
                 await self._read(conn)
-        except NO_SCHEMA:
+        except SCHEMA_MISSING_ERRORS:
             self._go_by(None, time.monotonic())
             # That of a database which was here before says nothing of this one.
             self.revision = None
             self.at_head = False
             self.problem = SchemaBehind("The database has no tables yet: run `comment-monitor migrate`.")
-        except AWAY as error:
+        except UNAVAILABLE_ERRORS as error:
             # It may have changed by now, and an entry under the old one proves nothing.
             self._go_by(None, time.monotonic())
             self.at_head = None

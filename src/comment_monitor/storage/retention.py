@@ -11,7 +11,7 @@ import asyncpg
 
 from comment_monitor.core.errors import ConfigurationError
 from comment_monitor.storage import cache_namespace
-from comment_monitor.storage.postgres import CONFLICT, Connection, Database, Query
+from comment_monitor.storage.postgres import CONFLICT_ERRORS, Connection, Database, Query
 
 RECENT_DAYS: Final = 7
 BATCH: Final = 1000
@@ -113,7 +113,7 @@ async def _delete_batch(database: Database, before: datetime, last: int) -> int:
             async with database.transaction() as conn:
                 removed: int = await conn.value(DELETE_OLD, before, BATCH, last)
                 return removed
-        except CONFLICT:
+        except CONFLICT_ERRORS:
             # With a worker that stores the result of a comment to be removed.
             if tries == MAX_TRIES:
                 raise

@@ -8,14 +8,14 @@ import stamina
 import stamina.instrumentation
 
 from comment_monitor.core.config import Settings
-from comment_monitor.storage.postgres import AWAY, CONFLICT
+from comment_monitor.storage.postgres import CONFLICT_ERRORS, UNAVAILABLE_ERRORS
 
 # Its hooks would log an exception's own words, which may quote what a user sent; the callers log by name instead.
 stamina.instrumentation.set_on_retry_hooks(())
 
 T = TypeVar("T")
 
-RETRIED: Final = (*AWAY, *CONFLICT)
+RETRIED: Final = (*UNAVAILABLE_ERRORS, *CONFLICT_ERRORS)
 
 FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 5.0

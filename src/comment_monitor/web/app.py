@@ -21,8 +21,8 @@ from comment_monitor.core.config import Settings
 from comment_monitor.observability import tracing
 from comment_monitor.runtime import open_runtime
 from comment_monitor.web import problems
-from comment_monitor.web.lifecycle import Service
-from comment_monitor.web.middleware import EncodedSlash, Excess, Farewell, Head, RequestId, Traced
+from comment_monitor.web.lifecycle import Lifecycle
+from comment_monitor.web.middleware import CloseOnDrain, EncodedSlash, Excess, Head, RequestId, Traced
 from comment_monitor.web.openapi import openapi_config
 from comment_monitor.web.routes import comments, health, posts, process
 
@@ -54,9 +54,9 @@ def _no_such_file(request: Request[Any, Any, State], _: Exception) -> Response[d
     return problems.render_http(request, NotFoundException())
 
 
-def provide_service(state: State) -> Service:
+def provide_service(state: State) -> Lifecycle:
     """The service of this process."""
-    service: Service = state.service
+    service: Lifecycle = state.service
     return service
 
 
@@ -64,7 +64,7 @@ def provide_service(state: State) -> Service:
 async def _lifespan(app: Litestar) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with open_runtime(settings, application="comment-monitor orchestrator") as runtime:
-        service = app.state.service = Service(runtime)
+        service = app.state.service = Lifecycle(runtime)
         watching = [asyncio.create_task(one) for one in (service.bodies.watch(), health.watch(runtime))]
         try:
             yield
@@ -117,8 +117,8 @@ def create_asgi(app: Litestar) -> RequestId:
     """The application with what has to happen before routing: an unknown path has a request id too."""
 
     def is_leaving() -> bool:
-        service: Service | None = app.state.get("service")
+        service: Lifecycle | None = app.state.get("service")
         return service is not None and service.leaving
 
-    within = Excess(Farewell(Head(EncodedSlash(app)), is_leaving))
+    within = Excess(CloseOnDrain(Head(EncodedSlash(app)), is_leaving))
     return RequestId(Traced(within) if tracing.on() else within)

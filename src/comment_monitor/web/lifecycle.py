@@ -22,7 +22,7 @@ CAREFUL_AT_ONCE: Final = 2
 CAREFUL_PATIENCE: Final = 5.0
 
 
-class Service:
+class Lifecycle:
     """One process's HTTP side.
 
     `leaving` turns `/health` to 503 so that load balancers look elsewhere; `draining` refuses new work too.

@@ -88,7 +88,7 @@ class Traced:
                     span.set_attribute("http.route", route)
 
 
-class Farewell:
+class CloseOnDrain:
     """Ends each connection with its next answer, once this process is on its way out.
 
     Else a client would go on using it, and sooner or later send a request at the moment at which it is closed.

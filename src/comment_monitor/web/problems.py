@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException
 
 from comment_monitor.core import errors
 from comment_monitor.observability import logs, metrics
-from comment_monitor.storage.postgres import AWAY, NO_SCHEMA
+from comment_monitor.storage.postgres import SCHEMA_MISSING_ERRORS, UNAVAILABLE_ERRORS
 from comment_monitor.web.refusals import Refusals
 
 logger = logs.get(__name__)
@@ -53,9 +53,9 @@ def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[st
     """The document of any other error: the database's trouble by name, the rest without a word of its inside."""
     if isinstance(error, asyncpg.QueryCanceledError | TimeoutError):
         return render(request, errors.QueryTooSlow("Narrow it with `post_id`, `since` or `until`."))
-    if isinstance(error, NO_SCHEMA):
+    if isinstance(error, SCHEMA_MISSING_ERRORS):
         return render(request, errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`."))
-    if isinstance(error, AWAY):
+    if isinstance(error, UNAVAILABLE_ERRORS):
         return render(request, errors.DatabaseUnavailable("The database does not answer."))
     if isinstance(error, asyncpg.DataError):
         return render(request, errors.BadRequest("A parameter holds a value that can't be looked for."))

@@ -17,7 +17,7 @@ from comment_monitor.observability import logs
 from comment_monitor.web.app import create_app, create_asgi
 from comment_monitor.web.connection import Connection
 from comment_monitor.web.door import Door
-from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.lifecycle import Lifecycle
 
 logger = logs.get(__name__)
 
@@ -109,7 +109,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _drain(service: Service, settings: Settings) -> None:
+async def _drain(service: Lifecycle, settings: Settings) -> None:
     """`/health` says 503 first; then no new work, and what was accepted is finished."""
     service.leaving = True
     logger.info("leaving", drain_delay=settings.drain_delay)

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 
 from comment_monitor.core.errors import Problem
-from comment_monitor.core.model import Comment, Fate
+from comment_monitor.core.model import Comment, Outcome
 from comment_monitor.intake.files.file_kind import FileError
 from comment_monitor.intake.files.idle_reader import PausingInput
 from comment_monitor.intake.files.numbered import BadLine, Numbered
@@ -15,7 +15,7 @@ from comment_monitor.intake.files.numbered import BadLine, Numbered
 
 async def feed(
     items: Iterable[Numbered | BadLine],
-    settle: Callable[[list[Comment]], Awaitable[list[Fate]]],
+    settle: Callable[[list[Comment]], Awaitable[list[Outcome]]],
     *,
     chunk: int,
     in_flight: int,
@@ -37,7 +37,7 @@ async def feed(
 
     async def store(part: list[Numbered]) -> None:
         try:
-            result: list[Fate] = await settle([one.comment for one in part])
+            result: list[Outcome] = await settle([one.comment for one in part])
             for one, fate in zip(part, result, strict=True):
                 if fate.kind == "rejected":
                     on_bad(BadLine(one.line, one.comment.id, fate.reason))

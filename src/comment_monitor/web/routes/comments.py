@@ -12,7 +12,7 @@ from comment_monitor.analysis.findings.labels import RULES
 from comment_monitor.core.errors import BadRequest
 from comment_monitor.core.model import MAX_ID
 from comment_monitor.reading import comments
-from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.lifecycle import Lifecycle
 from comment_monitor.web.openapi import problems
 from comment_monitor.web.reads import Kind
 from comment_monitor.web.routes.parameters import (
@@ -47,7 +47,7 @@ LANGUAGE: Final = re.compile("[a-z]{2}|und")
 )
 async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     request: Request[Any, Any, State],
-    service: NamedDependency[Service],
+    service: NamedDependency[Lifecycle],
     post_id: Words = None,
     author: Words = None,
     source: Words = None,
@@ -108,7 +108,7 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
 )
 async def get_comment(
     request: Request[Any, Any, State],
-    service: NamedDependency[Service],
+    service: NamedDependency[Lifecycle],
     source: FromPath[str],
     comment_id: FromPath[str],
 ) -> comments.CommentView:

@@ -10,7 +10,7 @@ from litestar.openapi import ResponseSpec
 
 from comment_monitor.observability import logs, metrics
 from comment_monitor.runtime import Runtime
-from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.lifecycle import Lifecycle
 
 logger = logs.get(__name__)
 
@@ -45,7 +45,7 @@ def troubles(runtime: Runtime) -> dict[str, str]:
     return {name: words for name, words in found.items() if words}
 
 
-def _answer(service: Service, why_not: str | None, *, retry_after: int) -> Response[Health]:
+def _answer(service: Lifecycle, why_not: str | None, *, retry_after: int) -> Response[Health]:
     """All that is known; 503 with this status where there is one."""
     runtime = service.runtime
     wrong = troubles(runtime)
@@ -70,7 +70,7 @@ def _answer(service: Service, why_not: str | None, *, retry_after: int) -> Respo
     tags=["service"],
     responses={503: ResponseSpec(Health, description="On its way out", generate_examples=False)},
 )
-async def health(service: NamedDependency[Service]) -> Response[Health]:
+async def health(service: NamedDependency[Lifecycle]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
     return _answer(service, "draining" if service.leaving else None, retry_after=1)
 
@@ -81,7 +81,7 @@ async def health(service: NamedDependency[Service]) -> Response[Health]:
     tags=["service"],
     responses={503: ResponseSpec(Health, description="The database refuses it", generate_examples=False)},
 )
-async def started(service: NamedDependency[Service]) -> Response[Health]:
+async def started(service: NamedDependency[Lifecycle]) -> Response[Health]:
     """503 where the database refuses what this process was given (login, database, options, certificate, host's name).
 
     An outage is 200, and so is all that comes after the database has let this process in once: a rollout ends at pods

@@ -11,7 +11,7 @@ from litestar.params import QueryParameter
 from comment_monitor.core.errors import BadRequest
 from comment_monitor.core.model import MAX_NAME
 from comment_monitor.intake.comment_decoder import BadCommentError, read_moment
-from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.lifecycle import Lifecycle
 from comment_monitor.web.middleware import SLASH
 from comment_monitor.web.reads import Kind
 
@@ -42,7 +42,7 @@ def check_parameters(request: Request[Any, Any, State]) -> None:
             raise BadRequest(f"`{name}` is given more than once.")
 
 
-def turn(request: Request[Any, Any, State], service: Service, kind: Kind) -> AbstractAsyncContextManager[None]:
+def turn(request: Request[Any, Any, State], service: Lifecycle, kind: Kind) -> AbstractAsyncContextManager[None]:
     """The request's turn at the connections for reading."""
     return service.reads.turn(service.client_of(request), kind)
 

@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
 from comment_monitor.reading import posts
-from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.lifecycle import Lifecycle
 from comment_monitor.web.openapi import problems
 from comment_monitor.web.reads import Kind
 from comment_monitor.web.routes.parameters import Cursor, Limit, check_parameters, plain, segment, turn
@@ -22,7 +22,7 @@ from comment_monitor.web.routes.parameters import Cursor, Limit, check_parameter
     tags=["posts"],
 )
 async def list_posts(
-    request: Request[Any, Any, State], service: NamedDependency[Service], limit: Limit = 50, cursor: Cursor = None
+    request: Request[Any, Any, State], service: NamedDependency[Lifecycle], limit: Limit = 50, cursor: Cursor = None
 ) -> posts.PostPage:
     """Posts that have comments."""
     service.runtime.schema.require()
@@ -40,7 +40,7 @@ async def list_posts(
 )
 async def post_summary(
     request: Request[Any, Any, State],
-    service: NamedDependency[Service],
+    service: NamedDependency[Lifecycle],
     source: FromPath[str],
     post_id: FromPath[str],
 ) -> posts.PostSummary:
@@ -61,7 +61,7 @@ async def post_summary(
 )
 async def find_post_summary(
     request: Request[Any, Any, State],
-    service: NamedDependency[Service],
+    service: NamedDependency[Lifecycle],
     source: Annotated[str, QueryParameter(max_length=200)],
     post_id: Annotated[str, QueryParameter(max_length=200)],
 ) -> posts.PostSummary:

@@ -14,7 +14,7 @@ from comment_monitor.intake.request_parser import parse_at_once, parse_one_by_on
 from comment_monitor.observability import metrics
 from comment_monitor.web.bodies import Body
 from comment_monitor.web.encodings import encoding_of
-from comment_monitor.web.lifecycle import Service
+from comment_monitor.web.lifecycle import Lifecycle
 from comment_monitor.web.openapi import ProcessOperation, problems
 
 # Bytes that are parsed within some milliseconds, whatever they hold.
@@ -33,7 +33,7 @@ LARGE: Final = 1_024
     responses=problems(400, 408, 413, 415, 422, 429, 503),
     tags=["comments"],
 )
-async def process_comments(request: Request[Any, Any, State], service: NamedDependency[Service]) -> Response[Receipt]:
+async def process_comments(request: Request[Any, Any, State], service: NamedDependency[Lifecycle]) -> Response[Receipt]:
     """Parses the body, stores its comments, answers with what became of them."""
     with service.bodies.hold() as body:
         try:
@@ -56,7 +56,7 @@ async def process_comments(request: Request[Any, Any, State], service: NamedDepe
     return Response(receipt, headers=verdict.headers if verdict else None)
 
 
-async def _read(request: Request[Any, Any, State], service: Service, body: Body) -> bytes:
+async def _read(request: Request[Any, Any, State], service: Lifecycle, body: Body) -> bytes:
     """The body, unpacked. What its head says is looked at first: what can't be taken is not waited for."""
     headers = request.scope["headers"]
     most = service.runtime.settings.max_request_bytes
@@ -69,7 +69,7 @@ async def _read(request: Request[Any, Any, State], service: Service, body: Body)
     return await service.unpacker.unpack(body, received, packing, most) if packing else received
 
 
-async def _parse(request: Request[Any, Any, State], body: bytes, service: Service) -> Parsed:
+async def _parse(request: Request[Any, Any, State], body: bytes, service: Lifecycle) -> Parsed:
     """The comments; a body that needs the careful way is no reason for others to wait, nor are many at once."""
     most = service.runtime.settings.max_comments_per_request
     parsed = parse_at_once(body, max_comments=most)
@@ -79,7 +79,7 @@ async def _parse(request: Request[Any, Any, State], body: bytes, service: Servic
     return parsed or parse_one_by_one(body, max_comments=most)
 
 
-async def _count(request: Request[Any, Any, State], service: Service) -> Verdict | None:
+async def _count(request: Request[Any, Any, State], service: Lifecycle) -> Verdict | None:
     verdict = await service.runtime.limit.hit(service.client_of(request))
     if verdict and not verdict.allowed:
         metrics.RATE_LIMITED.inc()
