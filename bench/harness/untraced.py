@@ -5,12 +5,12 @@ python -m bench.harness.untraced <arguments of comment-monitor>
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import structlog
 
 from comment_monitor.cli import main
-from comment_monitor.intake import pipeline
 from comment_monitor.messaging import publisher
 from comment_monitor.messaging.producer import OutboxMessage
 from comment_monitor.observability import metrics, tracing
@@ -47,9 +47,14 @@ def origin() -> RequestContext | None:
     return RequestContext(request_id) if request_id is not None else None
 
 
+def span(*_: object, **__: object) -> AbstractContextManager[None]:
+    """None is made."""
+    return nullcontext()
+
+
 if __name__ == "__main__":
     Connection.fetch = fetch  # type: ignore[method-assign]
     publisher.Publisher._send = send  # type: ignore[method-assign]  # noqa: SLF001
-    pipeline.Pipeline.settle = pipeline.Pipeline._settle  # type: ignore[method-assign]  # noqa: SLF001
+    tracing.span = span
     tracing.origin = origin
     main()

@@ -64,11 +64,11 @@ async def test_processes_that_note_their_edits_in_reverse(redis_url: str) -> Non
     assert client
     async with client:
         cache = DedupCache(client, ttl=3600)
-        cache.go_by(b"test", math.inf)
+        cache.use_namespace(b"test", math.inf)
         old, new = (parsed(comment(1, text)).comments[0] for text in ("old", "new"))
-        marks = cache.marks([old, new])
-        await cache.remember(marks, [(1, 3)])
-        await cache.remember(marks, [(0, 2)])
+        keys = cache.keys_of([old, new])
+        await cache.store(keys, [(1, 3)])
+        await cache.store(keys, [(0, 2)])
         # A duplicate is noted without knowing its revision.
-        await cache.remember(marks, [(0, 0)])
-        assert await cache.seen(marks) == [False, True]
+        await cache.store(keys, [(0, 0)])
+        assert await cache.lookup(keys) == [False, True]

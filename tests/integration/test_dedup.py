@@ -179,13 +179,13 @@ REVISIONS: Final = ((0, 1), (1, 2), (9, 10), (12, 13), (31, 32), (91, 97), (127,
 async def cache_on(url: str) -> AsyncIterator[DedupCache]:
     async with redis.asyncio.Redis.from_url(url) as connection:
         cache = DedupCache(connection, ttl=1800)
-        cache.go_by(b"namespace", math.inf)
+        cache.use_namespace(b"namespace", math.inf)
         yield cache
 
 
 async def the_later_revision_stands(cache: DedupCache) -> None:
     for earlier, later in REVISIONS:
-        marks = cache.marks(
+        keys = cache.keys_of(
             [
                 Comment(source="s", post_id="p", id=f"{earlier}-{later}", text=str(number), author="a")
                 for number in (earlier, later)
@@ -193,8 +193,8 @@ async def the_later_revision_stands(cache: DedupCache) -> None:
         )
         old, new = (0, earlier), (1, later)
         for told, stands in ((old, old), (new, new), (old, new)):
-            await cache.remember(marks, [told])
-            assert await cache.seen(marks) == [stands is old, stands is new], (earlier, later)
+            await cache.store(keys, [told])
+            assert await cache.lookup(keys) == [stands is old, stands is new], (earlier, later)
 
 
 async def test_an_answer_that_comes_late_does_not_make_an_old_text_the_latest(redis_url: str) -> None:

@@ -86,7 +86,7 @@ async def test_the_release_before_works_on_this_schema(make_settings: MakeSettin
         assert (await write_as_before(comment(1, "v1"), comment(2, "v1"))).all_new
         await process(client, comment(1, "v2"), comment(2, "[removed]"), {"id": "3", "text": "nobody's"})
         written = await write_as_before(comment(1, "v1"), comment(2, "v3"), comment(3, "nobody's"))
-        assert [fate.kind for fate, _ in written.fates.values()] == ["updated"]
+        assert [fate.status for fate, _ in written.outcomes.values()] == ["updated"]
         assert (await read(client, 1))["text"] == "v2"
         assert (await read(client, 2))["text"] == "v3"
         # The release before does not know of removals; the next delivery sets it right.

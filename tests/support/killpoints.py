@@ -33,10 +33,10 @@ class Point(NamedTuple):
 
 ORCHESTRATOR: Final = {
     "before what is new is added": Point(comments, "add", after=False),
-    "after what is new is added": Point(pipeline.Pipeline, "_add", after=True),
+    "after what is new is added": Point(pipeline.Pipeline, "_add_new", after=True),
     "before the write": Point(comments, "write", after=False),
     "before the commit": Point(comments, "write", after=True),
-    "after the commit": Point(pipeline.Pipeline, "_store", after=True),
+    "after the commit": Point(pipeline.Pipeline, "_write_transaction", after=True),
     "before the publish": Point(publisher.Publisher, "publish", after=False),
     "after the publish": Point(publisher.Publisher, "_send", after=True),
     "before the answer": Point(pipeline.Pipeline, "process", after=True),

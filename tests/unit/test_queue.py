@@ -46,7 +46,7 @@ async def test_the_length_counts_until_a_batch_is_settled() -> None:
 
     assert await queue.take(10) == [first]
     assert len(queue) == 15
-    first.settle([STORED] * 10)
+    first.complete([STORED] * 10)
     assert len(queue) == 5
     accepted.done.cancel()
     await asyncio.sleep(0)
@@ -76,19 +76,19 @@ async def test_a_request_ends_with_its_last_batch_or_its_first_failure() -> None
     queue = ProcessingQueue(capacity=1000)
     accepted = await queue.put([some(1), some(2)])
     first, second = accepted.batches
-    second.settle([STORED, DUPLICATE])
+    second.complete([STORED, DUPLICATE])
     assert not accepted.done.done()
-    first.settle([UPDATED])
-    assert await accepted.fates() == [UPDATED, STORED, DUPLICATE]
+    first.complete([UPDATED])
+    assert await accepted.outcomes() == [UPDATED, STORED, DUPLICATE]
 
     failing = await queue.put([some(1), some(2), some(3)])
     stored, failed, late = failing.batches
-    stored.settle([STORED])
+    stored.complete([STORED])
     failed.fail(Draining("no"))
     with pytest.raises(Draining):
-        await failing.fates()
+        await failing.outcomes()
     # Late, and of no consequence: its request has been answered.
-    late.settle([STORED] * 3)
+    late.complete([STORED] * 3)
     late.fail(Draining("no"))
     await asyncio.sleep(0)
     assert len(queue) == 0
@@ -96,7 +96,7 @@ async def test_a_request_ends_with_its_last_batch_or_its_first_failure() -> None
 
 async def test_a_request_without_comments_ends_at_once() -> None:
     """There is nothing to wait for."""
-    assert await (await ProcessingQueue(capacity=1000).put([])).fates() == []
+    assert await (await ProcessingQueue(capacity=1000).put([])).outcomes() == []
 
 
 async def test_after_close_the_rest_is_handed_out_and_no_more_taken() -> None:

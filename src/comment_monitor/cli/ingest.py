@@ -45,7 +45,7 @@ WHOSE_IDS = (
     "Where ids count from 1 in each post, --id-scope post stores them; where these are of another platform, --source "
     "names it."
 )
-Settle = Callable[[list[Comment]], Awaitable[list[Outcome]]]
+Submit = Callable[[list[Comment]], Awaitable[list[Outcome]]]
 
 NO_TEXT = frozenset(("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"))
 CHUNK = 500
@@ -131,7 +131,7 @@ def ingest(
         report = _Report(progress, raw, rejects)
         _read(file, how, settings, report, dry_run=dry_run)
     report.show(dry_run=dry_run)
-    sys.exit(1 if report.failure or report.fates["rejected"] else 0)
+    sys.exit(1 if report.failure or report.outcomes["rejected"] else 0)
 
 
 def _read(file: Path, how: Reading, settings: Settings, report: "_Report", *, dry_run: bool) -> None:
@@ -216,7 +216,7 @@ class _Report:
         self.progress = progress
         self.raw = raw
         self._rejects = rejects
-        self.fates: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.failure: str | None = None
         self._started = time.monotonic()
         self._named = 0
@@ -225,7 +225,7 @@ class _Report:
 
     def bad(self, line: BadLine) -> None:
         """Names a rejected line."""
-        self.fates["rejected"] += 1
+        self.outcomes["rejected"] += 1
         self._csv_faults += line.is_csv_fault
         self._conflicts += line.reason.startswith(CONFLICT.format(line.id))
         self._named += 1
@@ -237,15 +237,15 @@ class _Report:
         elif self._named == NAMED + 1:
             self.progress.say(f"further rejected lines are {'in the file' if self._rejects else 'only counted'}")
 
-    def settled(self, fates: list[Outcome]) -> None:
+    def completed(self, outcomes: list[Outcome]) -> None:
         """Counts what became of a chunk."""
-        self.fates.update(fate.kind for fate in fates if fate.kind != "rejected")
-        self.progress.at(self.raw.tell() if self.raw.seekable() else 0, self.fates.total())
+        self.outcomes.update(outcome.status for outcome in outcomes if outcome.status != "rejected")
+        self.progress.at(self.raw.tell() if self.raw.seekable() else 0, self.outcomes.total())
 
     def show(self, *, dry_run: bool) -> None:
         """The sum."""
         seconds = max(time.monotonic() - self._started, 1e-6)
-        total = self.fates.total()
+        total = self.outcomes.total()
         if self._csv_faults:
             lines = "line was" if self._csv_faults == 1 else "lines were"
             say(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
@@ -254,11 +254,11 @@ class _Report:
         if self._conflicts:
             say(f"Conflicts: {self._conflicts}. {WHOSE_IDS}")
         if dry_run:
-            say(f"{total} read: {self.fates['valid']} valid, {self.fates['rejected']} rejected; nothing stored")
+            say(f"{total} read: {self.outcomes['valid']} valid, {self.outcomes['rejected']} rejected; nothing stored")
         else:
             say(
-                f"{total} read: {self.fates['stored']} stored, {self.fates['updated']} updated, "
-                f"{self.fates['duplicate']} duplicates, {self.fates['rejected']} rejected; "
+                f"{total} read: {self.outcomes['stored']} stored, {self.outcomes['updated']} updated, "
+                f"{self.outcomes['duplicate']} duplicates, {self.outcomes['rejected']} rejected; "
                 f"{total / seconds:,.0f} comments/s"
             )
         if self.failure:
@@ -275,22 +275,22 @@ async def _run(
     task = asyncio.current_task()
     if task:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with _settler(settings, dry_run=dry_run) as settle:
+    async with _submitter(settings, dry_run=dry_run) as submit:
 
-        async def settle_and_count(comments: list[Comment]) -> list[Outcome]:
-            fates = await settle(comments)
-            report.settled(fates)
-            return fates
+        async def submit_and_count(comments: list[Comment]) -> list[Outcome]:
+            outcomes = await submit(comments)
+            report.completed(outcomes)
+            return outcomes
 
         # A chunk that the queue has no room for would be refused; one fits where nothing else is.
         in_flight = max(1, min(IN_FLIGHT, settings.queue_capacity // CHUNK))
         await feed(
-            items, settle_and_count, chunk=CHUNK, in_flight=in_flight, on_bad=report.bad, pausing=_pausing(report.raw)
+            items, submit_and_count, chunk=CHUNK, in_flight=in_flight, on_bad=report.bad, pausing=_pausing(report.raw)
         )
 
 
 @asynccontextmanager
-async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle]:
+async def _submitter(settings: Settings, *, dry_run: bool) -> AsyncIterator[Submit]:
     if dry_run:
 
         async def only_count(comments: list[Comment]) -> list[Outcome]:
@@ -303,7 +303,7 @@ async def _settler(settings: Settings, *, dry_run: bool) -> AsyncIterator[Settle
 
     async with open_runtime(settings, application="comment-monitor ingest") as runtime:
         runtime.schema.require()
-        yield runtime.pipeline.settle
+        yield runtime.pipeline.submit
 
 
 def _open(file: Path) -> IO[bytes]:

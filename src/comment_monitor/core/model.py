@@ -80,9 +80,9 @@ class Parsed(msgspec.Struct, frozen=True):
 
 
 class Outcome(NamedTuple):
-    """What became of one comment: stored | updated | duplicate | rejected."""
+    """What became of one comment; `status`: stored | updated | duplicate | rejected."""
 
-    kind: str
+    status: str
     reason: str = ""
 
 

@@ -12,23 +12,23 @@ from comment_monitor.observability.correlation import RequestContext
 
 
 class Batch:
-    """Up to COMMENT_BATCH_SIZE comments of one request. `joined`: goes into the same write as the batch before it."""
+    """Up to COMMENT_BATCH_SIZE comments of one request. `same_write`: they go into the write of the batch before it."""
 
-    __slots__ = ("arrived", "comments", "fates", "joined", "request")
+    __slots__ = ("arrived", "comments", "outcomes", "request", "same_write")
 
-    def __init__(self, request: "PendingRequest", comments: Sequence[Comment], *, joined: bool):
+    def __init__(self, request: "PendingRequest", comments: Sequence[Comment], *, same_write: bool):
         self.request = request
         self.comments = comments
-        self.joined = joined
-        self.fates: list[Outcome] | None = None
+        self.same_write = same_write
+        self.outcomes: list[Outcome] | None = None
         self.arrived = time.perf_counter()
 
-    def settle(self, fates: list[Outcome]) -> None:
+    def complete(self, outcomes: list[Outcome]) -> None:
         """It is committed."""
         # Of a request that was given up, all that was open is released already, or is about to be.
         if not self.request.done.done():
-            self.fates = fates
-            self.request.settled(len(fates))
+            self.outcomes = outcomes
+            self.request.batch_completed(len(outcomes))
 
     def fail(self, problem: Exception) -> None:
         """It is not going to be committed, so its request is not either."""
@@ -39,26 +39,26 @@ class Batch:
 class PendingRequest:
     """The batches of one request; `done` ends with the last of them, or with the first that fails."""
 
-    __slots__ = ("_comments_open", "_open", "_release", "batches", "done", "origin")
+    __slots__ = ("_comments_open", "_open", "_release", "batches", "context", "done")
 
     def __init__(
         self,
         parts: Sequence[Sequence[Comment]],
         release: Callable[[int], None],
         *,
-        joined: bool,
-        origin: RequestContext | None = None,
+        same_write: bool,
+        context: RequestContext | None = None,
     ):
-        self.origin = origin
+        self.context = context
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.batches = [Batch(self, part, joined=joined and number > 0) for number, part in enumerate(parts)]
+        self.batches = [Batch(self, part, same_write=same_write and number > 0) for number, part in enumerate(parts)]
         self._open = len(parts)
         self._comments_open = sum(map(len, parts))
         self._release = release
         self.done.add_done_callback(self._given_up)
 
-    async def fates(self) -> list[Outcome]:
-        """The fate of each comment, in order, once all are committed; cancelled, nobody waits for the rest any more.
+    async def outcomes(self) -> list[Outcome]:
+        """The outcome of each comment, in order, once all are committed; cancelled, nobody waits for the rest any more.
 
         Raises:
             Exception: the one that a batch failed with.
@@ -66,12 +66,12 @@ class PendingRequest:
         try:
             if self.batches:
                 await self.done
-            return [fate for batch in self.batches for fate in batch.fates or ()]
+            return [outcome for batch in self.batches for outcome in batch.outcomes or ()]
         finally:
             # They know their request: left as a ring, only the collector would find them, a thousand at a time.
             self.batches.clear()
 
-    def settled(self, count: int) -> None:
+    def batch_completed(self, count: int) -> None:
         """One of them is, which had so many comments."""
         self._release(count)
         self._open -= 1
@@ -85,7 +85,7 @@ class PendingRequest:
 
 
 class ProcessingQueue:
-    """Batches in order of arrival. Its length counts comments, from acceptance until their batch is settled."""
+    """Batches in order of arrival. Its length counts comments, from acceptance until their batch is completed."""
 
     def __init__(self, capacity: int):
         self._capacity = capacity
@@ -99,7 +99,7 @@ class ProcessingQueue:
     def __len__(self) -> int:
         return self._length
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Raises QueueFull where nothing more fits: known before a request is read."""
         if self._length >= self._capacity:
             raise self._full()
@@ -108,7 +108,7 @@ class ProcessingQueue:
         return QueueFull(f"{self._length} comments are waiting in this process; repeat the request later.")
 
     async def put(
-        self, parts: Sequence[Sequence[Comment]], *, joined: bool = False, origin: RequestContext | None = None
+        self, parts: Sequence[Sequence[Comment]], *, same_write: bool = False, context: RequestContext | None = None
     ) -> PendingRequest:
         """Accepts all parts or none.
 
@@ -120,8 +120,8 @@ class ProcessingQueue:
         if self._closed:
             raise Draining("This process is shutting down; repeat the request.")
         count = sum(map(len, parts))
-        self.require_room()
-        accepted = PendingRequest(parts, self._release, joined=joined, origin=origin)
+        self.require_capacity()
+        accepted = PendingRequest(parts, self._release, same_write=same_write, context=context)
         self._length += count
         metrics.QUEUE_LENGTH.inc(count)
         metrics.ATTEMPTS.inc(len(parts))
@@ -144,7 +144,7 @@ class ProcessingQueue:
                 group: list[Batch] = []
                 count = 0
                 while self._waiting and (
-                    not group or self._waiting[0].joined or count + len(self._waiting[0].comments) <= limit
+                    not group or self._waiting[0].same_write or count + len(self._waiting[0].comments) <= limit
                 ):
                     batch = self._waiting.popleft()
                     if not batch.request.done.done():

@@ -89,7 +89,7 @@ class DedupCache:
         self._namespace: bytes | None = None
         self._until = 0.0
 
-    def go_by(self, namespace: bytes | None, until: float) -> None:
+    def use_namespace(self, namespace: bytes | None, until: float) -> None:
         """The database's prefix, as read in time to be gone by until then (of `time.monotonic`); None: it has none.
 
         What was read earlier than what is known changes nothing.
@@ -102,7 +102,7 @@ class DedupCache:
         """`ok`, `away`, or `off` where no Redis is named; as far as is known."""
         return "off" if not self._client else "ok" if self._reached else "away"
 
-    async def look(self) -> None:
+    async def probe(self) -> None:
         """Finds out whether Redis is there, also where no comment comes that would show it."""
         if self._client and self._breaker.closed:
             try:
@@ -122,43 +122,43 @@ class DedupCache:
         """Whether it can be told something, as far as is known."""
         return self._client is not None and self._breaker.closed
 
-    def marks(self, comments: Sequence[Comment]) -> CacheKeys:
+    def keys_of(self, comments: Sequence[Comment]) -> CacheKeys:
         """What these comments go by in Redis."""
         if not self.usable or self._namespace is None:
             return CacheKeys(len(comments), [], [])
         return CacheKeys(len(comments), _keys(comments, self._namespace), [digest(one) for one in comments])
 
-    async def seen(self, marks: CacheKeys) -> list[bool]:
+    async def lookup(self, cache_keys: CacheKeys) -> list[bool]:
         """For each comment whether it is stored just like this; all False when Redis is away. One round trip."""
-        if not marks.keys or not self.usable or self._client is None:
-            return [False] * marks.amount
+        if not cache_keys.keys or not self.usable or self._client is None:
+            return [False] * cache_keys.amount
         try:
-            values = await self._with_client(lambda client: self._get(client, marks.keys))
+            values = await self._with_client(lambda client: self._get(client, cache_keys.keys))
         except UNAVAILABLE as error:
             self._failed(error)
-            return [False] * marks.amount
+            return [False] * cache_keys.amount
         self._works()
         result = [
-            value is not None and value[4:] == digest for value, digest in zip(values, marks.digests, strict=True)
+            value is not None and value[4:] == digest for value, digest in zip(values, cache_keys.digests, strict=True)
         ]
         hits = sum(result)
         metrics.CACHE_HITS.inc(hits)
         metrics.CACHE_MISSES.inc(len(result) - hits)
         return result
 
-    async def remember(self, marks: CacheKeys, revisions: Sequence[tuple[int, int]]) -> None:
+    async def store(self, cache_keys: CacheKeys, revisions: Sequence[tuple[int, int]]) -> None:
         """Notes committed comments. One round trip; away, it is left out.
 
         Args:
-            marks: of the comments of the write.
+            cache_keys: of the comments of the write.
             revisions: index among them, and revision, of each that is to be remembered.
         """
-        if not marks.keys:
+        if not cache_keys.keys:
             return
-        values = [revision.to_bytes(4, "big") + marks.digests[index] for index, revision in revisions]
-        await self._note([marks.keys[index] for index, _ in revisions], values)
+        values = [revision.to_bytes(4, "big") + cache_keys.digests[index] for index, revision in revisions]
+        await self._note([cache_keys.keys[index] for index, _ in revisions], values)
 
-    async def supersede(self, edited: Sequence[Known], namespaces: Sequence[bytes]) -> bool:
+    async def invalidate(self, edited: Sequence[Known], namespaces: Sequence[bytes]) -> bool:
         """Before edits are committed: whatever Redis holds of them is no longer their latest text.
 
         False where Redis could not be told: then it must be disowned. (A note of the new text after the commit would

@@ -1,9 +1,9 @@
-"""The flow of a comment on one page: batch, queue, dedup, store, commit, remember, answer, publish."""
+"""The flow of a comment on one page: batch, queue, look up, store, commit, cache, answer, publish."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Final
 
@@ -76,7 +76,7 @@ class Pipeline:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Pipeline"]:
         """Runs the writers; at the end the queue is closed and what it holds is written."""
-        writers = [asyncio.create_task(self._writer(), name=f"writer-{n}") for n in range(self.settings.writers)]
+        writers = [asyncio.create_task(self._write_groups(), name=f"writer-{n}") for n in range(self.settings.writers)]
         try:
             yield self
         finally:
@@ -90,14 +90,14 @@ class Pipeline:
             Unavailable: QueueFull, Draining, Timeout, DatabaseUnavailable, SchemaBehind. Some batches may have been
                 committed; a repeat counts them as duplicates.
         """
-        fates = await self.settle(parsed.comments)
-        stored, updated, duplicates = map(fates.count, (STORED, UPDATED, DUPLICATE))
+        outcomes = await self.submit(parsed.comments)
+        stored, updated, duplicates = map(outcomes.count, (STORED, UPDATED, DUPLICATE))
         rejected = list(parsed.rejected)
-        if stored + updated + duplicates < len(fates):
+        if stored + updated + duplicates < len(outcomes):
             rejected += [
-                Rejection(index, comment.id, fate.reason)
-                for comment, index, fate in zip(parsed.comments, parsed.indexes, fates, strict=True)
-                if fate.kind == "rejected"
+                Rejection(index, comment.id, outcome.reason)
+                for comment, index, outcome in zip(parsed.comments, parsed.indexes, outcomes, strict=True)
+                if outcome.status == "rejected"
             ]
         if parsed.rejected:
             metrics.count_error("invalid-comment", len(parsed.rejected))
@@ -111,32 +111,29 @@ class Pipeline:
             rejected=sorted(rejected, key=lambda one: one.index),
         )
 
-    async def settle(self, comments: Sequence[Comment]) -> list[Outcome]:
-        """The fate of each comment, in order, once all are committed."""
-        with tracing.span("store comments", comments=len(comments)):
-            return await self._settle(comments)
-
-    async def _settle(self, comments: Sequence[Comment]) -> list[Outcome]:
+    async def submit(self, comments: Sequence[Comment]) -> list[Outcome]:
+        """Waits until all comments are committed; returns the outcome of each, in their order."""
         self._require_storable(comments)
-        again = len({(one.source, one.id) for one in comments}) < len(comments)
-        fates: list[Outcome] = []
-        try:
-            async with asyncio.timeout(self.settings.processing_timeout):
-                # Texts of one comment are taken in their order: each write begins when the one before has ended.
-                for run in runs(comments) if again else (comments,):
-                    fates += await (await self._accept(run, again=again)).fates()
-                return fates
-        except TimeoutError:
-            metrics.count_error(errors.Timeout.slug)
-            late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
-            raise errors.Timeout(late) from None
+        repeats = len({(one.source, one.id) for one in comments}) < len(comments)
+        outcomes: list[Outcome] = []
+        with tracing.span("store comments", comments=len(comments)):
+            try:
+                async with asyncio.timeout(self.settings.processing_timeout):
+                    # Texts of one comment are taken in their order: each write begins when the one before has ended.
+                    for run in runs(comments) if repeats else (comments,):
+                        outcomes += await (await self._enqueue(run, repeats=repeats)).outcomes()
+            except TimeoutError:
+                metrics.count_error(errors.Timeout.slug)
+                late = f"Not committed within {self.settings.processing_timeout} s; repeating the request is safe."
+                raise errors.Timeout(late) from None
+        return outcomes
 
-    async def _accept(self, comments: Sequence[Comment], *, again: bool) -> PendingRequest:
+    async def _enqueue(self, comments: Sequence[Comment], *, repeats: bool) -> PendingRequest:
         size = self.settings.batch_size
         parts = [comments[at : at + size] for at in range(0, len(comments), size)]
         try:
             # The batches of one comment may not overtake each other: one write has all.
-            return await self.queue.put(parts, joined=again and len(parts) > 1, origin=tracing.origin())
+            return await self.queue.put(parts, same_write=repeats and len(parts) > 1, context=tracing.origin())
         except errors.Unavailable as problem:
             metrics.count_error(problem.slug)
             raise
@@ -162,69 +159,73 @@ class Pipeline:
                 "is migrated: run `comment-monitor migrate`, or repeat the request later."
             )
 
-    async def _writer(self) -> None:
+    async def _write_groups(self) -> None:
         while (group := await self.queue.take(self.settings.write_group_size)) is not None:
-            await self._write(group)
+            await self._process_group(group)
 
-    async def _write(self, group: list[Batch]) -> None:
-        """Settles every batch of the group, one way or the other; never raises, or the writer would be gone."""
-        origins = dict.fromkeys(batch.request.origin for batch in group if batch.request.origin)
-        with structlog.contextvars.bound_contextvars(request_ids=[one.request_id for one in origins][:MOST]):
-            await self._settle_group(group)
+    async def _process_group(self, group: list[Batch]) -> None:
+        """Commits batches together, and completes or fails each; never raises, or its writer would end.
 
-    async def _settle_group(self, group: list[Batch]) -> None:
-        try:
-            await self._commit_group(group)
-        except errors.Problem as problem:
-            metrics.count_error(problem.slug, len(group))
-            _give_up(group, problem)
-        except Exception:
-            logger.exception("write_failed")
-            metrics.count_error("internal", len(group))
-            _give_up(group, errors.DatabaseUnavailable("The comments could not be stored; repeat the request."))
-
-    async def _commit_group(self, group: list[Batch]) -> None:
-        """Commits batches together; if PostgreSQL refuses them as data, each by itself, to find the one at fault."""
-        try:
-            fates = await self._commit([batch.comments for batch in group], [batch.request.origin for batch in group])
-        except errors.NotStorableError as error:
-            if len(group) > 1:
-                for batch in group:
-                    await self._write([batch])
-                return
-            fates = [await self._one_by_one(group[0].comments, group[0].request.origin, error)]
-        for batch, result in zip(group, fates, strict=True):
-            _settle(batch, result)
-
-    async def _one_by_one(
-        self, comments: Sequence[Comment], origin: RequestContext | None, error: errors.NotStorableError
-    ) -> list[Outcome]:
-        """Stores what can be stored of a batch in which some comment can't."""
-        if len(comments) == 1:
-            metrics.count_error("not-storable")
-            return [Outcome("rejected", str(error))]
-        result: list[Outcome] = []
-        for comment in comments:
+        If PostgreSQL refuses them as data, each goes by itself, to find the comment at fault.
+        """
+        contexts = [batch.request.context for batch in group]
+        names = [context.request_id for context in dict.fromkeys(contexts) if context][:MOST]
+        with structlog.contextvars.bound_contextvars(request_ids=names), _failures_answered(group):
             try:
-                [[fate]] = await self._commit([[comment]], [origin])
-            except errors.NotStorableError as why:
-                [fate] = await self._one_by_one([comment], origin, why)
-            result.append(fate)
-        return result
+                outcomes = await self._dedup_and_store([batch.comments for batch in group], contexts)
+            except errors.NotStorableError as error:
+                if len(group) > 1:
+                    for batch in group:
+                        await self._process_group([batch])
+                    return
+                outcomes = [await self._isolate_bad_comments(group[0], error)]
+            for batch, result in zip(group, outcomes, strict=True):
+                metrics.PROCESSING_DURATION.observe(time.perf_counter() - batch.arrived)
+                metrics.SUCCESS.inc()
+                batch.complete(result)
 
-    async def _commit(
-        self, parts: Sequence[Sequence[Comment]], origins: Sequence[RequestContext | None]
+    async def _isolate_bad_comments(self, batch: Batch, error: errors.NotStorableError) -> list[Outcome]:
+        """Stores comment by comment what can be stored of a batch in which some comment can't."""
+        if len(batch.comments) == 1:
+            return [_reject(error)]
+        outcomes: list[Outcome] = []
+        for comment in batch.comments:
+            try:
+                [[outcome]] = await self._dedup_and_store([[comment]], [batch.request.context])
+            except errors.NotStorableError as why:
+                outcome = _reject(why)
+            outcomes.append(outcome)
+        return outcomes
+
+    async def _dedup_and_store(
+        self, parts: Sequence[Sequence[Comment]], contexts: Sequence[RequestContext | None]
     ) -> list[list[Outcome]]:
-        """Dedup, store, commit, remember and publish for all parts in one go; retried while PostgreSQL is away."""
+        """Look up, store, commit, cache and publish for all parts in one go; retried while PostgreSQL is away."""
         comments = [comment for part in parts for comment in part]
-        marks = self._cache.marks(comments)
-        seen = await self._cache.seen(marks)
+        keys = self._cache.keys_of(comments)
+        cached = await self._cache.lookup(keys)
         # What would not get through now is left to the sweep from the start.
         sent = self._publisher.room > 0
+        with self._refusals_in_words():
+            found = await self._find_existing(comments, keys, cached) if self._forgotten else []
+            plan = WritePlan(comments, cached, found)
+            written = await self._write(plan, sent) if plan.rounds else []
+        self._failed = None
+        await self._cache.store(keys, plan.record_results(written))
+        if unknown := len(found) + sum(map(len, plan.rounds)):
+            self._forgotten = plan.duplicates["database"] * 2 > unknown
+        outbox = [id_ for one in written for id_ in one.outbox]
+        if sent:
+            self._publisher.publish(outbox, self._contexts_by_row(plan, written, parts, contexts))
+        _report(plan, outbox, sent=sent, contexts=contexts)
+        outcomes = iter(plan.outcomes)
+        return [[next(outcomes) for _ in part] for part in parts]
+
+    @contextmanager
+    def _refusals_in_words(self) -> Iterator[None]:
+        """Raises what the driver raises as SchemaBehind, DatabaseUnavailable or NotStorableError."""
         try:
-            found = await self._look(comments, marks, seen) if self._forgotten else []
-            plan = WritePlan(comments, seen, found)
-            written = await self._store_all(plan, sent) if plan.waves else []
+            yield
         except SCHEMA_MISSING_ERRORS:
             raise errors.SchemaBehind("The database is not migrated: run `comment-monitor migrate`.") from None
         except RETRIED as error:
@@ -237,31 +238,14 @@ class Pipeline:
             ) from None
         except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
-        self._failed = None
-        await self._cache.remember(marks, plan.apply(written))
-        if unknown := len(found) + sum(map(len, plan.waves)):
-            self._forgotten = plan.duplicates["database"] * 2 > unknown
-        outbox = [id_ for one in written for id_ in one.outbox]
-        if sent:
-            self._publisher.publish(outbox, self._origins(plan, written, parts, origins))
-        if logs.at_debug():
-            new, edited = plan.new_and_edited()
-            known = plan.duplicates.total()
-            names = list(dict.fromkeys(one.request_id for one in origins if one))
-            logger.debug(
-                "stored", request_ids=names, new=new, edited=edited, duplicates=known, batch_ids=outbox, sent=sent
-            )
-        _count(plan)
-        fates = iter(plan.fates)
-        return [[next(fates) for _ in part] for part in parts]
 
-    async def _look(self, comments: Sequence[Comment], marks: CacheKeys, seen: Sequence[bool]) -> list[int]:
-        """Which comments that Redis did not know are stored just like this; none where one stands twice.
+    async def _find_existing(self, comments: Sequence[Comment], keys: CacheKeys, cached: Sequence[bool]) -> list[int]:
+        """Which comments that Redis did not know are stored just like this; none where an identity comes twice.
 
-        They are noted at once: the note of a text that is no longer the latest must not come later than it has to.
-        (Of one that stands twice, the first has to lock it: its edit in a later wave would lock out of order.)
+        They are cached at once: an entry for a text that is no longer the latest must not come later than it has to.
+        (Of an identity that comes twice, the first has to lock it: an edit in a later round would lock out of order.)
         """
-        unknown = [index for index, known in enumerate(seen) if not known]
+        unknown = [index for index, known in enumerate(cached) if not known]
         if not unknown or len({comment.key for comment in comments}) < len(comments):
             return []
 
@@ -271,41 +255,24 @@ class Pipeline:
                 return await stored.look_for(conn, asked, before_009=self._before_009)
 
         found = [unknown[place] for place in await with_retries(self.settings, look)]
-        await self._cache.remember(marks, [(index, 0) for index in found])
+        await self._cache.store(keys, [(index, 0) for index in found])
         return found
 
-    def _origins(
-        self,
-        plan: WritePlan,
-        written: Sequence[Written],
-        parts: Sequence[Sequence[Comment]],
-        origins: Sequence[RequestContext | None],
-    ) -> RequestContexts:
-        """The requests whose comments are in each outbox row."""
-        known = {one for one in origins if one}
-        if len(known) < 2:  # noqa: PLR2004 - one request, or none that is known
-            return {id_: list(known) for one in written for id_ in one.outbox} if known else {}
-        owners = [origin for part, origin in zip(parts, origins, strict=True) for _ in part]
-        return {
-            outbox_id: list(dict.fromkeys(owner for index in indexes if (owner := owners[index])))
-            for outbox_id, indexes in plan.queued(written, self.settings.batch_size).items()
-        }
-
-    async def _store_all(self, plan: WritePlan, sent: bool) -> list[Written]:
-        """Writes the waves. What edits need between their write and its commit (`_supersede`) takes round trips.
+    async def _write(self, plan: WritePlan, sent: bool) -> list[Written]:
+        """Writes the rounds. What edits need between their write and its commit (`_invalidate`) takes round trips.
 
         New comments need none of it, so where most are new, one statement that commits by itself adds those that are,
         and a transaction takes the others.
         """
         resend_after = self.settings.resend_after if sent else None
         added: list[Written] = []
-        if self._all_new and len(plan.waves) == 1 and not self._before_009:
-            added = [await with_retries(self.settings, partial(self._add, plan, resend_after))]
+        if self._all_new and len(plan.rounds) == 1 and not self._before_009:
+            added = [await with_retries(self.settings, partial(self._add_new, plan, resend_after))]
             if added[0].all_new:
                 return added
-            plan.part(added[0])
+            plan.split_off(added[0])
         try:
-            written = await with_retries(self.settings, partial(self._store, plan, added, resend_after))
+            written = await with_retries(self.settings, partial(self._write_transaction, plan, added, resend_after))
         except Exception:
             # They are committed, though their requests may hear that it failed: for their repeats they are duplicates.
             if sent and added:
@@ -314,45 +281,77 @@ class Pipeline:
         self._all_new = all(one.all_new for one in written)
         return written
 
-    async def _add(self, plan: WritePlan, resend_after: float | None) -> Written:
+    async def _add_new(self, plan: WritePlan, resend_after: float | None) -> Written:
+        comments = plan.comments_of(0)
         async with self._database.connection() as conn:
-            return await stored.add(conn, plan.wave(0), batch_size=self.settings.batch_size, resend_after=resend_after)
+            return await stored.add(conn, comments, batch_size=self.settings.batch_size, resend_after=resend_after)
 
-    async def _store(self, plan: WritePlan, added: Sequence[Written], resend_after: float | None) -> list[Written]:
-        """Writes the waves that are not written yet."""
+    async def _write_transaction(
+        self, plan: WritePlan, added: Sequence[Written], resend_after: float | None
+    ) -> list[Written]:
+        """Writes the rounds that are not written yet."""
         async with self._database.transaction() as conn:
             written = [*added] + [
                 await stored.write(
                     conn,
-                    plan.wave(number),
+                    plan.comments_of(number),
                     batch_size=self.settings.batch_size,
                     resend_after=resend_after,
                     before_009=self._before_009,
                 )
-                for number in range(len(added), len(plan.waves))
+                for number in range(len(added), len(plan.rounds))
             ]
             edited = plan.edited(written)
             asked = time.monotonic()
-            namespace = await self._supersede(conn, edited) if edited else None
+            namespace = await self._invalidate(conn, edited) if edited else None
         if edited:
-            self._cache.go_by(namespace, asked + cache_namespace.LEASE)
+            self._cache.use_namespace(namespace, asked + cache_namespace.LEASE)
         return written
 
-    async def _supersede(self, conn: Connection, edited: list[Known]) -> bytes | None:
+    async def _invalidate(self, conn: Connection, edited: list[Known]) -> bytes | None:
         """Sees to it that no process takes an old text for the latest one.
 
-        Returns the prefix to go by from now on; None: none until the database has been asked again.
+        Returns the prefix to use from now on; None: none until the database has been asked again.
         """
         if self._cache.reachable:
             valid = await cache_namespace.hold(conn, before_012=self._before_012)
-            if await self._cache.supersede(edited, (valid.current, valid.previous)):
+            if await self._cache.invalidate(edited, (valid.current, valid.previous)):
                 return valid.current if valid.believed else None
         return await cache_namespace.disown(conn, before_012=self._before_012)
 
+    def _contexts_by_row(
+        self,
+        plan: WritePlan,
+        written: Sequence[Written],
+        parts: Sequence[Sequence[Comment]],
+        contexts: Sequence[RequestContext | None],
+    ) -> RequestContexts:
+        """The requests whose comments are in each outbox row."""
+        known = {context for context in contexts if context}
+        if len(known) < 2:  # noqa: PLR2004 - one request, or none that is known
+            return {id_: list(known) for one in written for id_ in one.outbox} if known else {}
+        owners = [context for part, context in zip(parts, contexts, strict=True) for _ in part]
+        return {
+            outbox_id: list(dict.fromkeys(owner for index in indexes if (owner := owners[index])))
+            for outbox_id, indexes in plan.rows_by_outbox_id(written, self.settings.batch_size).items()
+        }
 
-def _count(plan: WritePlan) -> None:
+
+def _reject(error: errors.NotStorableError) -> Outcome:
+    metrics.count_error("not-storable")
+    return Outcome("rejected", str(error))
+
+
+def _report(plan: WritePlan, outbox: list[int], *, sent: bool, contexts: Sequence[RequestContext | None]) -> None:
+    """Counts what a write did, and logs it at DEBUG."""
     new, edited = plan.new_and_edited()
-    if conflicts := len(plan.fates) - new - edited - plan.duplicates.total():
+    duplicates = plan.duplicates.total()
+    if logs.at_debug():
+        names = list(dict.fromkeys(context.request_id for context in contexts if context))
+        logger.debug(
+            "stored", request_ids=names, new=new, edited=edited, duplicates=duplicates, batch_ids=outbox, sent=sent
+        )
+    if conflicts := len(plan.outcomes) - new - edited - duplicates:
         metrics.count_error("conflict", conflicts)
     metrics.STORED.labels(kind="new").inc(new)
     metrics.STORED.labels(kind="edited").inc(edited)
@@ -360,12 +359,20 @@ def _count(plan: WritePlan) -> None:
         metrics.DUPLICATES.labels(tier=tier).inc(amount)
 
 
-def _settle(batch: Batch, fates: list[Outcome]) -> None:
-    metrics.PROCESSING_DURATION.observe(time.perf_counter() - batch.arrived)
-    metrics.SUCCESS.inc()
-    batch.settle(fates)
+@contextmanager
+def _failures_answered(group: list[Batch]) -> Iterator[None]:
+    """Whatever is raised fails the requests of the group, and goes no further."""
+    try:
+        yield
+    except errors.Problem as problem:
+        metrics.count_error(problem.slug, len(group))
+        _fail_group(group, problem)
+    except Exception:
+        logger.exception("write_failed")
+        metrics.count_error("internal", len(group))
+        _fail_group(group, errors.DatabaseUnavailable("The comments could not be stored; repeat the request."))
 
 
-def _give_up(group: list[Batch], problem: errors.Problem) -> None:
+def _fail_group(group: list[Batch], problem: errors.Problem) -> None:
     for batch in group:
         batch.fail(problem.again())

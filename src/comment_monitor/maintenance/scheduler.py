@@ -91,8 +91,8 @@ class Scheduler:
 
     async def look_at_schema(self) -> None:
         """Whether this process can work on the database, and under which prefix Redis remembers it."""
-        await self._schema.look(self._database)
-        self._cache.go_by(self._schema.namespace, self._schema.namespace_until)
+        await self._schema.refresh(self._database)
+        self._cache.use_namespace(self._schema.namespace, self._schema.namespace_until)
         metrics.SCHEMA_USABLE.set(not self._schema.problem)
         if self._schema.at_head is None:
             metrics.SCHEMA_AT_HEAD.forget()
@@ -101,7 +101,7 @@ class Scheduler:
 
     async def look_at_cache(self) -> None:
         """Whether Redis is there."""
-        await self._cache.look()
+        await self._cache.probe()
 
     async def measure_backlog(self) -> None:
         """Sets the gauges of what is not yet analysed."""

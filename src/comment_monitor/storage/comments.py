@@ -37,14 +37,14 @@ SAME: Final = Unchanged("same", 0, None)
 
 
 class Written(NamedTuple):
-    """What a write did: the fate and revision of each comment that is new or edited, and the outbox rows made.
+    """What a write did: the outcome and revision of each comment that is new or edited, and the outbox rows made.
 
-    The comments of `fates` fill the rows in this order, each row up to its size. `all_new`: every comment was stored,
-    and `fates` does not name them; they fill the rows in the order in which they were given. `unchanged` names the
-    others, but for those that are SAME.
+    The comments of `outcomes` fill the rows in this order, each row up to its size. `all_new`: every comment was
+    stored, and `outcomes` does not name them; they fill the rows in the order in which they were given. `unchanged`
+    names the others, but for those that are SAME.
     """
 
-    fates: dict[tuple[str, str], tuple[Outcome, int]]
+    outcomes: dict[tuple[str, str], tuple[Outcome, int]]
     outbox: list[int]
     all_new: bool = False
     unchanged: dict[tuple[str, str], Unchanged] = {}  # noqa: RUF012 - nobody changes it
@@ -76,19 +76,19 @@ async def write(
     rows = await conn.fetch(query, *columns, resend_after or 0, batch_size, -1 if resend_after is None else 0)
     outbox = sorted(row["id"] for row in rows if row["outcome"] is None)
     written = sorted((row for row in rows if row["outcome"] == "written"), key=itemgetter("id"))
-    fates = {
+    outcomes = {
         (row["source"], row["comment_id"]): (STORED if row["revision"] == 1 else UPDATED, row["revision"])
         for row in written
     }
     if outbox and len(rows) == len(outbox):
-        return Written(fates, outbox, all_new=True)
+        return Written(outcomes, outbox, all_new=True)
     unchanged = _unchanged(row for row in rows if row["source"] is not None and row["outcome"] != "written")
     same = sum(row["id"] for row in rows if row["source"] is None and row["outcome"] == "same")
-    if not before_009 and len(fates) + len(unchanged) + same < len(comments):
+    if not before_009 and len(outcomes) + len(unchanged) + same < len(comments):
         # Another writer stored one of them while the statement was under way.
-        others = [one for one in comments if one.key not in fates and one.key not in unchanged]
+        others = [one for one in comments if one.key not in outcomes and one.key not in unchanged]
         unchanged |= _unchanged(await conn.fetch(UNCHANGED, *_identity_columns(others)))
-    return Written(fates, outbox, unchanged=unchanged)
+    return Written(outcomes, outbox, unchanged=unchanged)
 
 
 async def add(conn: Connection, comments: Sequence[Comment], *, batch_size: int, resend_after: float | None) -> Written:
@@ -108,8 +108,8 @@ async def add(conn: Connection, comments: Sequence[Comment], *, batch_size: int,
     rows = await conn.fetch(query, *columns, resend_after or 0, batch_size, -1 if resend_after is None else 0)
     outbox = sorted(row["id"] for row in rows if row["source"] is None)
     added = sorted((row for row in rows if row["source"] is not None), key=itemgetter("id"))
-    fates = {(row["source"], row["comment_id"]): (STORED, 1) for row in added}
-    return Written(fates, outbox, all_new=bool(outbox) and not added)
+    outcomes = {(row["source"], row["comment_id"]): (STORED, 1) for row in added}
+    return Written(outcomes, outbox, all_new=bool(outbox) and not added)
 
 
 def _unchanged(rows: Iterable[Record]) -> dict[tuple[str, str], Unchanged]:

@@ -77,4 +77,4 @@ class Lifecycle:
         if self.draining:
             raise errors.Draining("This process is shutting down; repeat the request.")
         self.runtime.schema.require_writes()
-        self.runtime.pipeline.queue.require_room()
+        self.runtime.pipeline.queue.require_capacity()

@@ -15,7 +15,7 @@ from comment_monitor.intake.files.numbered import BadLine, Numbered
 
 async def feed(
     items: Iterable[Numbered | BadLine],
-    settle: Callable[[list[Comment]], Awaitable[list[Outcome]]],
+    submit: Callable[[list[Comment]], Awaitable[list[Outcome]]],
     *,
     chunk: int,
     in_flight: int,
@@ -25,7 +25,7 @@ async def feed(
     """Feeds comments to the pipeline, `chunk` at a time with `in_flight` chunks under way.
 
     Memory is bounded by `chunk * in_flight` comments. A file that can't be read on, or the first error of the pipeline,
-    ends it after what was read before and what was under way is settled. Where `pausing`, the input that `items` come
+    ends it after what was read before and what was under way is completed. Where `pausing`, the input that `items` come
     from, pauses, a chunk that is not full goes too.
 
     Raises:
@@ -37,10 +37,10 @@ async def feed(
 
     async def store(part: list[Numbered]) -> None:
         try:
-            result: list[Outcome] = await settle([one.comment for one in part])
-            for one, fate in zip(part, result, strict=True):
-                if fate.kind == "rejected":
-                    on_bad(BadLine(one.line, one.comment.id, fate.reason))
+            result: list[Outcome] = await submit([one.comment for one in part])
+            for one, outcome in zip(part, result, strict=True):
+                if outcome.status == "rejected":
+                    on_bad(BadLine(one.line, one.comment.id, outcome.reason))
         except Problem as problem:
             failures.append(problem)
         finally:
