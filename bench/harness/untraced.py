@@ -30,10 +30,10 @@ async def fetch(self: Connection, query: Query, *args: Any) -> Sequence[Any]:
 def send(self: publisher.Publisher, waiting: Sequence[Any]) -> None:
     """Sends a task for each group of outbox ids."""
     assert self._link  # noqa: S101 - as the original
-    together = self._together
-    groups = [waiting[at : at + together] for at in range(0, len(waiting), together)]
+    ids_per_message = self._ids_per_message
+    groups = [waiting[at : at + ids_per_message] for at in range(0, len(waiting), ids_per_message)]
     messages = [
-        OutboxMessage([one.outbox_id for one in group], {one.outbox_id: one.origins for one in group if one.origins})
+        OutboxMessage([one.outbox_id for one in group], {one.outbox_id: one.contexts for one in group if one.contexts})
         for group in groups
     ]
     self._link.send(messages)
@@ -41,7 +41,7 @@ def send(self: publisher.Publisher, waiting: Sequence[Any]) -> None:
     self._sent = (self._sent[0] + len(waiting), self._sent[1] + len(messages))
 
 
-def origin() -> RequestContext | None:
+def request_context() -> RequestContext | None:
     """The request that is being worked on."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
     return RequestContext(request_id) if request_id is not None else None
@@ -56,5 +56,5 @@ if __name__ == "__main__":
     Connection.fetch = fetch  # type: ignore[method-assign]
     publisher.Publisher._send = send  # type: ignore[method-assign]  # noqa: SLF001
     tracing.span = span
-    tracing.origin = origin
+    tracing.request_context = request_context
     main()

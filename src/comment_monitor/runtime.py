@@ -62,7 +62,9 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
         ttl=settings.dedup_cache_ttl,
         open_cluster=lambda: open_cluster(settings.redis_url),
     )
-    publisher = Publisher(make_celery(settings) if settings.broker_url else None, together=batches_a_message(settings))
+    publisher = Publisher(
+        make_celery(settings) if settings.broker_url else None, ids_per_message=batches_a_message(settings)
+    )
     schema = DatabaseState()
     pipeline = Pipeline(settings, writing, cache, publisher, schema)
     upkeep = Scheduler(settings, background, schema, cache, publisher)

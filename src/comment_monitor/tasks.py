@@ -20,7 +20,7 @@ from comment_monitor.core.config import load
 from comment_monitor.core.errors import ConfigurationError
 from comment_monitor.messaging.celery_app import ANALYSE, make_celery
 from comment_monitor.observability import correlation, log_level, logs, tracing
-from comment_monitor.observability.correlation import RequestContexts, distinct
+from comment_monitor.observability.correlation import RequestContexts, unique
 
 SERVICE: Final = "comment-worker"
 SPAN: Final = "analyse comment-analysis"
@@ -50,7 +50,7 @@ class Process:
     async def _analyse(
         self, outbox_ids: Sequence[int], task_id: str, known: RequestContexts, redelivered: bool
     ) -> None:
-        requests = distinct(known) if tracing.on() else ()
+        requests = unique(known) if tracing.on() else ()
         with (
             structlog.contextvars.bound_contextvars(task_id=task_id),
             tracing.Several(SPAN, "CONSUMER", requests, messaging__message__id=task_id, batches=len(outbox_ids)),

@@ -20,7 +20,7 @@ from comment_monitor.messaging.celery_app import MAX_COMMENTS_PER_TASK
 AT_ONCE = 12
 
 
-async def leaving(system: System) -> bool:
+async def not_ready(system: System) -> bool:
     """`/health` says so, or nothing answers any more."""
     try:
         code, found = await system.health()
@@ -53,7 +53,7 @@ async def test_accepted_requests_are_finished_and_answered(system: System, signa
         await until(all_accepted)
         for _ in range(signals):
             system.orchestrator.ask_to_leave()
-        await until(lambda: leaving(system))
+        await until(lambda: not_ready(system))
         await assert_refused(system, "late")
         assert system.orchestrator.process.poll() is None
     for answer in await asyncio.gather(*accepted):
@@ -68,7 +68,7 @@ async def test_health_is_503_first_while_work_is_still_taken(make_system: MakeSy
     await system.start(system.orchestrator)
     await system.until_health("ok")
     system.orchestrator.ask_to_leave()
-    await until(lambda: leaving(system))
+    await until(lambda: not_ready(system))
     assert (await system.health())[1]["status"] == "draining"
     assert (await system.post(comment("taken"))).json()["stored"] == 1
     assert await system.orchestrator.until_ended() == 0

@@ -38,9 +38,9 @@ def wire(rabbitmq: RabbitMQ) -> Iterator[Wire]:
 
 
 @contextmanager
-def publisher_of(settings: Settings, *, together: int = 1) -> Iterator[Publisher]:
+def publisher_of(settings: Settings, *, ids_per_message: int = 1) -> Iterator[Publisher]:
     """A publisher; what it can send it has sent after the block."""
-    one = Publisher(make_celery(settings), together=together)
+    one = Publisher(make_celery(settings), ids_per_message=ids_per_message)
     yield one
     one.close(timeout=20)
 
@@ -106,7 +106,7 @@ async def test_what_was_sent_is_there_after_a_restart_of_the_broker(
 
 
 async def test_batches_that_are_at_hand_go_in_one_message_as_far_as_they_may(settings: Settings) -> None:
-    with publisher_of(settings, together=8) as publisher:
+    with publisher_of(settings, ids_per_message=8) as publisher:
         publisher.publish(range(100))
     sent = named(settings.broker_url)
     assert [id_ for ids in sent for id_ in ids] == list(range(100))
@@ -114,19 +114,19 @@ async def test_batches_that_are_at_hand_go_in_one_message_as_far_as_they_may(set
 
 
 async def test_room_is_counted_in_batches_also_where_a_message_names_many(settings: Settings) -> None:
-    with publisher_of(settings, together=50) as publisher:
-        await until(lambda: publisher.room == QUEUE_LIMIT)
+    with publisher_of(settings, ids_per_message=50) as publisher:
+        await until(lambda: publisher.free_capacity == QUEUE_LIMIT)
         publisher.publish(range(100))
         # What was put in, is being sent and was sent; and, at the second look from here at the latest, what is told by
         # the broker. It may count twice for the moment in which it is settled, and is never forgotten.
         looks = {publisher._looked}
         while len(looks) < 3:
-            assert QUEUE_LIMIT - 200 <= publisher.room <= QUEUE_LIMIT - 100
+            assert QUEUE_LIMIT - 200 <= publisher.free_capacity <= QUEUE_LIMIT - 100
             await asyncio.sleep(0.01)
             looks.add(publisher._looked)
-        await until(lambda: publisher.room == QUEUE_LIMIT - 100)
+        await until(lambda: publisher.free_capacity == QUEUE_LIMIT - 100)
         outbox_ids(settings.broker_url)
-        await until(lambda: publisher.room == QUEUE_LIMIT)
+        await until(lambda: publisher.free_capacity == QUEUE_LIMIT)
 
 
 async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
@@ -137,18 +137,18 @@ async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
         publisher.publish([1])
         await until(lambda: outbox_ids(settings.broker_url) == [1])
         # The message is there before its confirmation is here; a look that finds none comes after both.
-        await until(lambda: publisher.room == QUEUE_LIMIT)
+        await until(lambda: publisher.free_capacity == QUEUE_LIMIT)
         wire.answers = False
         publisher.publish([2])
         await until(lambda: outbox_ids(settings.broker_url) == [2])
         await until(lambda: metric("comment_processing_errors_total", reason="broker") > errors, seconds=60)
-        assert publisher.room == 0
+        assert publisher.free_capacity == 0
 
 
 async def test_what_is_new_beside_an_edit_that_fails_is_stored_and_sent_at_once(settings: Settings, dsn: str) -> None:
     """It is committed before the edit is tried, and must not wait for the sweep, which comes minutes later."""
     async with open_client(settings) as client:
-        await until(lambda: client.app.state.service.runtime.publisher.room > 0)  # type: ignore[attr-defined]
+        await until(lambda: client.app.state.service.runtime.publisher.free_capacity > 0)  # type: ignore[attr-defined]
         await process(client, comment("c0", "first"))
         await refuse(dsn, "UPDATE", "comments")
         request = [comment("c0", "edited"), *several(6)[1:]]
@@ -176,11 +176,11 @@ async def test_a_broker_that_went_away_is_an_error_and_once_back_it_is_used_agai
     with publisher_of(make_settings(CELERY_BROKER_URL=wire.url)) as publisher:
         publisher.publish([1])
         await until(lambda: outbox_ids(settings.broker_url) == [1])
-        await until(lambda: publisher.room == QUEUE_LIMIT)
+        await until(lambda: publisher.free_capacity == QUEUE_LIMIT)
         wire.cut()
         publisher.publish([2])
         await until(lambda: metric("comment_processing_errors_total", reason="broker") > errors)
         wire.open = True
-        await until(lambda: publisher.room > 0)
+        await until(lambda: publisher.free_capacity > 0)
         publisher.publish([3])
         await until(lambda: outbox_ids(settings.broker_url) == [3])

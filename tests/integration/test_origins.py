@@ -53,7 +53,7 @@ async def test_a_message_names_just_the_requests_whose_comments_are_in_each_batc
     settings = make_settings(CELERY_BROKER_URL=rabbitmq.url, COMMENT_BATCH_SIZE="5")
     chance = random.Random(5)
     async with open_runtime(settings, application="test") as runtime:
-        await until(lambda: runtime.publisher.room)
+        await until(lambda: runtime.publisher.free_capacity)
 
         async def request(name: str, ids: list[str], text: str) -> None:
             with structlog.contextvars.bound_contextvars(request_id=name):

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.conftest import project_root
 from tests.support.exported import Series, fallen, series, value
 
-from comment_monitor.observability.metrics_server import Known
+from comment_monitor.observability.metrics_server import WithoutUnknown
 from comment_monitor.observability.multiprocess_metrics import OWN_PREFIX, SharedCounts
 
 ATTEMPTS: Final = "comment_processing_attempts_total"
@@ -29,7 +29,7 @@ Count = Callable[..., "subprocess.Popen[str]"]
 
 def told(folder: Path) -> Series:
     registry = CollectorRegistry()
-    registry.register(Known(SharedCounts(folder)))
+    registry.register(WithoutUnknown(SharedCounts(folder)))
     return series(generate_latest(registry).decode())
 
 

@@ -52,7 +52,7 @@ def wire(broker_url: str) -> Iterator[Wire]:
 async def upkeep(settings: Settings, *, away: bool = False) -> AsyncIterator[tuple[Scheduler, Publisher]]:
     """The clocks of a process, moved by hand; what it sent has been sent at the end of the block."""
     publisher = Publisher(make_celery(settings))
-    await until(lambda: away or publisher.room > 0)
+    await until(lambda: away or publisher.free_capacity > 0)
     async with opened(settings) as database:
         yield Scheduler(settings, database, DatabaseState(), DedupCache(None, ttl=1), publisher), publisher
     publisher.close(timeout=60)
@@ -97,7 +97,7 @@ async def test_what_is_overdue_is_sent_again_and_nothing_else(settings: Settings
 
 async def test_what_was_sent_is_due_for_sending_again_only_after_its_time(settings: Settings) -> None:
     async with open_runtime(settings, application="test") as runtime:
-        await until(lambda: runtime.publisher.room > 0)
+        await until(lambda: runtime.publisher.free_capacity > 0)
         await runtime.pipeline.process(parsed(comment(1)))
     (row,) = outbox(settings.postgres_dsn)
     assert (row.resends, 500 < row.due_in <= 600) == (0, True)
@@ -121,9 +121,9 @@ async def test_the_workers_queue_is_bounded_and_the_rest_waits_in_the_outbox(set
     fill(settings.broker_url, QUEUE_LIMIT - 5)
     overdue(settings, 20)
     async with upkeep(settings) as (one, publisher):
-        assert publisher.room == 5
+        assert publisher.free_capacity == 5
         await one.sweep()
-        await until(lambda: publisher.room == 0 and depth(settings.broker_url) == QUEUE_LIMIT)
+        await until(lambda: publisher.free_capacity == 0 and depth(settings.broker_url) == QUEUE_LIMIT)
         await one.sweep()
     assert Counter(row.resends for row in outbox(settings.postgres_dsn)) == {0: 15, 1: 5}
     async with open_runtime(settings, application="test") as runtime:
@@ -214,7 +214,7 @@ async def test_nothing_is_taken_for_sending_while_the_broker_is_known_to_be_away
     count = metric("comment_outbox_resent_total")
     async with upkeep(make_settings(CELERY_BROKER_URL=wire.url), away=True) as (one, publisher):
         publisher.publish([1])
-        await until(lambda: publisher.room == 0)
+        await until(lambda: publisher.free_capacity == 0)
         await one.sweep()
     assert {row.resends for row in outbox(settings.postgres_dsn)} == {0}
     assert metric("comment_outbox_resent_total") == count
@@ -274,7 +274,7 @@ async def test_what_is_outstanding_for_all_processes_bounds_what_is_sent(
     overdue(settings, 20)
     async with upkeep(settings) as (one, publisher):
         await one.sweep()
-        assert publisher.room == 0
+        assert publisher.free_capacity == 0
     assert len(outbox_ids(settings.broker_url)) == 5
     async with open_runtime(make_settings(CELERY_BROKER_URL=settings.broker_url), application="test") as runtime:
         await until(lambda: runtime.publisher.state == "ok")
@@ -292,7 +292,7 @@ async def test_without_any_worker_what_waits_at_the_broker_is_not_sent_again(
     sent_rows(settings, 300, due_in=4)
     async with upkeep(prompt) as (one, publisher):
         await measured(one, lambda rate: rate == 0)
-        assert publisher.room == 0
+        assert publisher.free_capacity == 0
         begun = time.monotonic()
 
         async def swept() -> bool:
@@ -330,11 +330,11 @@ async def test_the_rate_is_that_of_all_workers_and_known_to_every_process(
     async with upkeep(settings) as (one, publisher), upkeep(settings) as (other, _):
         await measured(one, lambda rate: rate == 0)
         await measured(other, lambda rate: rate == 0)
-        assert publisher.room == LEAST_ROWS - 10
+        assert publisher.free_capacity == LEAST_ROWS - 10
         stored_comments(settings.postgres_dsn, 5_000)
         await measured(one, lambda rate: (rate or 0) > 50)
         await measured(other, lambda rate: (rate or 0) > 50)
-        assert publisher.room > LEAST_ROWS
+        assert publisher.free_capacity > LEAST_ROWS
 
 
 async def test_a_running_process_sweeps_by_itself(settings: Settings, make_settings: MakeSettings) -> None:

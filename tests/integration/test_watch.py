@@ -16,7 +16,7 @@ from tests.support.requests import comment
 
 from comment_monitor.core.config import Settings
 from comment_monitor.maintenance import system_gauges
-from comment_monitor.observability.metrics_server import Known
+from comment_monitor.observability.metrics_server import WithoutUnknown
 from comment_monitor.storage import invariants, migrations
 from comment_monitor.storage.postgres import UNAVAILABLE_ERRORS
 from comment_monitor.storage.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
@@ -45,7 +45,7 @@ async def test_what_waits_is_not_told_while_the_database_can_not_be_asked(make_s
     names = {"comment_analysis_backlog", "comment_analysis_oldest_seconds"}
 
     def told() -> set[str]:
-        return {family.name for family in Known(REGISTRY).collect()} & names
+        return {family.name for family in WithoutUnknown(REGISTRY).collect()} & names
 
     async with opened(settings) as database:
         await system_gauges.measure_waiting(database)
@@ -83,7 +83,7 @@ async def test_of_a_recent_index_that_is_gone_no_age_is_told(make_settings: Make
         ((name,),) = execute(settings.postgres_dsn, f"SELECT indexname FROM pg_indexes WHERE {RECENT}")  # noqa: S608
         execute(settings.postgres_dsn, f"DROP INDEX {name}")
         await system_gauges.measure_recent_index(database)
-    assert "comment_recent_index_age_seconds" not in {family.name for family in Known(REGISTRY).collect()}
+    assert "comment_recent_index_age_seconds" not in {family.name for family in WithoutUnknown(REGISTRY).collect()}
 
 
 DUE = "UPDATE invariant_checks SET checked_at = now() - interval '2 hours'"
@@ -252,7 +252,7 @@ async def test_of_a_database_that_is_away_no_migration_is_missed(make_settings: 
         elsewhere = with_database(settings.postgres_dsn, "postgres")
         execute(elsewhere, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         execute(elsewhere, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
-        await until(lambda: "comment_schema_at_head" not in {one.name for one in Known(REGISTRY).collect()})
+        await until(lambda: "comment_schema_at_head" not in {one.name for one in WithoutUnknown(REGISTRY).collect()})
         execute(elsewhere, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await until(lambda: metric("comment_schema_at_head") == 1)
 

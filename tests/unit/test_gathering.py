@@ -15,13 +15,13 @@ EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 class Worker:
     """Celery's side: what it was handed, and a loop whose turns are taken by hand."""
 
-    def __init__(self, places: int = 1, together: int = 3) -> None:
+    def __init__(self, slots: int = 1, max_batches: int = 3) -> None:
         self.turns: deque[Callable[[], None]] = deque()
         self.tasks: list[tuple[list[int], Any, Any]] = []
         self.answers: list[tuple[str, int, tuple[object, ...], dict[str, object]]] = []
         self.now = 0.0
         self.gatherer = MessageCoalescer(
-            self.handle, self.turns.append, places=places, together=together, clock=lambda: self.now
+            self.handle, self.turns.append, slots=slots, max_batches=max_batches, clock=lambda: self.now
         )
 
     def handle(self, message: Message, _body: None, ack: Any, reject: Any, _callbacks: None) -> None:
@@ -59,7 +59,7 @@ def test_what_has_come_by_the_next_turn_goes_together_and_no_more_than_may() -> 
 
 
 def test_it_is_batches_that_are_counted_and_no_message_is_taken_apart() -> None:
-    worker = Worker(places=9, together=3)
+    worker = Worker(slots=9, max_batches=3)
     for ids in ((1, 2), (3,), (4, 5), (6, 7), (8, 9, 10, 11), (12,)):
         worker.receive(*ids)
     worker.turn()
@@ -67,7 +67,7 @@ def test_it_is_batches_that_are_counted_and_no_message_is_taken_apart() -> None:
 
 
 def test_a_message_alone_does_not_wait_for_company() -> None:
-    worker = Worker(places=2)
+    worker = Worker(slots=2)
     worker.receive(1)
     worker.turn()
     worker.receive(2)
@@ -106,7 +106,7 @@ def test_one_that_comes_again_goes_alone_and_at_once() -> None:
 
 
 def test_where_tasks_take_long_fewer_batches_go_together() -> None:
-    worker = Worker(together=50)
+    worker = Worker(max_batches=50)
     for number in range(500):
         worker.receive(number)
     sizes = []
@@ -122,7 +122,7 @@ def test_where_tasks_take_long_fewer_batches_go_together() -> None:
 
 
 def test_a_task_that_was_held_up_once_does_not_keep_the_others_small() -> None:
-    worker = Worker(together=50)
+    worker = Worker(max_batches=50)
     for number in range(3000):
         worker.receive(number)
     sizes = []

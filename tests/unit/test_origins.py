@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from comment_monitor.observability.correlation import (
-    MOST,
+    MAX_REQUESTS,
     RequestContext,
     decode,
-    distinct,
     encode,
-    joined,
+    merge,
     request_ids,
+    unique,
 )
 
 ONE, TWO = RequestContext("one", "00-aa-bb-01"), RequestContext("two")
@@ -20,7 +20,7 @@ ONE, TWO = RequestContext("one", "00-aa-bb-01"), RequestContext("two")
 def test_it_tells_what_it_was_told() -> None:
     known = {5: [ONE, TWO], 6: [TWO]}
     assert decode(encode(known)) == known
-    assert distinct(known) == [ONE, TWO]
+    assert unique(known) == [ONE, TWO]
     assert request_ids(known, [6, 7]) == ["two"]
 
 
@@ -35,7 +35,7 @@ def test_what_is_none_of_ours_is_passed_over(header: Any) -> None:
 
 
 def test_messages_that_become_one_have_one_header() -> None:
-    assert decode(joined([encode({1: [ONE]}), None, encode({2: [ONE, TWO]})])) == {1: [ONE], 2: [ONE, TWO]}
+    assert decode(merge([encode({1: [ONE]}), None, encode({2: [ONE, TWO]})])) == {1: [ONE], 2: [ONE, TWO]}
 
 
 def test_its_length_is_bounded() -> None:
@@ -45,5 +45,5 @@ def test_its_length_is_bounded() -> None:
         for batch in range(50)
     }
     header = encode(many)
-    assert len(distinct(decode(header))) == MOST
+    assert len(unique(decode(header))) == MAX_REQUESTS
     assert len(header) < 16_384

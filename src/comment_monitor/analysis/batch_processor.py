@@ -333,7 +333,7 @@ class BatchProcessor:
 
 def _named(known: RequestContexts, batches: Sequence[int]) -> dict[str, list[str]]:
     """The requests behind batches, for a line; what was sent again does not tell."""
-    found = correlation.request_ids(known, batches)[: correlation.MOST] if known else []
+    found = correlation.request_ids(known, batches)[: correlation.MAX_REQUESTS] if known else []
     return {"request_ids": found} if found else {}
 
 

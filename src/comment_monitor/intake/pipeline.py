@@ -28,7 +28,7 @@ from comment_monitor.intake.dedup_cache import CacheKeys, DedupCache, Known
 from comment_monitor.intake.write_plan import WritePlan, runs
 from comment_monitor.messaging.publisher import Publisher
 from comment_monitor.observability import logs, metrics, tracing
-from comment_monitor.observability.correlation import MOST, RequestContext, RequestContexts
+from comment_monitor.observability.correlation import MAX_REQUESTS, RequestContext, RequestContexts
 from comment_monitor.storage import cache_namespace
 from comment_monitor.storage import comments as stored
 from comment_monitor.storage.comments import Written
@@ -133,7 +133,7 @@ class Pipeline:
         parts = [comments[at : at + size] for at in range(0, len(comments), size)]
         try:
             # The batches of one comment may not overtake each other: one write has all.
-            return await self.queue.put(parts, same_write=repeats and len(parts) > 1, context=tracing.origin())
+            return await self.queue.put(parts, same_write=repeats and len(parts) > 1, context=tracing.request_context())
         except errors.Unavailable as problem:
             metrics.count_error(problem.slug)
             raise
@@ -169,7 +169,7 @@ class Pipeline:
         If PostgreSQL refuses them as data, each goes by itself, to find the comment at fault.
         """
         contexts = [batch.request.context for batch in group]
-        names = [context.request_id for context in dict.fromkeys(contexts) if context][:MOST]
+        names = [context.request_id for context in dict.fromkeys(contexts) if context][:MAX_REQUESTS]
         with structlog.contextvars.bound_contextvars(request_ids=names), _failures_answered(group):
             try:
                 outcomes = await self._dedup_and_store([batch.comments for batch in group], contexts)
@@ -205,7 +205,7 @@ class Pipeline:
         keys = self._cache.keys_of(comments)
         cached = await self._cache.lookup(keys)
         # What would not get through now is left to the sweep from the start.
-        sent = self._publisher.room > 0
+        sent = self._publisher.free_capacity > 0
         with self._refusals_in_words():
             found = await self._find_existing(comments, keys, cached) if self._forgotten else []
             plan = WritePlan(comments, cached, found)

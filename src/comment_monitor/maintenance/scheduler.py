@@ -95,7 +95,7 @@ class Scheduler:
         self._cache.use_namespace(self._schema.namespace, self._schema.namespace_until)
         metrics.SCHEMA_USABLE.set(not self._schema.problem)
         if self._schema.at_head is None:
-            metrics.SCHEMA_AT_HEAD.forget()
+            metrics.SCHEMA_AT_HEAD.clear()
         else:
             metrics.SCHEMA_AT_HEAD.set(self._schema.at_head)
 
@@ -137,7 +137,7 @@ class Scheduler:
                 most_rows=QUEUE_LIMIT,
                 waiting=self._publisher.messages_waiting,
             )
-            self._publisher.bound(found.rows, together=found.rows_a_message)
+            self._publisher.bound(found.rows, ids_per_message=found.rows_a_message)
             if found.postpone is not None:
                 await conn.fetch(outbox.POSTPONE, POSTPONE_AHEAD, found.postpone)
 
@@ -145,7 +145,7 @@ class Scheduler:
         """Sends due outbox rows, the longest due first, while there is room for them at the broker."""
         if time.monotonic() - self._queue_measured > QUEUE_FRESH:
             await self.measure_queue()
-        while room := self._publisher.room:
+        while room := self._publisher.free_capacity:
             limit = min(room, SWEEP_BATCH)
             async with self._database.transaction() as conn:
                 rows = await conn.fetch(

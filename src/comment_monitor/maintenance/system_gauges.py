@@ -38,8 +38,8 @@ async def measure_waiting(database: Database) -> None:
             [(comments, oldest)] = await conn.fetch(WAITING)
     except Exception:
         # Scaling and alerts must not go by what was true before.
-        metrics.BACKLOG.forget()
-        metrics.OLDEST.forget()
+        metrics.BACKLOG.clear()
+        metrics.OLDEST.clear()
         raise
     metrics.BACKLOG.set(comments)
     metrics.OLDEST.set(max(oldest, 0))
@@ -54,7 +54,7 @@ async def measure_recent_index(database: Database) -> None:
             (datetime.now(UTC) - datetime.combine(begins, datetime.min.time(), UTC)).total_seconds()
         )
     else:
-        metrics.RECENT_INDEX.forget()
+        metrics.RECENT_INDEX.clear()
 
 
 async def check_promises(settings: Settings, database: Database) -> None:

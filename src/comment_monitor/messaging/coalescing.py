@@ -58,18 +58,18 @@ class MessageCoalescer:
         handle: Handler,
         later: Callable[[Callable[[], None]], object],
         *,
-        places: int,
-        together: int,
+        slots: int,
+        max_batches: int,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._handle = handle
         self._later = later
-        self._places = places
-        self._most = together
+        self._slots = slots
+        self._most = max_batches
         self._clock = clock
         # Seconds that a batch of the last tasks took, with its wait for a process; None: not known yet.
         self._pace: float | None = None
-        self._held: list[BufferedMessage] = []
+        self._buffered: list[BufferedMessage] = []
         self._running = 0
 
     def __call__(self, message: Any, body: Any, ack: Handler, reject: Handler, callbacks: Any, **more: Any) -> None:
@@ -78,22 +78,22 @@ class MessageCoalescer:
             # It may have ended its worker: it must not take others with it.
             self._handle(message, body, ack, reject, callbacks, **more)
             return
-        self._held.append(BufferedMessage(message, body, ack, reject, callbacks))
+        self._buffered.append(BufferedMessage(message, body, ack, reject, callbacks))
         # In a moment: what has arrived by then goes along.
         self._later(self._hand_over)
 
     def _hand_over(self) -> None:
-        while self._held and self._running < self._places:
+        while self._buffered and self._running < self._slots:
             number = self._fitting()
-            group, self._held = self._held[:number], self._held[number:]
+            group, self._buffered = self._buffered[:number], self._buffered[number:]
             self._running += 1
             first = group[0]
             batches, began = sum(len(one.batches) for one in group), self._clock()
             if len(group) > 1:
-                first.message.body = _joined(group)
+                first.message.body = _merged_body(group)
                 ids = [one.message.headers.get("id") for one in group]
                 logger.debug("gathered", task_id=ids[0], task_ids=ids)
-                if found := correlation.joined(one.message.headers.get(correlation.HEADER) for one in group):
+                if found := correlation.merge(one.message.headers.get(correlation.HEADER) for one in group):
                     first.message.headers[correlation.HEADER] = found
             ack, reject = (
                 partial(self._ended, [getattr(one, name) for one in group], batches, began)
@@ -104,14 +104,14 @@ class MessageCoalescer:
     def _fitting(self) -> int:
         """How many of the messages held, at least one, go into a task."""
         batches = 0
-        for number, one in enumerate(self._held):
+        for number, one in enumerate(self._buffered):
             batches += len(one.batches)
-            if number and batches > self._together:
+            if number and batches > self._max_batches:
                 return number
-        return len(self._held)
+        return len(self._buffered)
 
     @property
-    def _together(self) -> int:
+    def _max_batches(self) -> int:
         """Batches in a task at most."""
         if not self._pace:
             return self._most
@@ -127,7 +127,7 @@ class MessageCoalescer:
         self._later(self._hand_over)
 
 
-def _joined(group: list[BufferedMessage]) -> bytes:
+def _merged_body(group: list[BufferedMessage]) -> bytes:
     """The body of a task with the batches of all."""
     _, words, embedded = group[0].message.payload
     return json.dumps([[batch for one in group for batch in one.batches], words, embedded]).encode()
@@ -140,5 +140,5 @@ def strategy(task: Any, app: Any, consumer: Any, **more: Any) -> Handler:
         # A pool of threads, or none: there is no loop in whose next turn the held could be handed over.
         return handle
     # One at work for each process, and one at hand.
-    places = consumer.pool.num_processes + 1
-    return MessageCoalescer(handle, consumer.hub.call_soon, places=places, together=batches_together(load()))
+    slots = consumer.pool.num_processes + 1
+    return MessageCoalescer(handle, consumer.hub.call_soon, slots=slots, max_batches=batches_together(load()))

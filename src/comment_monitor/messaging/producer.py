@@ -30,7 +30,7 @@ class OutboxMessage(NamedTuple):
     """Outbox rows for one task, and the requests behind them as far as they are known."""
 
     outbox_ids: Sequence[int]
-    origins: RequestContexts
+    contexts: RequestContexts
 
 
 class ConfirmingProducer:
@@ -106,10 +106,10 @@ class ConfirmingProducer:
         name = str(uuid.uuid4())
         ids = message.outbox_ids
         headers = {**self._headers, "id": name, "root_id": name, "argsrepr": str(tuple(ids))}
-        if message.origins:
-            headers[correlation.HEADER] = correlation.encode(message.origins)
+        if message.contexts:
+            headers[correlation.HEADER] = correlation.encode(message.contexts)
         _, arguments, embedded = self._body
-        logger.debug("sent", task_id=name, batch_ids=ids, request_ids=correlation.request_ids(message.origins, ids))
+        logger.debug("sent", task_id=name, batch_ids=ids, request_ids=correlation.request_ids(message.contexts, ids))
         self._producer.publish(
             [ids, arguments, embedded],
             serializer="json",

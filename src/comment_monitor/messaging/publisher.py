@@ -13,7 +13,7 @@ from celery import Celery
 from comment_monitor.core.circuit_breaker import Breaker
 from comment_monitor.messaging.producer import ConfirmingProducer, OutboxMessage
 from comment_monitor.observability import logs, metrics, tracing
-from comment_monitor.observability.correlation import RequestContext, RequestContexts, distinct
+from comment_monitor.observability.correlation import RequestContext, RequestContexts, unique
 
 logger = logs.get(__name__)
 
@@ -31,7 +31,7 @@ class PendingId(NamedTuple):
     """An outbox row that is to be sent, and the requests behind it."""
 
     outbox_id: int
-    origins: Sequence[RequestContext]
+    contexts: Sequence[RequestContext]
 
 
 class Publisher:
@@ -42,10 +42,10 @@ class Publisher:
     that are at hand when it is sent.
     """
 
-    def __init__(self, app: Celery | None, *, together: int = 1):
+    def __init__(self, app: Celery | None, *, ids_per_message: int = 1):
         self._link = ConfirmingProducer(app) if app else None
-        self._most_together = together
-        self._together = together
+        self._max_ids_per_message = ids_per_message
+        self._ids_per_message = ids_per_message
         # Ids that may still be sent, as the last look at the outbox said; None: nobody has looked.
         self._allowed: int | None = None
         # Messages that no worker had taken at the last look at the broker.
@@ -74,7 +74,7 @@ class Publisher:
         return "ok" if self._reached and not silent else "away"
 
     @property
-    def room(self) -> int:
+    def free_capacity(self) -> int:
         """How many more ids would reach the workers' queue now, as far as is known; 0 while the broker is away.
 
         Other processes send too, and each looks once a second, so the queue may grow somewhat above its limit.
@@ -92,18 +92,18 @@ class Publisher:
         """Whether the broker holds messages that no worker has taken; False while the broker is away."""
         return self._reached and self._breaker.closed and self._messages_waiting > 0
 
-    def bound(self, ids: int, *, together: int) -> None:
+    def bound(self, ids: int, *, ids_per_message: int) -> None:
         """Says how many more ids may be sent until this is said again, and how many a message may name."""
         self._allowed = ids
-        self._together = max(1, min(together, self._most_together))
+        self._ids_per_message = max(1, min(ids_per_message, self._max_ids_per_message))
 
-    def publish(self, outbox_ids: Sequence[int], origins: RequestContexts | None = None) -> None:
+    def publish(self, outbox_ids: Sequence[int], contexts: RequestContexts | None = None) -> None:
         """Hands ids to the thread, with the requests behind them where they are known; never blocks."""
         if not self._link or not self._breaker.closed:
             return
         for id_ in outbox_ids:
             try:
-                self._ids.put_nowait(PendingId(id_, origins.get(id_, ()) if origins else ()))
+                self._ids.put_nowait(PendingId(id_, contexts.get(id_, ()) if contexts else ()))
             except queue.Full:
                 metrics.count_error("broker")
                 return
@@ -147,7 +147,7 @@ class Publisher:
         """
         ids = [self._ids.get(timeout=LOOK_EVERY)]
         with suppress(queue.Empty):
-            while ids[-1] is not None and len(ids) < self._most_together * MESSAGES_AT_ONCE:
+            while ids[-1] is not None and len(ids) < self._max_ids_per_message * MESSAGES_AT_ONCE:
                 ids.append(self._ids.get_nowait())
         return ids
 
@@ -185,15 +185,15 @@ class Publisher:
 
     def _send(self, waiting: Sequence[PendingId]) -> None:
         assert self._link  # noqa: S101 - the thread runs only with one
-        origins = {one.outbox_id: one.origins for one in waiting if one.origins}
-        with tracing.Several(SPAN, "PRODUCER", distinct(origins) if tracing.on() else ()) as spans:
+        contexts = {one.outbox_id: one.contexts for one in waiting if one.contexts}
+        with tracing.Several(SPAN, "PRODUCER", unique(contexts) if tracing.on() else ()) as spans:
             # The trace goes on from the sending.
-            origins = {id_: [spans.inside.get(one, one) for one in members] for id_, members in origins.items()}
+            contexts = {id_: [spans.inside.get(one, one) for one in members] for id_, members in contexts.items()}
             # Once: it may be changed meanwhile.
-            together = self._together
-            groups = [waiting[at : at + together] for at in range(0, len(waiting), together)]
+            ids_per_message = self._ids_per_message
+            groups = [waiting[at : at + ids_per_message] for at in range(0, len(waiting), ids_per_message)]
             messages = [
-                OutboxMessage(ids, {id_: origins[id_] for id_ in ids if id_ in origins})
+                OutboxMessage(ids, {id_: contexts[id_] for id_ in ids if id_ in contexts})
                 for group in groups
                 if (ids := [one.outbox_id for one in group])
             ]

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 HEADER: Final = "origins"
 # Requests that a message names at the most: its headers have to fit into one frame.
-MOST: Final = 64
+MAX_REQUESTS: Final = 64
 
 
 class RequestContext(NamedTuple):
@@ -23,22 +23,22 @@ class RequestContext(NamedTuple):
 RequestContexts = Mapping[int, Sequence[RequestContext]]
 
 
-def distinct(origins: RequestContexts) -> list[RequestContext]:
+def unique(contexts: RequestContexts) -> list[RequestContext]:
     """Each request once, in the order of the batches."""
-    return list(dict.fromkeys(one for batch in origins.values() for one in batch))
+    return list(dict.fromkeys(one for batch in contexts.values() for one in batch))
 
 
-def request_ids(origins: RequestContexts, batches: Iterable[int]) -> list[str]:
+def request_ids(contexts: RequestContexts, batches: Iterable[int]) -> list[str]:
     """The ids of the requests behind these batches."""
-    return list(dict.fromkeys(one.request_id for batch in batches for one in origins.get(batch, ())))
+    return list(dict.fromkeys(one.request_id for batch in batches for one in contexts.get(batch, ())))
 
 
-def encode(origins: RequestContexts) -> str:
+def encode(contexts: RequestContexts) -> str:
     """The header's value: `[request id, traceparent, [batch, ...]]` for each request, as JSON; empty: none is known."""
     batches: dict[RequestContext, list[int]] = {}
-    for batch, members in origins.items():
+    for batch, members in contexts.items():
         for one in members:
-            if one in batches or len(batches) < MOST:
+            if one in batches or len(batches) < MAX_REQUESTS:
                 batches.setdefault(one, []).append(batch)
     return json.dumps([[*one, numbers] for one, numbers in batches.items()], separators=(",", ":")) if batches else ""
 
@@ -55,6 +55,6 @@ def decode(header: Any) -> dict[int, list[RequestContext]]:
     return result
 
 
-def joined(headers: Iterable[Any]) -> str:
+def merge(headers: Iterable[Any]) -> str:
     """The header of several messages that become one."""
     return encode({batch: members for one in headers for batch, members in decode(one).items()})

@@ -63,7 +63,7 @@ class OptionalGauge:
         """The gauge of these labels."""
         return self._gauge.labels(**labels)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """It can't be had now: until it is set again none is told, rather than that of an hour ago."""
         self._gauge.set(math.nan)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONNECTIONS: Final = 64
 
 
-class Known(Collector):
+class WithoutUnknown(Collector):
     """What another collector has, but for figures that nobody knows at the moment (`LateGauge.forget`)."""
 
     def __init__(self, collector: Collector):
@@ -94,12 +94,12 @@ def serve_metrics(host: str, port: int) -> Callable[[], None]:
     """
     registry = prometheus_client.CollectorRegistry()
     if folder := os.environ.get(FOLDER_VARIABLE):
-        registry.register(Known(SharedCounts(Path(folder))))
+        registry.register(WithoutUnknown(SharedCounts(Path(folder))))
         # What the shared folder does not hold: memory, processor time and open files of the process that is asked.
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
     else:
-        registry.register(Known(prometheus_client.REGISTRY))
+        registry.register(WithoutUnknown(prometheus_client.REGISTRY))
     registry.register(ContainerCollector())
     try:
         server, thread = prometheus_client.start_http_server(port, addr=host, registry=registry)

@@ -125,7 +125,7 @@ def on() -> bool:
     return _tracer is not None
 
 
-def origin() -> RequestContext | None:
+def request_context() -> RequestContext | None:
     """The request that is being worked on, for what is going to happen elsewhere."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
     if request_id is None:

@@ -118,7 +118,7 @@ def create_asgi(app: Litestar) -> RequestId:
 
     def is_leaving() -> bool:
         service: Lifecycle | None = app.state.get("service")
-        return service is not None and service.leaving
+        return service is not None and service.not_ready
 
     within = Excess(CloseOnDrain(Head(EncodedSlash(app)), is_leaving))
     return RequestId(Traced(within) if tracing.on() else within)

@@ -25,12 +25,12 @@ CAREFUL_PATIENCE: Final = 5.0
 class Lifecycle:
     """One process's HTTP side.
 
-    `leaving` turns `/health` to 503 so that load balancers look elsewhere; `draining` refuses new work too.
+    `not_ready` turns `/health` to 503 so that load balancers look elsewhere; `draining` refuses new work too.
     """
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
-        self.leaving = False
+        self.not_ready = False
         self.draining = False
         self.bodies = Bodies(runtime.settings.body_bytes_in_flight)
         self.unpacker = Unpacker()

@@ -111,7 +111,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 async def _drain(service: Lifecycle, settings: Settings) -> None:
     """`/health` says 503 first; then no new work, and what was accepted is finished."""
-    service.leaving = True
+    service.not_ready = True
     logger.info("leaving", drain_delay=settings.drain_delay)
     await asyncio.sleep(settings.drain_delay)
     service.drain()

@@ -72,7 +72,7 @@ def _answer(service: Lifecycle, why_not: str | None, *, retry_after: int) -> Res
 )
 async def health(service: NamedDependency[Lifecycle]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
-    return _answer(service, "draining" if service.leaving else None, retry_after=1)
+    return _answer(service, "draining" if service.not_ready else None, retry_after=1)
 
 
 @get(
