@@ -27,7 +27,7 @@ class Runtime(NamedTuple):
     cache: DedupCache
     limit: RateLimit
     pipeline: Pipeline
-    upkeep: Scheduler
+    scheduler: Scheduler
     publisher: Publisher
 
 
@@ -67,12 +67,12 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
     )
     schema = DatabaseState()
     pipeline = Pipeline(settings, writing, cache, publisher, schema)
-    upkeep = Scheduler(settings, background, schema, cache, publisher)
+    scheduler = Scheduler(settings, background, schema, cache, publisher)
     limit = RateLimit(settings.rate_limit_per_minute, settings.redis_url)
     try:
-        await upkeep.look_at_schema()
-        async with upkeep.running(), pipeline.running():
-            yield Runtime(settings, writing, background, reading, schema, cache, limit, pipeline, upkeep, publisher)
+        await scheduler.refresh_schema()
+        async with scheduler.running(), pipeline.running():
+            yield Runtime(settings, writing, background, reading, schema, cache, limit, pipeline, scheduler, publisher)
     finally:
         publisher.close(timeout=5)
         await limit.close()

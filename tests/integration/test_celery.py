@@ -148,7 +148,7 @@ async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
 async def test_what_is_new_beside_an_edit_that_fails_is_stored_and_sent_at_once(settings: Settings, dsn: str) -> None:
     """It is committed before the edit is tried, and must not wait for the sweep, which comes minutes later."""
     async with open_client(settings) as client:
-        await until(lambda: client.app.state.service.runtime.publisher.free_capacity > 0)  # type: ignore[attr-defined]
+        await until(lambda: client.app.state.lifecycle.runtime.publisher.free_capacity > 0)  # type: ignore[attr-defined]
         await process(client, comment("c0", "first"))
         await refuse(dsn, "UPDATE", "comments")
         request = [comment("c0", "edited"), *several(6)[1:]]

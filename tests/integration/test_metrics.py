@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import analyse_all
-from tests.support.intake import PATH, fates, in_turn, process, queued, refused, service, several
+from tests.support.intake import PATH, fates, in_turn, lifecycle, process, queued, refused, several
 from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.triggers import DATA_EXCEPTION, SERIALIZATION_FAILURE, refuse
@@ -158,7 +158,7 @@ async def test_the_queue_length_falls_back_when_the_process_drains(
         with locked(dsn):
             requests = in_turn(client, *(several(60, name) for name in "abcd"))
             await queued(client, 240)
-            service(client).drain()
+            lifecycle(client).drain()
             refused(await client.post(PATH, content=SENT), 503, "draining")
             if not patient:
                 for request in requests[1:]:
@@ -170,13 +170,13 @@ async def test_the_queue_length_falls_back_when_the_process_drains(
 async def test_the_backlog_counts_what_waits_for_its_analysis(
     client: httpx.AsyncClient, make_settings: MakeSettings
 ) -> None:
-    upkeep = service(client).runtime.upkeep
+    scheduler = lifecycle(client).runtime.scheduler
     await process(client, *several(12))
-    await upkeep.measure_backlog()
+    await scheduler.measure_backlog()
     assert metric("comment_analysis_backlog") == 12
     before = values()
     await analyse_all(make_settings())
-    await upkeep.measure_backlog()
+    await scheduler.measure_backlog()
     assert metric("comment_analysis_backlog") == 0
     changed = changes(before)
     assert changed["comment_analysis_total done"] == 12
@@ -221,7 +221,7 @@ NOWHERE: Final = "unix:///nowhere/redis.sock"
 
 async def draining(stage: Stage) -> None:
     async with open_client(stage.make()) as client:
-        service(client).draining = True
+        lifecycle(client).draining = True
         refused(await client.post(PATH, content=SENT), 503, "draining")
 
 
@@ -239,7 +239,7 @@ async def timeout(stage: Stage) -> None:
     # It limits each statement and each connecting too, which must not end first where the machine is busy.
     async with open_client(msgspec.structs.replace(stage.make(), processing_timeout=4)) as client:
         # Without a connection there is no statement that could run into its own limit first.
-        pool = service(client).runtime.writing.pool
+        pool = lifecycle(client).runtime.writing.pool
         acquired = [await pool.acquire() for _ in range(pool.get_max_size())]
         refused(await client.post(PATH, content=SENT), 503, "timeout")
         for one in acquired:
@@ -261,7 +261,7 @@ async def not_storable(stage: Stage) -> None:
     await stage.send(422)
 
 
-async def upkeep(stage: Stage) -> None:
+async def scheduler(stage: Stage) -> None:
     await stage.send(200)
     execute(stage.dsn, "UPDATE analysis_outbox SET due_at = now()")
     await refuse(stage.dsn, "UPDATE", "analysis_outbox")
@@ -300,7 +300,7 @@ async def bad_http(_: Stage) -> None:
 async def body_too_slow(stage: Stage) -> None:
     async def stalls() -> AsyncIterator[bytes]:
         yield b"{"
-        service(client).bodies.look(asyncio.get_running_loop().time() + 31)
+        lifecycle(client).bodies.look(asyncio.get_running_loop().time() + 31)
         await asyncio.Event().wait()
 
     async with open_client(stage.make()) as client:
@@ -309,7 +309,7 @@ async def body_too_slow(stage: Stage) -> None:
 
 async def overloaded(stage: Stage) -> None:
     async with open_client(stage.make(COMMENT_BODY_BYTES_IN_FLIGHT=2**20)) as client:
-        with service(client).bodies.hold() as large:
+        with lifecycle(client).bodies.hold() as large:
             large.grow(700_000)
             refused(await client.post(PATH, content=b" " * 500_000), 503, "overloaded")
         await process(client, comment(1))
@@ -345,7 +345,7 @@ SCENARIOS: Final[dict[str, Callable[[Stage], Awaitable[None]]]] = {
     "timeout": timeout,
     "too-large": lambda stage: stage.send(413, content=b" " * 2000, COMMENT_MAX_REQUEST_BYTES=1024),
     "unsupported-encoding": lambda stage: stage.send(415, content=b"{}", headers={"Content-Encoding": "br"}),
-    "upkeep": upkeep,
+    "upkeep": scheduler,
 }
 
 

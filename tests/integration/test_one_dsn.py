@@ -177,7 +177,7 @@ async def test_a_connection_that_takes_too_long_is_no_query_that_does(make_setti
     """The pool is asked while the schema is known to be usable."""
     settings = make_settings(COMMENT_READ_TIMEOUT="1")
     async with open_client(settings) as client:
-        runtime = client.app.state.service.runtime  # type: ignore[attr-defined]
+        runtime = client.app.state.lifecycle.runtime  # type: ignore[attr-defined]
         assert (await client.get("/comments")).status_code == 200
         await runtime.reading.pool.expire_connections()
         with silent_server() as port:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import redis
 from tests.conftest import MakeSettings, metric, open_client, until
-from tests.support.intake import PATH, accepted, refused, service
+from tests.support.intake import PATH, accepted, lifecycle, refused
 from tests.support.requests import body, comment
 
 from comment_monitor.web.app import create_asgi
@@ -185,7 +185,7 @@ async def test_more_at_once_than_there_are_connections_to_redis_are_no_outage_of
 ) -> None:
     errors = metric("comment_processing_errors_total", reason="rate-limit-store")
     async with open_client(make_settings(COMMENT_RATE_LIMIT_PER_MINUTE=LIMIT)) as client:
-        limit = service(client).runtime.limit
+        limit = lifecycle(client).runtime.limit
         verdicts = [one for one in await asyncio.gather(*(limit.hit("one") for _ in range(300))) if one]
     assert [one.allowed for one in verdicts].count(True) == LIMIT
     assert metric("comment_processing_errors_total", reason="rate-limit-store") == errors

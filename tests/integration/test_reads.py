@@ -9,7 +9,7 @@ import httpx
 import pytest
 from tests.conftest import MakeSettings, execute, open_client, until
 from tests.support.api import serving
-from tests.support.intake import process, refused, service
+from tests.support.intake import lifecycle, process, refused
 from tests.support.raw import Raw, problem
 from tests.support.requests import comment
 
@@ -33,8 +33,8 @@ SEARCHES: Final = (
 async def hold(client: httpx.AsyncClient, stack: AsyncExitStack, kind: Kind, amount: int) -> None:
     """Other clients' reads that are under way, each with the connection that it works on."""
     for number in range(amount):
-        await stack.enter_async_context(service(client).reads.turn(f"192.0.2.{number}", kind))
-        await stack.enter_async_context(service(client).runtime.reading.connection())
+        await stack.enter_async_context(lifecycle(client).reads.turn(f"192.0.2.{number}", kind))
+        await stack.enter_async_context(lifecycle(client).runtime.reading.connection())
 
 
 async def test_searches_hold_up_neither_lists_nor_lookups(
@@ -66,13 +66,13 @@ async def test_one_client_takes_no_more_than_its_share(make_settings: MakeSettin
     settings = make_settings(COMMENT_READS_PER_CLIENT=8)
     async with open_client(settings) as client, AsyncExitStack() as stack:
         for _ in range(2):
-            await stack.enter_async_context(service(client).reads.turn(client_of("127.0.0.1", [], ()), Kind.SEARCH))
+            await stack.enter_async_context(lifecycle(client).reads.turn(client_of("127.0.0.1", [], ()), Kind.SEARCH))
         document = refused(await client.get("/comments?q=x"), 429, "too-many-reads")
         assert "2 searches" in document["detail"]
         waiting = [asyncio.create_task(client.get("/comments")) for _ in range(6)]
         assert {(await one).status_code for one in waiting} == {200}
         # Another one is not held to account for it, and nothing is remembered of who is done.
-        async with service(client).reads.turn("192.0.2.1", Kind.LIST):
+        async with lifecycle(client).reads.turn("192.0.2.1", Kind.LIST):
             pass
 
 

@@ -7,7 +7,7 @@ import pytest
 import redis
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.commands import Run
-from tests.support.intake import PATH, fates, process, service, several
+from tests.support.intake import PATH, fates, lifecycle, process, several
 from tests.support.redis_servers import redis_cluster, redis_sentinel
 from tests.support.requests import body, comment
 from tests.support.triggers import replaced_long_ago
@@ -64,7 +64,7 @@ async def test_a_failover_is_followed(tmp_path: Path, make_settings: MakeSetting
     with redis_sentinel(tmp_path) as (port, (master, replica)):
         settings = make_settings(REDIS_URL=f"redis+sentinel://127.0.0.1:{port}/comments")
         async with open_client(settings) as client:
-            cache = service(client).runtime.cache
+            cache = lifecycle(client).runtime.cache
             await until(lambda: cache.state == "ok")
             master.shutdown(nosave=True)
             assert fates(await process(client, comment(1))) == (1, 0, 0, 0)

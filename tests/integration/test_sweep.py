@@ -49,7 +49,7 @@ def wire(broker_url: str) -> Iterator[Wire]:
 
 
 @asynccontextmanager
-async def upkeep(settings: Settings, *, away: bool = False) -> AsyncIterator[tuple[Scheduler, Publisher]]:
+async def scheduler(settings: Settings, *, away: bool = False) -> AsyncIterator[tuple[Scheduler, Publisher]]:
     """The clocks of a process, moved by hand; what it sent has been sent at the end of the block."""
     publisher = Publisher(make_celery(settings))
     await until(lambda: away or publisher.free_capacity > 0)
@@ -76,7 +76,7 @@ def depth(url: str) -> int:
 
 
 async def sweep(settings: Settings) -> None:
-    async with upkeep(settings) as (one, _):
+    async with scheduler(settings) as (one, _):
         await one.sweep()
 
 
@@ -120,7 +120,7 @@ async def test_the_workers_queue_is_bounded_and_the_rest_waits_in_the_outbox(set
     """However much there is to do, the broker holds no more than it can, and nothing that merely waits is repeated."""
     fill(settings.broker_url, QUEUE_LIMIT - 5)
     overdue(settings, 20)
-    async with upkeep(settings) as (one, publisher):
+    async with scheduler(settings) as (one, publisher):
         assert publisher.free_capacity == 5
         await one.sweep()
         await until(lambda: publisher.free_capacity == 0 and depth(settings.broker_url) == QUEUE_LIMIT)
@@ -212,7 +212,7 @@ async def test_nothing_is_taken_for_sending_while_the_broker_is_known_to_be_away
     wire.cut()
     overdue(settings, 20)
     count = metric("comment_outbox_resent_total")
-    async with upkeep(make_settings(CELERY_BROKER_URL=wire.url), away=True) as (one, publisher):
+    async with scheduler(make_settings(CELERY_BROKER_URL=wire.url), away=True) as (one, publisher):
         publisher.publish([1])
         await until(lambda: publisher.free_capacity == 0)
         await one.sweep()
@@ -229,7 +229,7 @@ async def test_after_an_outage_of_the_broker_what_waited_is_sent_at_once(
     errors = metric("comment_processing_errors_total", reason="broker")
     found: set[int] = set()
     slow = make_settings(CELERY_BROKER_URL=wire.url, COMMENT_RESEND_AFTER=600)
-    async with upkeep(slow, away=True) as (one, _):
+    async with scheduler(slow, away=True) as (one, _):
 
         async def swept(done: Callable[[], bool]) -> bool:
             await one.sweep()
@@ -272,13 +272,13 @@ async def test_what_is_outstanding_for_all_processes_bounds_what_is_sent(
     """The rest waits in the outbox, also where the broker would have room for it."""
     sent_rows(settings, ROWS_AT_FIRST - 5, due_in=600)
     overdue(settings, 20)
-    async with upkeep(settings) as (one, publisher):
+    async with scheduler(settings) as (one, publisher):
         await one.sweep()
         assert publisher.free_capacity == 0
     assert len(outbox_ids(settings.broker_url)) == 5
     async with open_runtime(make_settings(CELERY_BROKER_URL=settings.broker_url), application="test") as runtime:
         await until(lambda: runtime.publisher.state == "ok")
-        await runtime.upkeep.measure_queue()
+        await runtime.scheduler.measure_queue()
         assert (await runtime.pipeline.process(parsed(comment(1)))).stored == 1
     assert outbox(settings.postgres_dsn)[-1].resends == -1
     assert outbox_ids(settings.broker_url) == []
@@ -290,7 +290,7 @@ async def test_without_any_worker_what_waits_at_the_broker_is_not_sent_again(
     prompt = make_settings(CELERY_BROKER_URL=settings.broker_url, COMMENT_RESEND_AFTER=4)
     fill(settings.broker_url, 100)
     sent_rows(settings, 300, due_in=4)
-    async with upkeep(prompt) as (one, publisher):
+    async with scheduler(prompt) as (one, publisher):
         await measured(one, lambda rate: rate == 0)
         assert publisher.free_capacity == 0
         begun = time.monotonic()
@@ -312,7 +312,7 @@ async def test_what_the_broker_lost_is_sent_again_after_its_time(
     prompt = make_settings(CELERY_BROKER_URL=settings.broker_url, COMMENT_RESEND_AFTER=4)
     sent_rows(settings, 80, due_in=4)
     found: set[int] = set()
-    async with upkeep(prompt) as (one, _):
+    async with scheduler(prompt) as (one, _):
 
         async def swept() -> bool:
             await one.sweep()
@@ -327,7 +327,7 @@ async def test_the_rate_is_that_of_all_workers_and_known_to_every_process(
 ) -> None:
     """By what PostgreSQL counts: neither Redis nor a process that has sent or analysed anything is needed."""
     sent_rows(settings, 10, due_in=600)
-    async with upkeep(settings) as (one, publisher), upkeep(settings) as (other, _):
+    async with scheduler(settings) as (one, publisher), scheduler(settings) as (other, _):
         await measured(one, lambda rate: rate == 0)
         await measured(other, lambda rate: rate == 0)
         assert publisher.free_capacity == LEAST_ROWS - 10

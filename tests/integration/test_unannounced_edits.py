@@ -6,7 +6,7 @@ import httpx
 import pytest
 from tests.conftest import MakeSettings, execute, open_client, until
 from tests.support.database import broken_promises, holding
-from tests.support.intake import fates, process, service
+from tests.support.intake import fates, lifecycle, process
 from tests.support.requests import comment
 from tests.support.triggers import replaced_long_ago
 
@@ -19,11 +19,11 @@ LONG_AGO = "UPDATE installation SET namespace_since = '-infinity'"
 
 
 async def look(client: httpx.AsyncClient) -> None:
-    await service(client).runtime.upkeep.look_at_schema()
+    await lifecycle(client).runtime.scheduler.refresh_schema()
 
 
 def usable(client: httpx.AsyncClient) -> bool:
-    return service(client).runtime.cache.usable
+    return lifecycle(client).runtime.cache.usable
 
 
 async def test_an_edit_without_redis_waits_for_no_other(make_settings: MakeSettings, dsn: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from tests.conftest import MakeSettings, execute, open_client, until
 from tests.support.database import analyse_all, broken_promises, holding, opened
-from tests.support.intake import PATH, fates, process, refused, service
+from tests.support.intake import PATH, fates, lifecycle, process, refused
 from tests.support.requests import body, comment, parsed
 
 from comment_monitor.storage import comments as stored
@@ -62,7 +62,7 @@ async def test_an_upgrade_under_traffic_fails_no_request(empty_dsn: str, make_se
         sending = [asyncio.create_task(send()) for _ in range(3)]
         await until(lambda: len(answers) > 50)
         await asyncio.to_thread(migrations.upgrade, empty_dsn)
-        await until(lambda: not service(client).runtime.schema.before_009)
+        await until(lambda: not lifecycle(client).runtime.schema.before_009)
         before = len(answers)
         await until(lambda: len(answers) > before + 50)
         done.set()

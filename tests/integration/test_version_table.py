@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.integration.test_migrations import migrate, migrator
 from tests.support.database import blocked, broken_promises, holding
-from tests.support.intake import fates, process, service
+from tests.support.intake import fates, lifecycle, process
 from tests.support.requests import comment
 
 from comment_monitor.storage import migrations
@@ -129,7 +129,7 @@ async def test_an_installation_of_the_releases_before_goes_on(
 
 
 def service_revision(client: httpx.AsyncClient) -> str | None:
-    return service(client).runtime.schema.revision
+    return lifecycle(client).runtime.schema.revision
 
 
 def test_the_release_before_finds_the_revision_after_a_way_back(empty_dsn: str) -> None:

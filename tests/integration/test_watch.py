@@ -98,9 +98,9 @@ def looks() -> float:
 async def look_now(settings: Settings) -> None:
     """A look that is due."""
     async with opened(settings) as database:
-        await system_gauges.check_promises(settings, database)
+        await system_gauges.run_invariant_checks(settings, database)
         execute(settings.postgres_dsn, DUE)
-        await system_gauges.check_promises(settings, database)
+        await system_gauges.run_invariant_checks(settings, database)
 
 
 async def test_what_is_broken_is_told_by_promise(make_settings: MakeSettings) -> None:
@@ -123,13 +123,13 @@ async def test_the_installation_is_looked_through_once_an_interval_whoever_asks(
         before = looks()
         started = time.time()
         # New to the database, they are due in an interval.
-        await asyncio.gather(*(system_gauges.check_promises(settings, database) for _ in range(4)))
+        await asyncio.gather(*(system_gauges.run_invariant_checks(settings, database) for _ in range(4)))
         assert looks() == before
         assert started - 5 < metric(CHECKED) < time.time() + 5
         execute(settings.postgres_dsn, DUE)
-        await asyncio.gather(*(system_gauges.check_promises(settings, database) for _ in range(4)))
+        await asyncio.gather(*(system_gauges.run_invariant_checks(settings, database) for _ in range(4)))
         assert looks() == before + 1
-        await system_gauges.check_promises(settings, database)
+        await system_gauges.run_invariant_checks(settings, database)
         assert looks() == before + 1
         assert metric(CHECKED) > started - 5
         assert metric("comment_invariant_check_interval_seconds") == 3600

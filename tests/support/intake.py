@@ -57,10 +57,10 @@ def in_turn(client: httpx.AsyncClient, *requests: list[dict[str, Any]]) -> list[
 
 async def queued(client: httpx.AsyncClient, comments: int) -> None:
     """Waits until so many comments are accepted and not yet committed."""
-    await until(lambda: len(service(client).runtime.pipeline.queue) == comments)
+    await until(lambda: len(lifecycle(client).runtime.pipeline.queue) == comments)
 
 
-def service(client: httpx.AsyncClient) -> Lifecycle:
+def lifecycle(client: httpx.AsyncClient) -> Lifecycle:
     """The inside of the application behind a client of `open_client`."""
-    found: Lifecycle = client.app.state.service  # type: ignore[attr-defined]
+    found: Lifecycle = client.app.state.lifecycle  # type: ignore[attr-defined]
     return found

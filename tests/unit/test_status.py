@@ -2,7 +2,7 @@
 
 import pytest
 
-from comment_monitor.diagnostics.status import LOAD, Labels, Process, Scrape, ScrapeDelta
+from comment_monitor.diagnostics.status import LOAD, Labels, ProcessMetrics, Scrape, ScrapeDelta
 from comment_monitor.storage import outbox
 
 ERRORS = "comment_processing_errors_total"
@@ -10,7 +10,7 @@ DURATION = "comment_processing_duration_seconds"
 
 
 def look(moment: float, *processes: dict[tuple[str, Labels], float]) -> Scrape:
-    return Scrape(moment, tuple(map(Process.of, processes)))
+    return Scrape(moment, tuple(map(ProcessMetrics.classify, processes)))
 
 
 def one(name: str, value: float, **labels: str) -> dict[tuple[str, Labels], float]:
@@ -77,7 +77,7 @@ LOADED = one("comment_db_query_duration_seconds_count", 3, query="load_batches")
 def test_a_process_is_known_by_what_only_its_part_tells(
     series: dict[tuple[str, Labels], float], parts: set[str]
 ) -> None:
-    assert Process.of(series).parts == parts
+    assert ProcessMetrics.classify(series).parts == parts
 
 
 def test_the_statement_by_which_a_worker_is_known_is_that_of_the_code() -> None:
@@ -85,7 +85,7 @@ def test_the_statement_by_which_a_worker_is_known_is_that_of_the_code() -> None:
 
 
 def test_a_sum_that_is_known_to_hold_both_is_believed_before_anything_was_analysed() -> None:
-    assert Process.of(INTAKE, whole=True).parts == {"orchestrator", "worker"}
+    assert ProcessMetrics.classify(INTAKE, whole=True).parts == {"orchestrator", "worker"}
 
 
 def test_of_one_part_nothing_of_the_other_is_told() -> None:
@@ -98,7 +98,7 @@ def test_of_one_part_nothing_of_the_other_is_told() -> None:
 
 
 def test_one_that_answers_again_has_not_counted_all_of_it_meanwhile() -> None:
-    silent = Scrape(0, (None, Process.of(one("x_total", 5))))
+    silent = Scrape(0, (None, ProcessMetrics.classify(one("x_total", 5))))
     between = ScrapeDelta(silent, look(1, one("x_total", 1000), one("x_total", 7)))
     assert between.rate("x_total") == 2
     assert between.total("x_total") == 1007

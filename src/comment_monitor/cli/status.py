@@ -27,7 +27,7 @@ from comment_monitor.diagnostics.status import (
     ScrapeDelta,
     StatusError,
     health,
-    look,
+    scrape,
 )
 
 # Counters by the part that counts: of the other part they are 0 and mean nothing.
@@ -129,7 +129,7 @@ def _looks(asked: Asked, interval: float, *, patient: bool) -> Iterator[Figures]
     while True:
         try:
             state = health(asked.service)
-            after = look(asked.metrics, asked.whole)
+            after = scrape(asked.metrics, asked.whole)
         except StatusError as error:
             if not patient:
                 raise

@@ -25,7 +25,7 @@ class SmokeError(CommentMonitorError):
     """A step did not do what it has to; the message says what came instead."""
 
 
-class Step(NamedTuple):
+class Job(NamedTuple):
     """A step that was done."""
 
     name: str
@@ -55,7 +55,7 @@ class SmokeTest:
         # A proxy named in the environment is not for a service beside us.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Job]:
         """Takes one after the other.
 
         Raises:
@@ -70,7 +70,7 @@ class SmokeTest:
         ):
             started = time.monotonic()
             self._until(name, step)
-            yield Step(name, time.monotonic() - started)
+            yield Job(name, time.monotonic() - started)
 
     def remove(self, dsn: str) -> None:
         """Takes the comment out of the database, with its result."""

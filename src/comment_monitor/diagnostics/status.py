@@ -35,14 +35,14 @@ class StatusError(CommentMonitorError):
     """A system that does not answer."""
 
 
-class Process(NamedTuple):
+class ProcessMetrics(NamedTuple):
     """What one address tells, and whose counts are in it: of several processes that share a folder, both parts'."""
 
     series: Series
     parts: frozenset[Part]
 
     @staticmethod
-    def of(series: Series, *, whole: bool = False) -> "Process":
+    def classify(series: Series, *, whole: bool = False) -> "ProcessMetrics":
         """Every process has every counter, at zero where it never counts: they do not tell what it is.
 
         Only an orchestrator has a queue, and a worker alone has none. A sum of both is seen to hold a worker's counts
@@ -56,18 +56,18 @@ class Process(NamedTuple):
             parts.add("orchestrator")
         if analyses or whole or (ANALYSED in names and not takes_in):
             parts.add("worker")
-        return Process(series, frozenset(parts))
+        return ProcessMetrics(series, frozenset(parts))
 
 
 class Scrape(NamedTuple):
     """All processes at one moment (seconds of a clock that only goes forward); None: one that did not answer."""
 
     moment: float
-    processes: tuple[Process | None, ...]
+    processes: tuple[ProcessMetrics | None, ...]
     problems: tuple[str, ...] = ()
 
 
-def look(urls: Sequence[str], whole: str | None = None) -> Scrape:
+def scrape(urls: Sequence[str], whole: str | None = None) -> Scrape:
     """Asks every process, all at once: one that is held must not make the others' figures late.
 
     Args:
@@ -102,7 +102,7 @@ def health(url: str) -> tuple[str, dict[str, str]]:
         raise StatusError(f"{address} answers, but is not the service's: name it with --url.") from None
 
 
-def _process(url: str, *, whole: bool) -> Process | str:
+def _process(url: str, *, whole: bool) -> ProcessMetrics | str:
     """What is there, or why nothing is."""
     try:
         families = list(text_string_to_metric_families(_get(url).decode()))
@@ -115,7 +115,7 @@ def _process(url: str, *, whole: bool) -> Process | str:
         for family in families
         for sample in family.samples
     }
-    found = Process.of(series, whole=whole and bool(series))
+    found = ProcessMetrics.classify(series, whole=whole and bool(series))
     return (
         found
         if found.parts

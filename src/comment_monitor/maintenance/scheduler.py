@@ -1,4 +1,4 @@
-"""What runs on a clock: sending what waits or got lost, looking at schema, cache and backlog, removing what is old."""
+"""The periodic jobs: sending what waits or got lost, refreshing what is known of schema, cache and backlog."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ from comment_monitor.storage.readiness import SCHEMA_INTERVAL, DatabaseState
 
 logger = logs.get(__name__)
 
-Step = Callable[[], Awaitable[None]]
+Job = Callable[[], Awaitable[None]]
 
 SWEEP_BATCH: Final = 500
 BACKLOG_INTERVAL: Final = 5.0
@@ -38,12 +38,12 @@ QUEUE_FRESH: Final = 0.5
 POSTPONE_AHEAD: Final = 5.0
 INDEX_INTERVAL: Final = 600.0
 CHECK_POLL: Final = 60.0
-# Seconds after which a clock that failed tries again, however seldom it strikes: it would seem to fail for as long.
+# Seconds after which a job that failed runs again, however long its interval: it would seem to fail for as long.
 AGAIN: Final = 5.0
 
 
 class Scheduler:
-    """The clocks of one process."""
+    """The periodic jobs of one process."""
 
     def __init__(
         self, settings: Settings, database: Database, schema: DatabaseState, cache: DedupCache, publisher: Publisher
@@ -55,31 +55,29 @@ class Scheduler:
         self._publisher = publisher
         self._rate = AnalysisRate()
         self._queue_measured = 0.0
-        # Each clock that fails, and why.
+        # Each job that fails, and why.
         self._failing: dict[str, str] = {}
 
     @property
     def trouble(self) -> str | None:
-        """Which clock fails, and why; None: none does."""
+        """Which job fails, and why; None: none does."""
         return next((f"{name}: {why}" for name, why in self._failing.items()), None)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs the clocks until the end of the block."""
-        clocks: list[tuple[float, Step]] = [
+        """Runs the jobs until the end of the block."""
+        jobs: list[tuple[float, Job]] = [
             (self._settings.sweep_interval, self.sweep),
             (QUEUE_INTERVAL, self.measure_queue),
             (BACKLOG_INTERVAL, self.measure_backlog),
-            (SCHEMA_INTERVAL, self.look_at_schema),
-            (CACHE_INTERVAL, self.look_at_cache),
+            (SCHEMA_INTERVAL, self.refresh_schema),
+            (CACHE_INTERVAL, self.probe_cache),
             (INDEX_INTERVAL, self.measure_recent_index),
         ]
         stop = asyncio.Event()
-        tasks = [
-            asyncio.create_task(self._every(interval, step, stop), name=step.__name__) for interval, step in clocks
-        ]
+        tasks = [asyncio.create_task(self._every(interval, step, stop), name=step.__name__) for interval, step in jobs]
         if self._settings.check_interval:
-            tasks.append(asyncio.create_task(self._check_at_times(stop), name="check_promises"))
+            tasks.append(asyncio.create_task(self._check_in_intervals(stop), name="run_invariant_checks"))
         try:
             yield
         finally:
@@ -89,7 +87,7 @@ class Scheduler:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def look_at_schema(self) -> None:
+    async def refresh_schema(self) -> None:
         """Whether this process can work on the database, and under which prefix Redis remembers it."""
         await self._schema.refresh(self._database)
         self._cache.use_namespace(self._schema.namespace, self._schema.namespace_until)
@@ -99,7 +97,7 @@ class Scheduler:
         else:
             metrics.SCHEMA_AT_HEAD.set(self._schema.at_head)
 
-    async def look_at_cache(self) -> None:
+    async def probe_cache(self) -> None:
         """Whether Redis is there."""
         await self._cache.probe()
 
@@ -111,15 +109,15 @@ class Scheduler:
         """Sets the gauge of when `cleanup` was last done."""
         await system_gauges.measure_recent_index(self._database)
 
-    async def check_promises(self) -> None:
-        """Tells of the last look at the invariants, and looks where that is due."""
-        await system_gauges.check_promises(self._settings, self._database)
+    async def run_invariant_checks(self) -> None:
+        """Reports the last check of the invariants, and checks them where that is due."""
+        await system_gauges.run_invariant_checks(self._settings, self._database)
 
-    async def _check_at_times(self, stop: asyncio.Event) -> None:
-        # Whether a look is due stands in the database. Pods that come together do not ask together.
+    async def _check_in_intervals(self, stop: asyncio.Event) -> None:
+        # The database knows whether a check is due. Pods that start together do not ask together.
         interval = min(self._settings.check_interval, CHECK_POLL)
         await _wait(stop, interval * random.random())  # noqa: S311 - no secret
-        await self._every(interval, self.check_promises, stop)
+        await self._every(interval, self.run_invariant_checks, stop)
 
     async def measure_queue(self) -> None:
         """Bounds the queue before the workers in time: what waits there longer would be sent again."""
@@ -156,7 +154,7 @@ class Scheduler:
             if len(rows) < limit:
                 return
 
-    async def _every(self, interval: float, step: Step, stop: asyncio.Event) -> None:
+    async def _every(self, interval: float, step: Job, stop: asyncio.Event) -> None:
         while not stop.is_set():
             wait = min(interval, AGAIN)
             try:
@@ -165,15 +163,15 @@ class Scheduler:
                 wait = interval
             except (*UNAVAILABLE_ERRORS, *CONFLICT_ERRORS, *SCHEMA_MISSING_ERRORS) as error:
                 self._failing[step.__name__] = in_words(error)
-                self._waits(step, error)
+                self._log_unavailable(step, error)
             except Exception as error:
                 self._failing[step.__name__] = type(error).__name__
                 metrics.count_error("upkeep")
                 logger.exception("upkeep_failed", step=step.__name__)
             await _wait(stop, wait)
 
-    def _waits(self, step: Step, error: Exception) -> None:
-        """Of a database that is away `look_at_schema` tells; of a table that is closed to us nobody else would."""
+    def _log_unavailable(self, step: Job, error: Exception) -> None:
+        """`refresh_schema` reports a database that is away; nothing else would report a table that is closed to us."""
         name = type(error).__name__
         if isinstance(error, REFUSED_ERRORS) and not isinstance(error, CONFLICT_ERRORS) and not self._schema.problem:
             metrics.count_error("upkeep")

@@ -57,7 +57,7 @@ async def measure_recent_index(database: Database) -> None:
         metrics.RECENT_INDEX.clear()
 
 
-async def check_promises(settings: Settings, database: Database) -> None:
+async def run_invariant_checks(settings: Settings, database: Database) -> None:
     """Tells what the last look at the invariants has found, and looks where that is an interval ago.
 
     Once for the whole installation: another process that looks meanwhile is left alone, and its findings are read.

@@ -58,13 +58,13 @@ class DatabaseState:
         self._refused = False
         self.problem: Problem | None = DatabaseUnavailable("The database has not been reached yet.")
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """The database's revision; beside it this release's where that is not there yet."""
         if self.revision and self.at_head is False:
             return f"{self.revision}, and not yet {self._head}"
         return self.revision or "unknown"
 
-    def silence(self) -> str | None:
+    def stalled_for(self) -> str | None:
         """What is wrong where a look has been under way for long; it may be the only one that waits."""
         seconds = time.monotonic() - self._answered
         return f"The database has not answered for {seconds:.0f} s." if seconds > SILENCE else None

@@ -54,18 +54,18 @@ def _no_such_file(request: Request[Any, Any, State], _: Exception) -> Response[d
     return problems.render_http(request, NotFoundException())
 
 
-def provide_service(state: State) -> Lifecycle:
+def provide_lifecycle(state: State) -> Lifecycle:
     """The service of this process."""
-    service: Lifecycle = state.service
-    return service
+    lifecycle: Lifecycle = state.lifecycle
+    return lifecycle
 
 
 @asynccontextmanager
 async def _lifespan(app: Litestar) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with open_runtime(settings, application="comment-monitor orchestrator") as runtime:
-        service = app.state.service = Lifecycle(runtime)
-        watching = [asyncio.create_task(one) for one in (service.bodies.watch(), health.watch(runtime))]
+        lifecycle = app.state.lifecycle = Lifecycle(runtime)
+        watching = [asyncio.create_task(one) for one in (lifecycle.bodies.watch(), health.watch(runtime))]
         try:
             yield
         finally:
@@ -98,7 +98,7 @@ def create_app(settings: Settings) -> Litestar:
                 exception_handlers={InternalServerException: _no_such_file},
             ),
         ],
-        dependencies={"service": Provide(provide_service, sync_to_thread=False)},
+        dependencies={"lifecycle": Provide(provide_lifecycle, sync_to_thread=False)},
         lifespan=[_lifespan],
         state=State({"settings": settings}),
         exception_handlers={
@@ -117,8 +117,8 @@ def create_asgi(app: Litestar) -> RequestId:
     """The application with what has to happen before routing: an unknown path has a request id too."""
 
     def is_leaving() -> bool:
-        service: Lifecycle | None = app.state.get("service")
-        return service is not None and service.not_ready
+        lifecycle: Lifecycle | None = app.state.get("lifecycle")
+        return lifecycle is not None and lifecycle.not_ready
 
     within = Excess(CloseOnDrain(Head(EncodedSlash(app)), is_leaving))
     return RequestId(Traced(within) if tracing.on() else within)

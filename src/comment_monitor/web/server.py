@@ -82,8 +82,8 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
     stopping.cancel()
     if not serving.done():
         # A signal may come before the start is over: then nothing is there to be drained.
-        if service := app.state.get("service"):
-            await _drain(service, settings)
+        if lifecycle := app.state.get("lifecycle"):
+            await _drain(lifecycle, settings)
         server.should_exit = True
     await serving
     watching.cancel()
@@ -109,10 +109,10 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _drain(service: Lifecycle, settings: Settings) -> None:
+async def _drain(lifecycle: Lifecycle, settings: Settings) -> None:
     """`/health` says 503 first; then no new work, and what was accepted is finished."""
-    service.not_ready = True
+    lifecycle.not_ready = True
     logger.info("leaving", drain_delay=settings.drain_delay)
     await asyncio.sleep(settings.drain_delay)
-    service.drain()
-    logger.info("draining", waiting=len(service.runtime.pipeline.queue))
+    lifecycle.drain()
+    logger.info("draining", waiting=len(lifecycle.runtime.pipeline.queue))

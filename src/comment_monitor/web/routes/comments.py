@@ -47,7 +47,7 @@ LANGUAGE: Final = re.compile("[a-z]{2}|und")
 )
 async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     request: Request[Any, Any, State],
-    service: NamedDependency[Lifecycle],
+    lifecycle: NamedDependency[Lifecycle],
     post_id: Words = None,
     author: Words = None,
     source: Words = None,
@@ -72,7 +72,7 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     cursor: Cursor = None,
 ) -> comments.CommentPage:
     """Comments that meet all given filters."""
-    service.runtime.schema.require()
+    lifecycle.runtime.schema.require()
     if id is not None and source is None:
         raise BadRequest("`id` needs `source` beside it: the same id may stand on several platforms.")
     filters: dict[str, Any] = {
@@ -88,10 +88,10 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
         "language": a_language(language),
         "sentiment": a_sentiment(sentiment),
     }
-    runtime = service.runtime
+    runtime = lifecycle.runtime
     before = runtime.schema.before_009
     kind = Kind.LOOKUP if id is not None else Kind.SEARCH if any(filters[name] for name in SEARCHED) else Kind.LIST
-    async with turn(request, service, kind):
+    async with turn(request, lifecycle, kind):
         return await comments.comments(runtime.reading, filters, limit=limit, cursor=cursor, before_009=before)
 
 
@@ -108,16 +108,16 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
 )
 async def get_comment(
     request: Request[Any, Any, State],
-    service: NamedDependency[Lifecycle],
+    lifecycle: NamedDependency[Lifecycle],
     source: FromPath[str],
     comment_id: FromPath[str],
 ) -> comments.CommentView:
     """The comment of this identity."""
-    service.runtime.schema.require()
+    lifecycle.runtime.schema.require()
     source, comment_id = segment("source", source), segment("comment_id", comment_id)
-    before = service.runtime.schema.before_009
-    async with turn(request, service, Kind.LOOKUP):
-        return await comments.comment(service.runtime.reading, source, comment_id, before_009=before)
+    before = lifecycle.runtime.schema.before_009
+    async with turn(request, lifecycle, Kind.LOOKUP):
+        return await comments.comment(lifecycle.runtime.reading, source, comment_id, before_009=before)
 
 
 def a_label(value: str | None) -> str | None:

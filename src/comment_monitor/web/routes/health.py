@@ -35,23 +35,23 @@ def troubles(runtime: Runtime) -> dict[str, str]:
     """What is wrong, by the name of its check. Looks at nothing: it tells what is known."""
     schema = runtime.schema
     found: dict[str, str | None] = {
-        "database": (schema.problem.detail if schema.problem else schema.silence())
+        "database": (schema.problem.detail if schema.problem else schema.stalled_for())
         or ("It takes no writes: it is read-only." if schema.read_only else None)
         or (f"The latest write failed: {runtime.pipeline.trouble}." if runtime.pipeline.trouble else None),
         "cache": "away" if runtime.cache.state == "away" else None,
         "broker": {"away": "away", "off": OFF}.get(runtime.publisher.state),
-        "upkeep": runtime.upkeep.trouble,
+        "upkeep": runtime.scheduler.trouble,
     }
     return {name: words for name, words in found.items() if words}
 
 
-def _answer(service: Lifecycle, why_not: str | None, *, retry_after: int) -> Response[Health]:
+def _answer(lifecycle: Lifecycle, why_not: str | None, *, retry_after: int) -> Response[Health]:
     """All that is known; 503 with this status where there is one."""
-    runtime = service.runtime
+    runtime = lifecycle.runtime
     wrong = troubles(runtime)
     checks = {
         "database": "ok",
-        "schema": runtime.schema.in_words(),
+        "schema": runtime.schema.describe(),
         "cache": runtime.cache.state,
         "broker": "ok",
         "upkeep": "ok",
@@ -70,9 +70,9 @@ def _answer(service: Lifecycle, why_not: str | None, *, retry_after: int) -> Res
     tags=["service"],
     responses={503: ResponseSpec(Health, description="On its way out", generate_examples=False)},
 )
-async def health(service: NamedDependency[Lifecycle]) -> Response[Health]:
+async def health(lifecycle: NamedDependency[Lifecycle]) -> Response[Health]:
     """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
-    return _answer(service, "draining" if service.not_ready else None, retry_after=1)
+    return _answer(lifecycle, "draining" if lifecycle.not_ready else None, retry_after=1)
 
 
 @get(
@@ -81,13 +81,13 @@ async def health(service: NamedDependency[Lifecycle]) -> Response[Health]:
     tags=["service"],
     responses={503: ResponseSpec(Health, description="The database refuses it", generate_examples=False)},
 )
-async def started(service: NamedDependency[Lifecycle]) -> Response[Health]:
+async def started(lifecycle: NamedDependency[Lifecycle]) -> Response[Health]:
     """503 where the database refuses what this process was given (login, database, options, certificate, host's name).
 
     An outage is 200, and so is all that comes after the database has let this process in once: a rollout ends at pods
     that can never work, and nothing else is decided by it.
     """
-    return _answer(service, "refused" if service.runtime.schema.is_closed_to_us else None, retry_after=2)
+    return _answer(lifecycle, "refused" if lifecycle.runtime.schema.is_closed_to_us else None, retry_after=2)
 
 
 async def watch(runtime: Runtime) -> None:

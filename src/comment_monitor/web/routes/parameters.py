@@ -33,7 +33,7 @@ Cursor = Annotated[str | None, QueryParameter(max_length=1000, description="`nex
 def check_parameters(request: Request[Any, Any, State]) -> None:
     """A parameter that is mistyped or given twice would silently find something else than was asked for."""
     names = request.route_handler.parsed_fn_signature.parameters
-    known = [name for name in names if name not in {"service", "request"} and name not in request.path_params]
+    known = [name for name in names if name not in {"lifecycle", "request"} and name not in request.path_params]
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
@@ -42,9 +42,9 @@ def check_parameters(request: Request[Any, Any, State]) -> None:
             raise BadRequest(f"`{name}` is given more than once.")
 
 
-def turn(request: Request[Any, Any, State], service: Lifecycle, kind: Kind) -> AbstractAsyncContextManager[None]:
+def turn(request: Request[Any, Any, State], lifecycle: Lifecycle, kind: Kind) -> AbstractAsyncContextManager[None]:
     """The request's turn at the connections for reading."""
-    return service.reads.turn(service.client_of(request), kind)
+    return lifecycle.reads.turn(lifecycle.client_of(request), kind)
 
 
 def plain(name: str, value: str | None) -> str | None:

@@ -22,12 +22,12 @@ from comment_monitor.web.routes.parameters import Cursor, Limit, check_parameter
     tags=["posts"],
 )
 async def list_posts(
-    request: Request[Any, Any, State], service: NamedDependency[Lifecycle], limit: Limit = 50, cursor: Cursor = None
+    request: Request[Any, Any, State], lifecycle: NamedDependency[Lifecycle], limit: Limit = 50, cursor: Cursor = None
 ) -> posts.PostPage:
     """Posts that have comments."""
-    service.runtime.schema.require()
-    async with turn(request, service, Kind.SEARCH):
-        return await posts.posts(service.runtime.reading, limit=limit, cursor=cursor)
+    lifecycle.runtime.schema.require()
+    async with turn(request, lifecycle, Kind.SEARCH):
+        return await posts.posts(lifecycle.runtime.reading, limit=limit, cursor=cursor)
 
 
 @get(
@@ -40,15 +40,15 @@ async def list_posts(
 )
 async def post_summary(
     request: Request[Any, Any, State],
-    service: NamedDependency[Lifecycle],
+    lifecycle: NamedDependency[Lifecycle],
     source: FromPath[str],
     post_id: FromPath[str],
 ) -> posts.PostSummary:
     """Counts by sentiment, language and label, authors, replies, edits and what is pending."""
-    service.runtime.schema.require()
+    lifecycle.runtime.schema.require()
     source, post_id = segment("source", source), segment("post_id", post_id)
-    async with turn(request, service, Kind.LIST):
-        return await posts.post_summary(service.runtime.reading, source, post_id)
+    async with turn(request, lifecycle, Kind.LIST):
+        return await posts.post_summary(lifecycle.runtime.reading, source, post_id)
 
 
 @get(
@@ -61,13 +61,13 @@ async def post_summary(
 )
 async def find_post_summary(
     request: Request[Any, Any, State],
-    service: NamedDependency[Lifecycle],
+    lifecycle: NamedDependency[Lifecycle],
     source: Annotated[str, QueryParameter(max_length=200)],
     post_id: Annotated[str, QueryParameter(max_length=200)],
 ) -> posts.PostSummary:
     """The same as by the path."""
-    service.runtime.schema.require()
+    lifecycle.runtime.schema.require()
     plain("source", source)
     plain("post_id", post_id)
-    async with turn(request, service, Kind.LIST):
-        return await posts.post_summary(service.runtime.reading, source, post_id)
+    async with turn(request, lifecycle, Kind.LIST):
+        return await posts.post_summary(lifecycle.runtime.reading, source, post_id)

@@ -33,21 +33,23 @@ LARGE: Final = 1_024
     responses=problems(400, 408, 413, 415, 422, 429, 503),
     tags=["comments"],
 )
-async def process_comments(request: Request[Any, Any, State], service: NamedDependency[Lifecycle]) -> Response[Receipt]:
+async def process_comments(
+    request: Request[Any, Any, State], lifecycle: NamedDependency[Lifecycle]
+) -> Response[Receipt]:
     """Parses the body, stores its comments, answers with what became of them."""
-    with service.bodies.hold() as body:
+    with lifecycle.bodies.hold() as body:
         try:
-            service.require_work()
-            verdict = await _count(request, service)
-            received = await _read(request, service, body)
-            parsed = await _parse(request, received, service)
+            lifecycle.require_work()
+            verdict = await _count(request, lifecycle)
+            received = await _read(request, lifecycle, body)
+            parsed = await _parse(request, received, lifecycle)
         except errors.Incomplete:
             # A client that changed its mind: nothing went wrong here.
             raise
         except errors.Problem as problem:
             metrics.count_error(problem.slug)
             raise
-        receipt = await service.runtime.pipeline.process(parsed)
+        receipt = await lifecycle.runtime.pipeline.process(parsed)
     if receipt.rejected and len(receipt.rejected) == receipt.received:
         metrics.count_error(errors.NothingAccepted.slug)
         raise errors.NothingAccepted(
@@ -56,31 +58,31 @@ async def process_comments(request: Request[Any, Any, State], service: NamedDepe
     return Response(receipt, headers=verdict.headers if verdict else None)
 
 
-async def _read(request: Request[Any, Any, State], service: Lifecycle, body: Body) -> bytes:
+async def _read(request: Request[Any, Any, State], lifecycle: Lifecycle, body: Body) -> bytes:
     """The body, unpacked. What its head says is looked at first: what can't be taken is not waited for."""
     headers = request.scope["headers"]
-    most = service.runtime.settings.max_request_bytes
+    most = lifecycle.runtime.settings.max_request_bytes
     packing = encoding_of(headers)
     for name, value in headers:
         # The parser has seen to it that it is a number.
         if name == b"content-length" and int(value) > most:
             raise errors.TooLarge(f"A request may hold at most {most} bytes.")
     received = await body.read(request.receive, most)
-    return await service.unpacker.unpack(body, received, packing, most) if packing else received
+    return await lifecycle.unpacker.unpack(body, received, packing, most) if packing else received
 
 
-async def _parse(request: Request[Any, Any, State], body: bytes, service: Lifecycle) -> Parsed:
+async def _parse(request: Request[Any, Any, State], body: bytes, lifecycle: Lifecycle) -> Parsed:
     """The comments; a body that needs the careful way is no reason for others to wait, nor are many at once."""
-    most = service.runtime.settings.max_comments_per_request
+    most = lifecycle.runtime.settings.max_comments_per_request
     parsed = parse_at_once(body, max_comments=most)
     if parsed is None and len(body) > LARGE:
-        async with service.careful(request):
+        async with lifecycle.careful(request):
             parsed = await asyncio.to_thread(parse_one_by_one, body, max_comments=most)
     return parsed or parse_one_by_one(body, max_comments=most)
 
 
-async def _count(request: Request[Any, Any, State], service: Lifecycle) -> Verdict | None:
-    verdict = await service.runtime.limit.hit(service.client_of(request))
+async def _count(request: Request[Any, Any, State], lifecycle: Lifecycle) -> Verdict | None:
+    verdict = await lifecycle.runtime.limit.hit(lifecycle.client_of(request))
     if verdict and not verdict.allowed:
         metrics.RATE_LIMITED.inc()
         raise errors.RateLimited(
