@@ -29,7 +29,7 @@ CONNECTIONS: Final = 64
 
 
 class WithoutUnknown(Collector):
-    """What another collector has, but for figures that nobody knows at the moment (`LateGauge.forget`)."""
+    """What another collector has, but for figures that nobody knows at the moment (`OptionalGauge.forget`)."""
 
     def __init__(self, collector: Collector):
         self._collector = collector
