@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Final
 
-import asyncpg
 import structlog
 
 from comment_monitor.core import errors
@@ -32,7 +31,14 @@ from comment_monitor.observability.correlation import MAX_REQUESTS, RequestConte
 from comment_monitor.storage import cache_namespace
 from comment_monitor.storage import comments as stored
 from comment_monitor.storage.comments import Written
-from comment_monitor.storage.postgres import REFUSES_WRITES, SCHEMA_MISSING_ERRORS, Connection, Database, in_words
+from comment_monitor.storage.postgres import (
+    NOT_STORABLE_ERRORS,
+    REFUSES_WRITES,
+    SCHEMA_MISSING_ERRORS,
+    Connection,
+    Database,
+    in_words,
+)
 from comment_monitor.storage.readiness import DatabaseState
 from comment_monitor.storage.retry import RETRIED, with_retries
 
@@ -236,7 +242,7 @@ class Pipeline:
             raise errors.DatabaseUnavailable(
                 f"The database can't be used: {why}; repeating the request is safe."
             ) from None
-        except (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError) as error:
+        except NOT_STORABLE_ERRORS as error:
             raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
 
     async def _find_existing(self, comments: Sequence[Comment], keys: CacheKeys, cached: Sequence[bool]) -> list[int]:

@@ -4,12 +4,11 @@ from datetime import datetime
 from typing import Any, Final, LiteralString
 
 import msgspec
-from asyncpg import Record
 
 from comment_monitor.core.errors import NotFound
 from comment_monitor.core.model import spellings
 from comment_monitor.reading.cursor import RowId, decode_cursor, encode_cursor
-from comment_monitor.storage.postgres import Database, Query
+from comment_monitor.storage.postgres import Database, Query, Record
 
 _DETAILS: Final = """
     coalesce(c.posted_ahead, c.posted_at) AS posted_at, c.author_id, c.edited_at, c.url, c.likes, c.removed_at

@@ -5,12 +5,11 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from asyncpg import Record
 
 from comment_monitor.core.errors import NotFound
 from comment_monitor.core.model import normalise_source, spellings
 from comment_monitor.reading.cursor import PostId, decode_cursor, encode_cursor
-from comment_monitor.storage.postgres import Database, Query
+from comment_monitor.storage.postgres import Database, Query, Record
 
 
 class Post(msgspec.Struct, kw_only=True):

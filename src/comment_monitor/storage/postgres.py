@@ -61,6 +61,11 @@ CONFLICT_ERRORS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationEr
 # The schema is not there, or not yet as this code knows it.
 SCHEMA_MISSING_ERRORS: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
 
+# Of a comment that PostgreSQL can't store as it is, whenever it is sent.
+NOT_STORABLE_ERRORS: Final = (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError)
+
+Record = asyncpg.Record
+
 # The first that fits.
 WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
     (asyncpg.InvalidCatalogNameError, "the server has no such database"),
