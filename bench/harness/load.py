@@ -83,7 +83,7 @@ def send(url: str, bodies: Sequence[bytes], *, connections: int, rate: float | N
     Args:
         url: of the service.
         bodies: of `POST /comments/process`.
-        connections: at the most.
+        connections: at most.
         rate: requests a second; None: the next one as soon as an answer is there. A latency counts from the moment
             at which the request was due, so that a service which holds up the sender does not look fast.
 

@@ -43,7 +43,7 @@ def serve(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
 
 
 def _spare_the_collector() -> None:
-    """Comments come and go in their thousands and are never in a ring: looking for rings among them is time lost."""
+    """Comments come and go in their thousands, in no reference cycle: looking for cycles among them costs time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

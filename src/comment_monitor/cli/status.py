@@ -101,7 +101,7 @@ def _live(looks: Iterable[Figures]) -> None:
 
 
 def _lines(looks: Iterable[Figures], *, as_json: bool, watch: bool) -> bool:
-    """Writes each look as soon as it is had; returns whether all was well at the last."""
+    """Writes each result as soon as it is available; returns whether all was well at the last."""
     console = Console()
     well = False
     for figures in looks:

@@ -25,7 +25,7 @@ def screen(figures: Figures, *, errors: int | None = None) -> Group:
 
     Args:
         figures: what `--json` tells.
-        errors: how many of them are named at the most; None: all.
+        errors: how many of them are named at most; None: all.
     """
     # A service may answer anything.
     figures = all_printable(figures)

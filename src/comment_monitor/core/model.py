@@ -71,7 +71,7 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 
 class Parsed(msgspec.Struct, frozen=True):
-    """A request taken apart: what can be stored and what can't. `indexes[i]` is where `comments[i]` stood."""
+    """A parsed request: what can be stored and what can't. `indexes[i]`: the place of `comments[i]` in the request."""
 
     post_id: str
     comments: list[Comment]

@@ -99,11 +99,11 @@ class SmokeTest:
         found = self._ask("/health")
         return None if found["status"] == "ok" else f"{found['status']}: {found['checks']}"
 
-    def _sent(self, fate: str) -> str | None:
+    def _sent(self, outcome: str) -> str | None:
         comment = {"id": self.id, "text": TEXT, "author": SOURCE}
         answer = self._ask("/comments/process", {"post_id": SOURCE, "source": SOURCE, "comments": [comment]})
         # A first try whose answer was lost on its way is a duplicate now: it is there once all the same.
-        return None if 1 in (answer[fate], answer["duplicates"]) else f"answered {answer}"
+        return None if 1 in (answer[outcome], answer["duplicates"]) else f"answered {answer}"
 
     def _found(self) -> str | None:
         found = self._ask(f"/comments/{SOURCE}/{self.id}")

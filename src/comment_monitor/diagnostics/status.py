@@ -233,7 +233,7 @@ class ScrapeDelta(NamedTuple):
 
 
 def _rise(before: float, after: float) -> float:
-    """A counter's; one that is lower than it was belongs to a process that began anew."""
+    """A counter's; one that is lower than it was belongs to a process that started again."""
     return after - before if after >= before else after
 
 

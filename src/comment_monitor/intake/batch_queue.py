@@ -68,7 +68,7 @@ class PendingRequest:
                 await self.done
             return [outcome for batch in self.batches for outcome in batch.outcomes or ()]
         finally:
-            # They know their request: left as a ring, only the collector would find them, a thousand at a time.
+            # They refer to their request: in such a cycle only the collector would find them, a thousand at a time.
             self.batches.clear()
 
     def batch_completed(self, count: int) -> None:
@@ -114,7 +114,7 @@ class ProcessingQueue:
 
         Raises:
             QueueFull: the queue is full. (Into one that is not, any request fits, the largest too: it would otherwise
-                wait for the moment at which nobody else sends anything. So it holds one request more at the most.)
+                wait for the moment at which nobody else sends anything. So it holds one request more at most.)
             Draining: the queue is closed.
         """
         if self._closed:

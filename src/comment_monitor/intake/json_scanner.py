@@ -1,8 +1,8 @@
-"""Where the values of a JSON document begin and end: one level is taken apart, the rest is left undecoded.
+"""Where the values of a JSON document begin and end: one level is split, the rest is left undecoded.
 
 The decoder makes an object for every element and gives up on a document nested deeper than its recursion goes. Here a
 list of ten million numbers costs no memory, its reader may stop at any element, and depth is a counter. Only structure
-is looked at: whether each value is well formed is for whoever decodes it. Each run of brackets is a step of Python, and
+is looked at: whether each value is well formed is for the decoder to say. Each run of brackets is a step of Python, and
 takes some hundred times as long as in the decoder: a document has a bound on them.
 """
 

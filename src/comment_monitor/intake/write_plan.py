@@ -129,7 +129,7 @@ class WritePlan:
         return reason if row.post_id != comment.post_id else f"{reason}, by another author"
 
     def rows_by_outbox_id(self, written: Sequence[Written], size: int) -> dict[int, list[int]]:
-        """The indexes of the comments in each outbox row, of `size` at the most."""
+        """The indexes of the comments in each outbox row, of `size` at most."""
         rows: dict[int, list[int]] = {}
         for round_, result in zip(self.rounds, written, strict=True):
             order = round_

@@ -19,7 +19,7 @@ VARIABLE: Final = "CELERY_BROKER_URL"
 QUEUE_NAME: Final = "comment-analysis"
 ANALYSE: Final = "comment_monitor.analyse"
 SILENCE: Final = 10
-# Comments that a message stands for, and that a worker analyses in one go, at the most.
+# Comments that a message stands for, and that a worker analyses in one go, at most.
 MAX_COMMENTS_PER_MESSAGE: Final = 250
 MAX_COMMENTS_PER_TASK: Final = 500
 # Messages that a worker process holds: enough small ones to work on together, and of the largest two seconds' work.
@@ -72,12 +72,12 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def batches_together(settings: Settings) -> int:
-    """Batches that a worker takes in one go at the most."""
+    """Batches that a worker takes in one go at most."""
     return MAX_COMMENTS_PER_TASK // settings.batch_size
 
 
 def batches_a_message(settings: Settings) -> int:
-    """Batches that a message names at the most."""
+    """Batches that a message names at most."""
     return MAX_COMMENTS_PER_MESSAGE // settings.batch_size
 
 

@@ -43,13 +43,13 @@ class BufferedMessage(NamedTuple):
 
 
 class MessageCoalescer:
-    """Hands messages to `handle`, Celery's own handler: of `together` batches at the most as one task.
+    """Hands messages to `handle`, Celery's own handler: of `together` batches at most as one task.
 
     Args:
         handle: Celery's own handler.
         later: runs a function in the loop's next turn.
         places: tasks that may be on their way at once; messages that come meanwhile are held.
-        together: batches in a task at the most, where one message alone does not have more.
+        together: batches in a task at most, where one message alone does not have more.
         clock: seconds, from whenever.
     """
 

@@ -34,7 +34,7 @@ class OutboxMessage(NamedTuple):
 
 
 class ConfirmingProducer:
-    """Not connected at first; broken, it has to be closed and is connected anew by its next use. For one thread."""
+    """Not connected at first; broken, it has to be closed and its next use connects again. For one thread."""
 
     def __init__(self, app: Celery):
         self._app = app

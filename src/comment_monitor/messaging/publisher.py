@@ -38,7 +38,7 @@ class Publisher:
     """Sends from a thread of its own, so that a slow or absent broker delays no request.
 
     Holds at most 10,000 ids; beyond that, and while the broker is away, ids are dropped: their rows are in the outbox.
-    Without an application (no broker is named) all of them are. A message names `together` of them at the most: those
+    Without an application (no broker is named) all of them are. A message names `together` of them at most: those
     that are at hand when it is sent.
     """
 
@@ -111,7 +111,7 @@ class Publisher:
                 self._allowed -= 1
 
     def close(self, timeout: float) -> None:
-        """Sends what is in hand, for `timeout` seconds at the most."""
+        """Sends what is in hand, for `timeout` seconds at most."""
         if not self._link:
             return
         try:

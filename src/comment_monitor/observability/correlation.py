@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 HEADER: Final = "origins"
-# Requests that a message names at the most: its headers have to fit into one frame.
+# Requests that a message names at most: its headers have to fit into one frame.
 MAX_REQUESTS: Final = 64
 
 

@@ -1,4 +1,4 @@
-"""How processes share their counts through a folder: true over kills, restarts and numbers that are given again.
+"""Prometheus metrics of several processes in one folder, which survive SIGKILL, restarts and PID reuse.
 
 prometheus_client writes each process's counts to files named by a number of the process, and adds the files up. Here
 that name is one that no other process ever has, and a lock says whether its process lives. So the gauges of a process
@@ -28,10 +28,10 @@ from comment_monitor.core.errors import ConfigurationError
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 OWN_PREFIX: Final = "comment-worker-metrics-"
 ENDED: Final = "ended.json"
-# Bytes of a process's file, more than all its series take, and how many files it has at the most.
+# Bytes of a process's file, more than all its series take, and how many files it has at most.
 RESERVED: Final = 262_144
 FILES: Final = 6
-# Readers take no lock: one that meets a change begins anew, so often at the most.
+# Readers take no lock: one that meets a change starts again, at most so often.
 TRIES: Final = 10
 # What prometheus_client makes of a file that is none of its own.
 UNREADABLE: Final = (struct.error, ValueError, RuntimeError)
@@ -130,7 +130,7 @@ class _Ended(NamedTuple):
         try:
             found = json.loads((folder / ENDED).read_bytes())
         except (FileNotFoundError, ValueError):
-            # Unreadable, the machine itself was cut off: counts that begin anew are better than none any more.
+            # Unreadable, the machine itself was cut off: counts that start at zero are better than none.
             return _Ended()
         families = []
         for name, documentation, kind, samples in found["families"]:

@@ -110,7 +110,7 @@ def _make(service: str) -> "TracerProvider":
 
 
 def stop() -> None:
-    """Sends the last spans, in five seconds at the most."""
+    """Sends the last spans, in five seconds at most."""
     global _tracer, _provider
     provider, _tracer, _provider = _provider, None, None
     if provider:

@@ -123,7 +123,7 @@ async def comments(
     Args:
         database: where to read.
         filters: name in FILTERS to value; None means not asked for.
-        limit: rows at the most.
+        limit: rows at most.
         cursor: `next_cursor` of the page before.
         before_009: whether the schema is still that of the release before.
 

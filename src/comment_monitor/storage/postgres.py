@@ -218,7 +218,7 @@ async def open_database(
 
     Args:
         dsn: libpq URI or keyword string.
-        size: connections at the most.
+        size: connections at most.
         timeout: seconds for each statement.
         application: shown in pg_stat_activity.
         plans: how PostgreSQL plans the statements.

@@ -96,7 +96,7 @@ class DatabaseState:
             raise DatabaseUnavailable("The database takes no writes: it is read-only. Repeat the request later.")
 
     async def refresh(self, database: Database) -> None:
-        """Finds out anew; never raises for a database that is away. A change is logged, but for the first look.
+        """Asks the database; never raises for a database that is away. A change is logged, but for the first look.
 
         A command that can't begin says so itself; a service looks again, and logs what it still finds.
         """

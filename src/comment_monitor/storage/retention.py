@@ -59,7 +59,7 @@ RECENT_INDEXES: Final = Query(
 )
 
 
-# One at a time: two builds of the same index would wait for each other in a ring.
+# One at a time: two builds of the same index would deadlock.
 ROLL_LOCK: Final = 0x726563656E74
 LOCK_ROLL: Final = Query("lock_recent_index", "SELECT pg_try_advisory_lock($1)")
 UNLOCK_ROLL: Final = Query("unlock_recent_index", "SELECT pg_advisory_unlock($1)")

@@ -13,7 +13,7 @@ from typing import Final
 
 from comment_monitor.core import errors
 
-# Seconds at the most that a reader waits for its turn, and how many may wait for each connection.
+# Seconds at most that a reader waits for its turn, and how many may wait for each connection.
 PATIENCE: Final = 5.0
 WAITING: Final = 25
 # Of the reads that one client may have under way, one in so many may be a search.

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from py3langid.langid import LanguageIdentifier
 
-# Words remembered at the most, some 20 MiB; then all are forgotten. Longer ones are walked each time.
+# Words remembered at most, some 20 MiB; then all are forgotten. Longer ones are walked each time.
 WORDS: Final = 50_000
 LONGEST_WORD: Final = 24
 # Features whose weights are looked at together: 0.5 KB each.

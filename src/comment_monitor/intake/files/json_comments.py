@@ -92,7 +92,7 @@ def _takes_numbers(reason: str) -> str:
 
 
 def hint_of_text(head: bytes) -> str:
-    """The same of a document that is not taken apart, by the keys in its beginning."""
+    """The same of a document that is not split, by the keys in its beginning."""
     return hint_of(name.decode("utf-8", "replace") for name in _KEY.findall(head))
 
 
