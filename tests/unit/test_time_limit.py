@@ -11,7 +11,7 @@ import pytest
 
 from comment_monitor.analysis import engine
 from comment_monitor.analysis.engine import Finding, analyse_all
-from comment_monitor.analysis.time_limit import TextTimeout, TimeLimit, bounded
+from comment_monitor.analysis.time_limit import AGAIN, TextTimeout, TimeLimit, bounded
 from comment_monitor.core.model import Analysis, Failure
 
 
@@ -71,6 +71,21 @@ def test_many_that_end_at_their_limit_leave_nothing_behind() -> None:
         with suppress(TextTimeout):
             bounded(0.0005, partial(spin, 0.0004 + number % 20 * 0.00001))
     spin(1.2)
+
+
+def test_the_timer_may_strike_as_soon_as_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine pauses this process just then; whose timer was set before gets it back."""
+    set_timer = signal.setitimer
+
+    def set_and_pause(which: int, seconds: float, interval: float = 0.0) -> tuple[float, float]:
+        before = set_timer(which, seconds, interval)
+        if interval == AGAIN:
+            signal.raise_signal(signal.SIGALRM)
+        return before
+
+    monkeypatch.setattr(signal, "setitimer", set_and_pause)
+    with pytest.raises(TextTimeout):
+        bounded(5, partial(spin, 0))
 
 
 def spin(seconds: float) -> None:

@@ -56,12 +56,14 @@ def bounded(seconds: float, act: Callable[[], T]) -> T:
     if math.isinf(seconds) or threading.current_thread() is not threading.main_thread():
         return act()
     began = time.monotonic()
+    # Known before ours is set, which may strike as soon as it is.
+    others = signal.getitimer(signal.ITIMER_REAL)
     handler = signal.getsignal(signal.SIGALRM)
     if handler is not _strike:
         signal.signal(signal.SIGALRM, _strike)
     try:
         _armed = True
-        others = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
         try:
             return act()
         finally:
