@@ -27,7 +27,7 @@ test: ## the whole test suite, on embedded servers of its own
 lint: ## style of Python and YAML, and layers
 	@scripts/install-venv dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
-	@$(BIN)/yamllint --strict compose.yaml deploy chart/*.yaml chart/files
+	@$(BIN)/yamllint --strict compose.yaml deploy chart/*.yaml chart/files .github .pre-commit-config.yaml
 
 types: ## strict type check
 	@scripts/install-venv dev
