@@ -12,13 +12,16 @@ DOCKER_ARGS ?=
 E2E_ARGS ?=
 BENCH_ARGS ?=
 
+##@ Run
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## run everything on this machine until Ctrl-C (embedded servers, data in ./data)
 	@scripts/install-venv runtime
 	@exec $(BIN)/comment-monitor up $(UP_ARGS)
 
+##@ Check a change
 test: ## the whole test suite, on embedded servers of its own
 	@scripts/install-venv dev
 	@scripts/install-tools || echo "Without Helm the chart's tests are skipped." >&2
@@ -33,18 +36,12 @@ types: ## strict type check
 	@scripts/install-venv dev
 	@$(BIN)/mypy
 
+##@ Measure
 bench: ## measure every claim beside its limit and write docs/performance.md (a quarter of an hour)
 	@scripts/install-venv dev
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-docs: ## write again what is generated: pages under docs/, the chart's README, compose's alerts
-	@scripts/install-venv dev
-	@$(BIN)/python scripts/generate-docs
-	@$(BIN)/python scripts/generate-chart-settings
-	@$(BIN)/python scripts/generate-chart-readme
-	@$(BIN)/python scripts/generate-dashboard
-	@$(BIN)/python scripts/generate-compose-rules
-
+##@ Build and deploy
 tools: ## Helm 3 and 4, kubectl, Prometheus and checkov into .tools (for the chart's tests)
 	@scripts/install-tools
 
@@ -58,6 +55,15 @@ e2e: ## the whole life of a deployment, on the cluster that kubectl reaches (in 
 e2e-kind: ## the same on a cluster that kind makes for it and removes again
 	@scripts/install-tools
 	@scripts/e2e-kind $(E2E_ARGS)
+
+##@ Look after the files
+docs: ## write again what is generated: pages under docs/, the chart's README, compose's alerts
+	@scripts/install-venv dev
+	@$(BIN)/python scripts/generate-docs
+	@$(BIN)/python scripts/generate-chart-settings
+	@$(BIN)/python scripts/generate-chart-readme
+	@$(BIN)/python scripts/generate-dashboard
+	@$(BIN)/python scripts/generate-compose-rules
 
 lock: ## resolve the dependencies again and write requirements/*.lock
 	@scripts/lock
