@@ -17,7 +17,7 @@ from comment_monitor.intake.dedup_cache import DedupCache
 from comment_monitor.storage.redis_client import open_redis
 
 
-async def fate(system: System, text: str) -> str:
+async def outcome(system: System, text: str) -> str:
     """Sends the one comment with this text; what became of it."""
     answer = (await system.post(comment(1, text))).json()
     (kind,) = (kind for kind in ("stored", "updated", "duplicates") if answer[kind])
@@ -33,14 +33,14 @@ async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: Emb
     system = make_system(REDIS_URL=own_redis.url)
     await system.start(system.orchestrator)
     replaced_long_ago(system.dsn)
-    assert await fate(system, "first") == "stored"
+    assert await outcome(system, "first") == "stored"
     own_redis.child.send_signal(signal.SIGSTOP)
     try:
-        assert await fate(system, "second") == "updated"
+        assert await outcome(system, "second") == "updated"
     finally:
         own_redis.child.send_signal(signal.SIGCONT)
     await system.until_health("ok", cache="ok")
-    assert await fate(system, "first") == "updated"
+    assert await outcome(system, "first") == "updated"
     assert text_of_it(system) == "first"
 
 
@@ -48,14 +48,14 @@ async def test_a_kill_between_the_commit_of_an_edit_and_its_note_in_redis(system
     system.orchestrator.start(("after the commit", "1", "self", str(tmp_path / "killed")))
     await system.until_healthy()
     replaced_long_ago(system.dsn)
-    assert await fate(system, "first") == "stored"
+    assert await outcome(system, "first") == "stored"
     with pytest.raises(httpx.TransportError):
-        await fate(system, "second")
+        await outcome(system, "second")
     assert await system.orchestrator.until_ended() == -signal.SIGKILL
     assert text_of_it(system) == "second"
     await system.start(system.orchestrator)
-    assert await fate(system, "second") == "duplicates"
-    assert await fate(system, "first") == "updated"
+    assert await outcome(system, "second") == "duplicates"
+    assert await outcome(system, "first") == "updated"
     assert text_of_it(system) == "first"
 
 

@@ -1,9 +1,9 @@
 """How a worker takes several waiting messages as one task: one pass of the analysers, one transaction, one commit.
 
 A Celery strategy: it stands between the broker and Celery's own, which still makes the request, watches its time and
-acknowledges it. While every process is busy the messages that come are held; what is held when one is free goes to
-it together. A message that is alone goes alone, so nothing waits for company. How much goes together depends on how
-long the tasks before took: where an analysis is slow, a task of many comments would reach its time limit.
+acknowledges it. While every process is busy the messages that come are buffered; what is buffered when a process
+is free goes to it as one task. A message that is alone goes alone: nothing waits for company. The size of a task
+depends on how long the tasks before took: where an analysis is slow, a task of many comments would reach its limit.
 """
 
 import json
@@ -43,13 +43,13 @@ class BufferedMessage(NamedTuple):
 
 
 class MessageCoalescer:
-    """Hands messages to `handle`, Celery's own handler: of `together` batches at most as one task.
+    """Hands messages to `handle`, Celery's own handler: of `max_batches` batches at most as one task.
 
     Args:
         handle: Celery's own handler.
         later: runs a function in the loop's next turn.
-        places: tasks that may be on their way at once; messages that come meanwhile are held.
-        together: batches in a task at most, where one message alone does not have more.
+        slots: tasks that may be on their way at once; messages that come meanwhile are buffered.
+        max_batches: batches in a task at most, where one message alone does not have more.
         clock: seconds, from whenever.
     """
 
@@ -102,7 +102,7 @@ class MessageCoalescer:
             self._handle(first.message, first.body, ack, reject, first.callbacks)
 
     def _fitting(self) -> int:
-        """How many of the messages held, at least one, go into a task."""
+        """How many of the buffered messages, at least one, go into a task."""
         batches = 0
         for number, one in enumerate(self._buffered):
             batches += len(one.batches)
@@ -137,7 +137,7 @@ def strategy(task: Any, app: Any, consumer: Any, **more: Any) -> Handler:
     """What a task names as its `Strategy`."""
     handle: Handler = default(task, app, consumer, **more)
     if not consumer.hub:
-        # A pool of threads, or none: there is no loop in whose next turn the held could be handed over.
+        # A pool of threads, or none: there is no loop in whose next turn what is buffered could be handed over.
         return handle
     # One at work for each process, and one at hand.
     slots = consumer.pool.num_processes + 1

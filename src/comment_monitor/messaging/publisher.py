@@ -38,8 +38,8 @@ class Publisher:
     """Sends from a thread of its own, so that a slow or absent broker delays no request.
 
     Holds at most 10,000 ids; beyond that, and while the broker is away, ids are dropped: their rows are in the outbox.
-    Without an application (no broker is named) all of them are. A message names `together` of them at most: those
-    that are at hand when it is sent.
+    Without an application (no broker is named) all of them are. A message names at most `ids_per_message`: those that
+    are at hand when it is sent.
     """
 
     def __init__(self, app: Celery | None, *, ids_per_message: int = 1):
