@@ -30,7 +30,7 @@ test: ## the whole test suite, on embedded servers of its own
 lint: ## style of Python and YAML, and layers
 	@scripts/install-venv dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
-	@$(BIN)/yamllint --strict compose.yaml deploy chart/*.yaml chart/files .github .pre-commit-config.yaml
+	@$(BIN)/yamllint --strict compose.yaml deploy tests/e2e chart/*.yaml chart/files .github .pre-commit-config.yaml
 
 types: ## strict type check
 	@scripts/install-venv dev
@@ -50,11 +50,11 @@ image: ## build the container image (BASE=... another base image)
 
 e2e: ## the whole life of a deployment, on the cluster that kubectl reaches (in a namespace of its own)
 	@scripts/install-tools
-	@scripts/e2e $(E2E_ARGS)
+	@tests/e2e/run $(E2E_ARGS)
 
 e2e-kind: ## the same on a cluster that kind makes for it and removes again
 	@scripts/install-tools
-	@scripts/e2e-kind $(E2E_ARGS)
+	@tests/e2e/run-on-kind $(E2E_ARGS)
 
 ##@ Look after the files
 docs: ## write again what is generated: pages under docs/, the chart's README, compose's alerts

@@ -12,11 +12,12 @@ from tests.conftest import project_root
 
 ROOT: Final = project_root()
 SCRIPTS: Final = sorted(
-    file for folder in ("scripts", ".ci", "deploy") for file in (ROOT / folder).rglob("*")
+    file for folder in ("scripts", ".ci", "deploy", "tests/e2e") for file in (ROOT / folder).rglob("*")
     if file.is_file() and (file.suffix == ".sh" or file.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/")))
 )  # fmt: skip
-DOCKERFILES: Final = [ROOT / "Dockerfile", *sorted((ROOT / "deploy").rglob("*.Dockerfile"))]
-YAML: Final = [ROOT / "compose.yaml", *sorted((ROOT / "deploy").rglob("*.y*ml")), *sorted(CHART.glob("*.yaml")),
+DOCKERFILES: Final = [ROOT / "Dockerfile", *sorted((ROOT / "tests" / "e2e").rglob("*.Dockerfile"))]
+YAML: Final = [ROOT / "compose.yaml", *sorted((ROOT / "deploy").rglob("*.y*ml")),
+               *sorted((ROOT / "tests" / "e2e").rglob("*.yaml")), *sorted(CHART.glob("*.yaml")),
                *sorted((CHART / "files").glob("*.yaml"))]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-# Makes images, and copies them from a Docker Engine to the cluster. Read by scripts/local-cluster.
+# Makes images, and copies them from a Docker Engine to the cluster. Read by tests/e2e/local-cluster.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the folders stand in scripts/local-cluster
+# shellcheck disable=SC2154 # the folders stand in tests/e2e/local-cluster
 
 # From here on `docker` reaches an engine: the one that runs, else one of our own, which ends with this script.
 engine() {
@@ -96,7 +96,7 @@ import() { # TAR...
   done
 }
 load() { # IMAGE...
-  running || fail "the cluster is not up (scripts/local-cluster up)"
+  running || fail "the cluster is not up (tests/e2e/local-cluster up)"
   engine
   docker save "$@" | ctr --address "$dir/containerd.sock" --namespace k8s.io images import - >/dev/null
   echo "loaded: $*"

@@ -1,10 +1,10 @@
-# What the running cluster can be given beside. Read by scripts/local-cluster.
+# What the running cluster can be given beside. Read by tests/e2e/local-cluster.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the folders stand in scripts/local-cluster
+# shellcheck disable=SC2154 # the folders stand in tests/e2e/local-cluster
 
 add() { # ADDON...
   local addon
-  running || fail "the cluster is not up (scripts/local-cluster up)"
+  running || fail "the cluster is not up (tests/e2e/local-cluster up)"
   cd "$dir" || return
   for addon in "$@"; do
     "add_$addon"
@@ -13,7 +13,7 @@ add() { # ADDON...
 }
 
 add_policies() {
-  [ -x "$bin/kube-router" ] || fail "it is not built (scripts/local-cluster build policies)"
+  [ -x "$bin/kube-router" ] || fail "it is not built (tests/e2e/local-cluster build policies)"
   if [ ! -f kube-router.pid ] || ! ours "$(cat kube-router.pid)"; then
     run kube-router "$bin/kube-router" --kubeconfig kubeconfig --hostname-override node1 --run-firewall=true \
       --run-router=false --run-service-proxy=false --service-cluster-ip-range "$services" --health-port 20244
@@ -22,7 +22,7 @@ add_policies() {
 }
 
 add_prometheus() {
-  [ -f "$images/prometheus.tar" ] || fail "it is not built (scripts/local-cluster build prometheus)"
+  [ -f "$images/prometheus.tar" ] || fail "it is not built (tests/e2e/local-cluster build prometheus)"
   import "$images"/{prometheus,prometheus-operator,prometheus-config-reloader}.tar
   # Too long for the annotation in which kubectl would keep them.
   kubectl apply --server-side --force-conflicts --filename "$base/crds/" >/dev/null
@@ -34,8 +34,8 @@ add_prometheus() {
 }
 
 add_adapter() {
-  [ -f "$images/prometheus-adapter.tar" ] || fail "it is not built (scripts/local-cluster build adapter)"
-  kubectl get namespace monitoring >/dev/null 2>&1 || fail "it asks a Prometheus (scripts/local-cluster add prometheus)"
+  [ -f "$images/prometheus-adapter.tar" ] || fail "it is not built (tests/e2e/local-cluster build adapter)"
+  kubectl get namespace monitoring >/dev/null 2>&1 || fail "it asks a Prometheus (tests/e2e/local-cluster add prometheus)"
   import "$images/prometheus-adapter.tar"
   helm template threads-agent "$root/chart" --values "$root/chart/values-prod.yaml" \
     --show-only templates/adapter-rules-configmap.yaml | kubectl apply --namespace monitoring --filename - >/dev/null
@@ -46,7 +46,7 @@ add_adapter() {
 }
 
 add_keda() {
-  [ -f "$images/keda-adapter.tar" ] || fail "it is not built (scripts/local-cluster build keda)"
+  [ -f "$images/keda-adapter.tar" ] || fail "it is not built (tests/e2e/local-cluster build keda)"
   import "$images"/keda-{operator,adapter}.tar
   kubectl apply --server-side --force-conflicts --filename "$base/keda-crds/" >/dev/null
   kubectl wait --for condition=Established --filename "$base/keda-crds/" --timeout 60s >/dev/null

@@ -1,6 +1,6 @@
-# Ends the cluster and removes all of it. Read by scripts/local-cluster.
+# Ends the cluster and removes all of it. Read by tests/e2e/local-cluster.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the folders stand in scripts/local-cluster
+# shellcheck disable=SC2154 # the folders stand in tests/e2e/local-cluster
 
 ours() { [ "/proc/$1/ns/net" -ef "$dir/net" ]; } # PID: it runs in the cluster's network namespace
 processes() { # all of them there: what was started, the shims of pods, pods on the node's network

@@ -1,6 +1,6 @@
-# Compiles the programs of the cluster, from Go modules and one wheel. Read by scripts/local-cluster.
+# Compiles the programs of the cluster, from Go modules and one wheel. Read by tests/e2e/local-cluster.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the versions and folders stand in scripts/local-cluster
+# shellcheck disable=SC2154 # the versions and folders stand in tests/e2e/local-cluster
 
 # A program is made again where its version has become another.
 have() { [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1" 2>/dev/null)" = "$2" ]; }

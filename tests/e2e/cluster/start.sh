@@ -1,6 +1,6 @@
-# Starts the cluster. Read by scripts/local-cluster.
+# Starts the cluster. Read by tests/e2e/local-cluster.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the folders stand in scripts/local-cluster
+# shellcheck disable=SC2154 # the folders stand in tests/e2e/local-cluster
 
 # The link between this machine and the cluster's network namespace: this end, and the node.
 here=10.243.0.1
@@ -194,8 +194,8 @@ up() {
   if running; then
     echo "The cluster is up already." >&2
   else
-    [ -f "$images/rabbitmq.tar" ] || fail "there is nothing to start yet (scripts/local-cluster build)"
-    [ ! -d "$dir" ] || fail "what a former start left is in $dir (scripts/local-cluster down)"
+    [ -f "$images/rabbitmq.tar" ] || fail "there is nothing to start yet (tests/e2e/local-cluster build)"
+    [ ! -d "$dir" ] || fail "what a former start left is in $dir (tests/e2e/local-cluster down)"
     mkdir -p "$dir"
     cd "$dir" || return
     network

@@ -1,6 +1,6 @@
-# What upgrades must leave as it is: pods, data, settings and the number of pods. Read by scripts/e2e.
+# What upgrades must leave as it is: pods, data, settings and the number of pods. Read by tests/e2e/run.
 # shellcheck shell=bash
-# shellcheck disable=SC2154,SC2329 # what stands in scripts/e2e; functions are called by way of `step`
+# shellcheck disable=SC2154,SC2329 # what stands in tests/e2e/run; functions are called by way of `step`
 
 api() { # PATH CURL_OPTION...: asks the API from within its pod
   k exec deployment/orchestrator --container orchestrator -- curl -fsS --max-time 10 "localhost:8080$1" "${@:2}"
