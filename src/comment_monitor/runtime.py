@@ -1,4 +1,4 @@
-"""Opens pools and clients once and closes them again: the only place with lifetimes."""
+"""Opens and closes the pools and clients of a process: the only module that manages their lifetimes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ from comment_monitor.storage.redis_client import open_cluster, open_redis
 
 
 class Runtime(NamedTuple):
-    """What a process that takes comments in works with."""
+    """The components of a process that accepts comments."""
 
     settings: Settings
     writing: Database
@@ -33,10 +33,10 @@ class Runtime(NamedTuple):
 
 @asynccontextmanager
 async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator[Runtime]:
-    """Everything a process needs that takes comments in; at the end accepted work is finished, then all is closed.
+    """Opens all components of a process that accepts comments; at the end finishes accepted work and closes them.
 
     Raises:
-        ConfigurationError: POSTGRES_DSN is missing or can't be read.
+        ConfigurationError: POSTGRES_DSN is missing or can't be parsed.
     """
     require_dsn(settings)
     writing = await open_database(
@@ -83,10 +83,10 @@ async def open_runtime(settings: Settings, *, application: str) -> AsyncIterator
 
 
 def check_addresses(settings: Settings) -> None:
-    """Raises for an address that can't be read; asks no server.
+    """Checks the syntax of the servers' addresses without connecting.
 
     Raises:
-        ConfigurationError: one line that names the variable.
+        ConfigurationError: an address can't be parsed; the message is one line that names the variable.
     """
     open_redis(settings.redis_url)
     if settings.broker_url:

@@ -1,6 +1,6 @@
-"""The Celery side: `celery -A comment_monitor.tasks worker`.
+"""The Celery entry point: `celery -A comment_monitor.tasks worker`.
 
-A worker process holds one event loop and enters the core through it.
+Each worker process has one event loop, in which it runs the batch processor.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ app: Celery = make_celery(settings)
 
 
 class Process:
-    """One worker process: its event loop and its worker."""
+    """One worker process: its event loop and its batch processor."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -40,11 +40,11 @@ class Process:
         try:
             tracing.start(settings.otlp_endpoint, SERVICE)
         except ConfigurationError as error:
-            # `comment-monitor worker` says it at its start; comments are analysed all the same.
+            # `comment-monitor worker` reports this at its start; comments are analysed without traces.
             logger.error("no_traces", reason=str(error))  # noqa: TRY400 - the reason is what matters
 
     def analyse(self, outbox_ids: Sequence[int], task_id: str, known: RequestContexts, *, redelivered: bool) -> None:
-        """Analyses a task's batches; its lines bear its id, its spans are in the traces of the requests behind it."""
+        """Analyses a task's batches; log lines have the task's id, and spans join the traces of the requests."""
         self.runner.run(self._analyse(outbox_ids, task_id, known, redelivered))
 
     async def _analyse(
@@ -58,7 +58,7 @@ class Process:
             await self.worker.analyse_batches(outbox_ids, redelivered=redelivered, known=known)
 
     def close(self) -> None:
-        """Gives back the connections."""
+        """Closes the connections, the event loop and the tracing."""
         self.runner.run(self.stack.aclose())
         self.runner.close()
         tracing.stop()
@@ -68,7 +68,7 @@ _process: Process | None = None
 
 
 def process() -> Process:
-    """This process's worker, opened with its first task: a pool of any kind starts the same way."""
+    """Returns this process's worker, which opens at the first task, so that pools of any kind start the same way."""
     global _process  # noqa: PLW0603 - one per process is the point
     if _process is None:
         _process = Process()
@@ -77,30 +77,31 @@ def process() -> Process:
 
 @app.task(name=ANALYSE, bind=True, Strategy="comment_monitor.messaging.coalescing:strategy")
 def analyse_batch(self: "Task[Any, Any]", *outbox_ids: int) -> None:
-    """Analyses the comments of outbox rows: those of a message, or of several, as a busy worker takes them."""
+    """Analyses the comments of outbox rows, of one message or of several that a busy worker combines."""
     info = self.request.delivery_info or {}
     known = correlation.decode((self.request.headers or {}).get(correlation.HEADER))
     process().analyse(outbox_ids, str(self.request.id), known, redelivered=bool(info.get("redelivered")))
 
 
-def _say(words: str, _file: object = None) -> None:
-    logs.from_a_signal(worker_signals.__name__, words)
+def _log_from_signal(message: str, _file: object = None) -> None:
+    logs.from_a_signal(worker_signals.__name__, message)
 
 
 @signals.setup_logging.connect
 def configure_logging(**_: object) -> None:
-    """Our log format instead of Celery's."""
+    """Sets up this program's log format instead of Celery's."""
     logs.configure(settings.log_level)
-    # It keeps to itself, and what has no handler Python prints as it is: that a process was killed, for one.
+    # The pool's logger does not propagate by default, and Python prints lines of a logger without a handler
+    # unformatted, such as that a process was killed.
     pool_logger().propagate = True
-    # What it says within a signal's handler it prints, past every logger; there is no setting for it.
-    worker_signals.safe_say = _say  # type: ignore[attr-defined]
+    # Celery prints messages of its signal handlers without a logger, and has no setting for that.
+    worker_signals.safe_say = _log_from_signal  # type: ignore[attr-defined]
     log_level.follow(settings.log_level_file, settings.log_level)
 
 
 @signals.worker_process_init.connect
 def follow_log_level(**_: object) -> None:
-    """Each process of the pool follows the level by itself."""
+    """Makes each process of the pool follow the log level file."""
     log_level.follow_after_fork()
 
 
@@ -112,6 +113,6 @@ def load_models(**_: object) -> None:
 
 @signals.worker_process_shutdown.connect
 def close_process(**_: object) -> None:
-    """Leaves no connection behind."""
+    """Closes the connections of a process of the pool."""
     if _process is not None:
         _process.close()

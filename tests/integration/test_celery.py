@@ -119,11 +119,11 @@ async def test_room_is_counted_in_batches_also_where_a_message_names_many(settin
         publisher.publish(range(100))
         # What was put in, is being sent and was sent; and, at the second look from here at the latest, what is told by
         # the broker. It may count twice for the moment in which it is settled, and is never forgotten.
-        looks = {publisher._looked}
+        looks = {publisher._polled}
         while len(looks) < 3:
             assert QUEUE_LIMIT - 200 <= publisher.free_capacity <= QUEUE_LIMIT - 100
             await asyncio.sleep(0.01)
-            looks.add(publisher._looked)
+            looks.add(publisher._polled)
         await until(lambda: publisher.free_capacity == QUEUE_LIMIT - 100)
         outbox_ids(settings.broker_url)
         await until(lambda: publisher.free_capacity == QUEUE_LIMIT)

@@ -30,7 +30,7 @@ def check(dsn: str, *arguments: str, **variables: str) -> tuple[int, str, str]:
 
 async def test_on_a_sound_database_it_lists_what_holds_and_succeeds(settings: Settings) -> None:
     await take_in(settings, comment(1), comment(2))
-    lines = [f"ok     {one.promise}" for one in INVARIANTS]
+    lines = [f"ok     {one.description}" for one in INVARIANTS]
     expected = "\n".join([*lines, f"{len(INVARIANTS)} of {len(INVARIANTS)} hold", ""])
     assert check(settings.postgres_dsn) == (0, expected, "")
 
@@ -56,7 +56,7 @@ async def test_how_long_a_batch_may_wait_goes_by_the_timeout_or_an_option(settin
     assert check(settings.postgres_dsn, COMMENT_PROCESSING_TIMEOUT="30")[0] == 0
     code, out, _ = check(settings.postgres_dsn, COMMENT_PROCESSING_TIMEOUT="15")
     assert code == 1
-    assert "BROKEN nothing waits for its analysis longer than it may" in out
+    assert "BROKEN no batch waits for its analysis longer than it may" in out
     assert check(settings.postgres_dsn, "--oldest", "100")[0] == 1
     assert check(settings.postgres_dsn, "--oldest", "1000", COMMENT_PROCESSING_TIMEOUT="15")[0] == 0
 

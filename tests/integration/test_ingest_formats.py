@@ -29,7 +29,7 @@ def test_lines_that_are_no_csv_are_named_and_counted_and_the_rest_is_stored(
     (tmp_path / "Some.CSV.GZ").write_bytes(gzip.compress((HEADER + rows).encode()))
     done = ingest("Some.CSV.GZ")
     assert (done.code, done.counts) == (1, (5, 3, 0, 0, 2))
-    assert done.out.splitlines()[0] == "2 lines were left out as no CSV, and counted as rejected"
+    assert done.out.splitlines()[0] == "2 lines were left out as invalid CSV, and counted as rejected"
     assert [line.split(":")[0] for line in done.err.splitlines()] == ["line 3", "line 4"]
     assert stored(dsn, "comment_id, text") == [("1", SURNAME), ("4", "two\nlines"), ("5", "y")]
 

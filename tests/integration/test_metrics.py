@@ -300,7 +300,7 @@ async def bad_http(_: Stage) -> None:
 async def body_too_slow(stage: Stage) -> None:
     async def stalls() -> AsyncIterator[bytes]:
         yield b"{"
-        lifecycle(client).bodies.look(asyncio.get_running_loop().time() + 31)
+        lifecycle(client).bodies.check(asyncio.get_running_loop().time() + 31)
         await asyncio.Event().wait()
 
     async with open_client(stage.make()) as client:

@@ -162,7 +162,7 @@ async def test_a_server_that_is_not_as_wanted_is_not_used(wanted: str, found: bo
     if found:
         assert await both(dsn, ONE) == (1, 1)
     else:
-        assert await both_refuse(dsn) == "no host is what `target_session_attrs` asks for"
+        assert await both_refuse(dsn) == "no host satisfies `target_session_attrs`"
 
 
 async def test_a_connection_has_as_long_as_the_dsn_says(make_settings: MakeSettings) -> None:
@@ -264,6 +264,6 @@ def test_each_command_refuses_what_one_part_cannot_honour(command: str, tmp_path
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "hostaddr beside host" in done.stderr
+    assert "hostaddr together with host" in done.stderr
     assert "geheim" not in done.stderr + done.stdout
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

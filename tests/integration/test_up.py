@@ -168,7 +168,7 @@ def test_a_disk_that_is_full_is_named_with_what_to_do() -> None:
         up.child("/postgres ").kill()
         [error] = up.errors()
         assert "PostgreSQL ended by SIGKILL" in error
-        assert error.endswith(f"The disk that holds {data_dir} is full: make room there, then start again.")
+        assert error.endswith(f"The disk that holds {data_dir} is full: free space there, then start again.")
         assert up.is_gone()
         (data_dir / "filled").unlink()
         again = Up(data_dir).start().wait_until_up()

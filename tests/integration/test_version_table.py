@@ -207,7 +207,7 @@ async def test_tables_whose_revision_the_old_table_does_not_tell_are_left_alone_
         execute(empty_dsn, f"INSERT INTO alembic_version VALUES {rows}")  # noqa: S608
     code, out, error = await migrate(empty_dsn)
     assert (code, out) == (1, "")
-    assert re.fullmatch(r"Error: Not migrated: The tables are there, but alembic_version holds [ -~]+\n", error)
+    assert re.fullmatch(r"Error: Not migrated: The tables exist, but alembic_version holds [ -~]+\n", error)
     assert execute(empty_dsn, KIND) == [("alembic_version", "r")]
 
 

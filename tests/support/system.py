@@ -176,7 +176,7 @@ class System:
         database = await open_database(self.dsn, size=1, timeout=30, application="test")
         try:
             async with database.connection() as conn:
-                return [one.promise for one in await check(conn, oldest=300) if one.violations]
+                return [one.description for one in await check(conn, oldest=300) if one.violations]
         finally:
             await database.close()
 

@@ -40,7 +40,7 @@ def test_comments_with_another_tools_members_in_their_metadata_are_ours() -> Non
 def test_a_post_that_a_document_names_behind_its_comments_is_asked_for() -> None:
     raw = json.dumps({"comments": [{"id": "1", "text": "a"}], "post_id": "p"}, indent=1)
     (item,) = bad(read(raw))
-    assert item.reason == "comments[0]: `post_id` is missing; where it comes after the comments, --post-id names it"
+    assert item.reason == "comments[0]: `post_id` is missing; if it follows the comments, name it by --post-id"
     assert ids(read(raw, Reading(post_id="p"))) == ["1"]
 
 

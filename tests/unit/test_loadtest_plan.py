@@ -28,8 +28,8 @@ def comments(loads: Iterable[Load]) -> list[dict[str, Any]]:
 def promised(loads: Iterable[Load]) -> Counter[str]:
     total: Counter[str] = Counter()
     for load in loads:
-        assert load.promise
-        total.update(load.promise._asdict())
+        assert load.expected
+        total.update(load.expected._asdict())
     return total
 
 

@@ -30,10 +30,10 @@ def test_what_the_file_says_counts_and_without_it_what_was_set(tmp_path: Path) -
     file = LevelFile(path, "INFO")
     for written, counts in (("debug\n", "DEBUG"), ("  ERROR", "ERROR"), ("", "INFO"), ("WARNING", "WARNING")):
         path.write_text(written)
-        file.look()
+        file.refresh()
         assert now() == counts
     path.unlink()
-    file.look()
+    file.refresh()
     assert now() == "INFO"
 
 
@@ -50,8 +50,8 @@ def test_a_word_that_is_no_level_changes_nothing_and_is_named_once(tmp_path: Pat
     file = LevelFile(path, "INFO")
     path.write_text("LOUD secret")
     with structlog.testing.capture_logs() as lines:
-        file.look()
-        file.look()
+        file.refresh()
+        file.refresh()
     assert now() == "INFO"
     [line] = lines
     assert (line["event"], line["stays"]) == ("log_level_unknown", "INFO")
@@ -74,7 +74,7 @@ def test_a_forked_process_goes_on_where_its_parent_was(
     """Also where the file changed just before the fork and the parent had not looked."""
     path = tmp_path / "log-level"
     monkeypatch.setattr(log_level, "_followed", None)
-    monkeypatch.setattr(log_level, "LOOK_EVERY", 0.05 if seen else 3600)
+    monkeypatch.setattr(log_level, "READ_EVERY", 0.05 if seen else 3600)
     logs.set_level("INFO")
     log_level.follow(str(path), "INFO")
     path.write_text("DEBUG")
@@ -82,7 +82,7 @@ def test_a_forked_process_goes_on_where_its_parent_was(
     while seen and now() != "DEBUG":
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    monkeypatch.setattr(log_level, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(log_level, "READ_EVERY", 0.05)
     if not (child := os.fork()):
         log_level.follow_after_fork()
         time.sleep(0.5)
@@ -96,9 +96,9 @@ def test_what_is_no_file_is_passed_over_and_keeps_nobody(tmp_path: Path, kind: s
     {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda to: to.symlink_to("/dev/zero")}[kind](path)
     logs.set_level("INFO")
     file = LevelFile(path, "INFO")
-    file.look()
+    file.refresh()
     assert now() == "INFO"
     path.rmdir() if kind == "folder" else path.unlink()
     path.write_text("DEBUG")
-    file.look()
+    file.refresh()
     assert now() == "DEBUG"

@@ -219,7 +219,7 @@ def test_numbers_that_are_no_seconds_are_not_taken_for_a_time(value: Any) -> Non
     if value == "1e9999":
         assert moment(value) == value
         return
-    with pytest.raises(BadCommentError, match="no time in seconds"):
+    with pytest.raises(BadCommentError, match="not a time in seconds"):
         moment(value)
 
 

@@ -36,7 +36,7 @@ def test_rows_that_an_open_quote_swallowed_are_named(header: str, rows: str, kep
     items = read(f"{header}\n{rows}", post_id=None if "post_id" in header else "p")
     assert ids(items) == kept
     (item,) = bad(items)
-    assert "hold what looks like rows: close the quote" in item.reason
+    assert "contains what looks like rows: close the quote" in item.reason
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_the_header_of_a_joined_file_may_follow_a_row_without_a_line_end(mark: s
     assert [(one.id, one.post_id, one.text, one.author) for one in comments(items)] == [("2", "q", "beta", "bob")]
     (item,) = bad(items)
     assert (item.line, item.id) == (2, "1")
-    assert "line's end between them is missing" in item.reason
+    assert "line break between them is missing" in item.reason

@@ -1,1 +1,1 @@
-"""From a stored comment to its findings."""
+"""Analyses stored comments."""

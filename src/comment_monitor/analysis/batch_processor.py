@@ -1,4 +1,4 @@
-"""What a worker process does with a batch: load, analyse, store; a comment that fails never stops others."""
+"""Processes batches in a worker: loads, analyses and stores them; a comment that fails never stops others."""
 
 import asyncio
 import time
@@ -25,15 +25,15 @@ from comment_monitor.storage.retry import RETRIED, with_retries
 
 logger = logs.get(__name__)
 
-# Comments whose results share a transaction, and seconds of analysis after which results are stored in any case.
+# The most comments whose results share a transaction, and the seconds of analysis after which results are stored.
 COMMENTS_STORED_TOGETHER: Final = 125
 SECONDS_STORED_TOGETHER: Final = 1.0
-# Comments that a process takes together before it knows how long one takes: no row is cut for it.
+# Comments that a process analyses together before it has measured its pace: the size of the largest row.
 COMMENTS_AT_FIRST: Final = 25
-# Comments that are analysed before the event loop has its turn.
+# Comments that are analysed before control returns to the event loop.
 YIELD_EVERY: Final = 8
-# Starts that do not come to an end before a row is split, or its one comment marked failed. (The comments of a split
-# row begin with one start each, and each is to be analysed by itself at least once.)
+# The fewest unfinished starts after which a row may be split, or its single comment marked failed. (The rows of a split
+# begin with one start each, and each must be analysed separately at least once.)
 LEAST_STARTS: Final = 2
 NOT_KNOWN: Final[RequestContexts] = {}
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
@@ -42,25 +42,25 @@ Result = tuple[int, int, Analysis | Failure]
 
 
 class Piece(NamedTuple):
-    """A row, or a part of it, and the results of its first comments: of all, where the time was enough."""
+    """A row, or a part of it, and the results of its first comments: of all comments, if there was enough time."""
 
     row: Loaded
     results: list[Result]
 
     @property
     def left(self) -> Loaded | None:
-        """The comments without a result."""
+        """The row with only the comments that have no result; None if all have one."""
         comments = self.row.comments[len(self.results) :]
         return self.row._replace(comments=comments) if comments else None
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of the row is left after these results."""
+        """Whether these results complete the row."""
         return not self.row.more and self.left is None
 
     @property
     def failing(self) -> list[int]:
-        """The comments on which an analyser failed."""
+        """The ids of the comments on which an analyser failed."""
         return [id_ for id_, _, result in self.results if isinstance(result, Failure)]
 
 
@@ -70,33 +70,33 @@ class BatchProcessor:
     def __init__(self, settings: Settings, database: Database):
         self._settings = settings
         self._database = database
-        # Seconds that the analysis of a comment takes, as measured last; None: not known yet.
+        # Seconds per comment, a running average of measurements; None: not measured yet.
         self._pace: float | None = None
 
     def attempt(self, *, redelivered: bool) -> TaskAttempt:
-        """A task that begins now."""
+        """Begins a task now."""
         return TaskAttempt(redelivered=redelivered, text_seconds=self._settings.processing_timeout)
 
     async def analyse_batches(
         self, outbox_ids: Sequence[int], *, redelivered: bool, known: RequestContexts = NOT_KNOWN
     ) -> None:
-        """Analyses outbox rows: in a group those that show no sign of having killed a worker, the others one by one.
+        """Analyses outbox rows: together if nothing suggests that they killed a worker, the others one by one.
 
-        Never raises, as `analyse_batch`. Rows for which the time is not enough are given back.
+        Never raises, like `analyse_batch`. Gives back the rows for which the time was too short.
         """
         attempt = self.attempt(redelivered=redelivered)
         rest = list(outbox_ids)
         failed = False
-        # A message that comes again may have killed its worker: a row of it must not take the others with it.
+        # A redelivered message may have killed its worker: the row at fault must not affect the others.
         if len(rest) > 1 and not redelivered:
             try:
                 async with attempt.timeout():
                     rest = await self._analyse_group(rest, attempt, known)
-            except Exception as error:  # noqa: BLE001 - whichever row it was, by itself it gets its own treatment
+            except Exception as error:  # noqa: BLE001 - each row is then processed separately
                 failed = True
-                logger.warning("batches_taken_apart", batches=len(outbox_ids), error=type(error).__name__)
+                logger.warning("batches_split", batches=len(outbox_ids), error=type(error).__name__)
         for number, outbox_id in enumerate(rest):
-            # The first row after a group that failed always gets its turn: else the next group would fail alike.
+            # The first row after a failed group is always processed: otherwise the next group would fail the same way.
             over = attempt.group_is_over if number else attempt.is_over and not failed
             if over or time.monotonic() >= attempt.ends:
                 attempt.unfinished.update(rest[number:])
@@ -112,19 +112,19 @@ class BatchProcessor:
         known: RequestContexts = NOT_KNOWN,
         attempt: TaskAttempt | None = None,
     ) -> None:
-        """Analyses one outbox row's comments; a row that is gone was done by someone else.
+        """Analyses one outbox row's comments; ignores a row that no longer exists, which another worker has finished.
 
-        Never raises: where PostgreSQL stays away, or the unforeseen happens, the row is as it was, and the sweep
-        sends it again. Lines bear the batch's id, and those of the requests behind it as far as they are known.
-        Without an `attempt` the row is a task of its own.
+        Never raises: if PostgreSQL stays unavailable, or after an unexpected error, the row is unchanged and the sweep
+        sends it again. Log lines contain the batch's id and the known ids of its requests. Without an `attempt` the row
+        is a task of its own.
         """
         task = attempt or self.attempt(redelivered=redelivered)
         with structlog.contextvars.bound_contextvars(batch_id=outbox_id, **_named(known, [outbox_id])):
-            await self._analyse_whatever_happens(outbox_id, task, known)
+            await self._analyse_without_raising(outbox_id, task, known)
             if attempt is None:
                 await self._give_back(task)
 
-    async def _analyse_whatever_happens(self, outbox_id: int, attempt: TaskAttempt, known: RequestContexts) -> None:
+    async def _analyse_without_raising(self, outbox_id: int, attempt: TaskAttempt, known: RequestContexts) -> None:
         try:
             async with attempt.timeout():
                 await with_retries(self._settings, partial(self._analyse_alone, outbox_id, attempt, known))
@@ -139,12 +139,12 @@ class BatchProcessor:
     async def _analyse_group(
         self, outbox_ids: Sequence[int], attempt: TaskAttempt, known: RequestContexts
     ) -> list[int]:
-        """Returns the rows that have to be dealt with by themselves: begun before, without coming to an end."""
+        """Analyses new rows together; returns the rows to process separately: those with an unfinished start."""
         async with self._database.connection() as conn:
             loaded = await outbox.load_batches(conn, outbox_ids)
             group = [row for row in loaded if row.starts == 0]
-            # A row that was sent again has most likely waited, or got lost; only if it kills its worker now the count
-            # will tell. (The broker does not deliver again what a worker was killed over by its time limit.)
+            # A row that was sent again was most likely delayed or lost. If it kills this worker, its count of starts
+            # will show that. (The broker does not redeliver a message whose task was killed by its time limit.)
             await self._count_starts(conn, [row for row in group if row.resends > 0], attempt)
         await self._work_through(group, attempt, known)
         return [row.outbox_id for row in loaded if row.starts > 0]
@@ -158,9 +158,9 @@ class BatchProcessor:
                 await self._work_through([batch], attempt, known)
 
     async def _work_through(self, rows: Sequence[Loaded], attempt: TaskAttempt, known: RequestContexts) -> None:
-        """Analyses and stores row after row while there is time; while PostgreSQL stores some, the next are analysed.
+        """Analyses and stores rows while there is time; analyses the next rows while PostgreSQL stores the previous.
 
-        At least one comment is analysed.
+        Analyses at least one comment.
         """
         waiting = deque(rows)
         saving: asyncio.Task[None] | None = None
@@ -170,9 +170,9 @@ class BatchProcessor:
                 pieces = await self._analyse_part(_take(waiting, self._comments_together), attempt)
                 attempt.let_store()
                 if saving:
-                    # Not to be waited for once more where it fails: the same exception would be raised again.
-                    before, saving = saving, None
-                    await before
+                    # Cleared first: if it fails, the `finally` below must not raise its exception again.
+                    previous, saving = saving, None
+                    await previous
                 saving = asyncio.create_task(self._save(pieces, started, known))
                 left = [row for piece in pieces if (row := piece.left)]
                 waiting.extendleft(reversed(left))
@@ -190,15 +190,15 @@ class BatchProcessor:
 
     @property
     def _comments_together(self) -> int:
-        """So many comments as are likely to be analysed by the time at which results are to be stored."""
+        """The number of comments that can probably be analysed before results are to be stored."""
         if self._pace is None:
             return COMMENTS_AT_FIRST
         return max(1, min(COMMENTS_STORED_TOGETHER, int(SECONDS_STORED_TOGETHER / max(self._pace, 1e-6))))
 
     async def _analyse_part(self, part: Sequence[Loaded], attempt: TaskAttempt) -> list[Piece]:
-        """The results of the part's comments, as far as the time goes; each comment is analysed once.
+        """Returns the results of the part's comments, until the time is over; analyses each comment once.
 
-        (A comment that was edited meanwhile stands in two rows, with the text of now.)
+        (A comment that was edited since its batch was queued is in two rows, both with the current text.)
         """
         comments = list({comment[0]: comment for row in part for comment in row.comments}.values())
         results: dict[int, Result] = {}
@@ -209,19 +209,19 @@ class BatchProcessor:
             if time.monotonic() - began >= SECONDS_STORED_TOGETHER or attempt.group_is_over:
                 break
             if number % YIELD_EVERY == 0:
-                # The transaction of the part before goes on meanwhile.
+                # Lets the transaction of the previous part continue.
                 await asyncio.sleep(0)
         if results:
             pace = (time.monotonic() - began) / len(results)
             self._pace = pace if self._pace is None else (self._pace + pace) / 2
-        # A comment further on may have its result by way of another row: what counts is how far the row has come.
+        # A later comment may already have a result from another row, but a piece has only results without a gap.
         return [
-            Piece(row, [results[id_] for id_, _, _ in takewhile(lambda one: one[0] in results, row.comments)])
+            Piece(row, [results[id_] for id_, _, _ in takewhile(lambda comment: comment[0] in results, row.comments)])
             for row in part
         ]
 
     async def _save(self, pieces: Sequence[Piece], started: float, known: RequestContexts) -> None:
-        """Stores results in one transaction, and with them what becomes of their rows."""
+        """Stores results, and ends or keeps their rows, in one transaction."""
         pieces = [piece for piece in pieces if piece.results or piece.whole]
         if not pieces:
             return
@@ -231,7 +231,7 @@ class BatchProcessor:
             keeps = piece.failing and not self._is_last_try(piece.row)
             if piece.whole and not keeps:
                 ended.append(piece.row.outbox_id)
-            final |= {one[0]: one for one in piece.results if not (keeps and isinstance(one[2], Failure))}
+            final |= {result[0]: result for result in piece.results if not (keeps and isinstance(result[2], Failure))}
         async with self._database.transaction() as conn:
             saved = await analyses.save_results(conn, ended, list(final.values()), VERSION)
             ours = [piece for piece in pieces if piece.row.outbox_id in saved.ended]
@@ -242,9 +242,9 @@ class BatchProcessor:
         logger.debug("analysed", batch_ids=ids, comments=len(final), **_named(known, ids))
 
     async def _keep_row(self, conn: Connection, piece: Piece) -> bool:
-        """Keeps what is left of a row: comments that failed, for a later try, and those not yet analysed.
+        """Keeps the unfinished comments of a row: those that failed, for a later try, and those not yet analysed.
 
-        False where another worker was at the same row, and has counted its results.
+        Returns False if another worker has processed the same row and counted its results.
         """
         row = piece.row
         failing = [] if self._is_last_try(row) else piece.failing
@@ -275,7 +275,7 @@ class BatchProcessor:
         return row.failures >= self._settings.max_retries
 
     async def _count_starts(self, conn: Connection, rows: Sequence[Loaded], attempt: TaskAttempt) -> dict[int, int]:
-        """Counts a start on rows, in one statement; returns the counts of those that are still there."""
+        """Counts a start on rows, in one statement; returns the counts of the rows that still exist."""
         if not rows:
             return {}
         before = [attempt.before(row.outbox_id, row.starts) for row in rows]
@@ -284,10 +284,10 @@ class BatchProcessor:
         return {row["id"]: row["starts"] for row in counted}
 
     async def _isolate(self, batch: Loaded, attempt: TaskAttempt) -> bool:
-        """Deals with a batch that keeps ending its worker: split first, and the one comment at fault marked failed.
+        """Handles a batch that repeatedly ends its worker: splits it, and marks a single comment at fault as failed.
 
-        A batch that was merely lost on its way is told apart by its count of starts, which is committed before
-        the analysis begins. True where there is nothing left to do.
+        The count of starts, committed before the analysis begins, distinguishes it from a batch whose message was
+        merely lost. Returns True if nothing is left to do.
         """
         async with self._database.connection() as conn:
             starts = (await self._count_starts(conn, [batch], attempt)).get(batch.outbox_id)
@@ -308,22 +308,22 @@ class BatchProcessor:
         return True
 
     async def _take_back_start(self, outbox_id: int, attempt: TaskAttempt) -> None:
-        """A try that the database ended says nothing of a comment that ends its worker.
+        """Uncounts a start that the database ended, because no comment ended the worker.
 
-        Else a long lock, or a missing privilege, would have good comments marked failed.
+        Otherwise a long lock or a missing privilege would have good comments marked failed.
         """
         if outbox_id in attempt.counted:
-            await self._at_best(outbox.TAKE_BACK_STARTS, [outbox_id])
+            await self._best_effort(outbox.TAKE_BACK_STARTS, [outbox_id])
 
     async def _give_back(self, attempt: TaskAttempt) -> None:
-        """Leaves the rows that are not finished to the next worker, at once."""
+        """Makes the unfinished rows due at once, for another worker."""
         if attempt.unfinished:
             ids = sorted(attempt.unfinished)
             logger.debug("given_back", batch_ids=ids)
-            await self._at_best(outbox.GIVE_BACK, ids, [id_ for id_ in ids if id_ in attempt.counted])
+            await self._best_effort(outbox.GIVE_BACK, ids, [id_ for id_ in ids if id_ in attempt.counted])
 
-    async def _at_best(self, query: Query, *arguments: Sequence[int]) -> None:
-        """Runs a statement that the next sending makes up for: where the database is away, it is left out."""
+    async def _best_effort(self, query: Query, *arguments: Sequence[int]) -> None:
+        """Runs a statement; skips it if the database is unavailable, because the sweep sends the row again anyway."""
         try:
             async with asyncio.timeout(times.GIVE_BACK), self._database.connection() as conn:
                 await conn.fetch(query, *arguments)
@@ -332,13 +332,13 @@ class BatchProcessor:
 
 
 def _named(known: RequestContexts, batches: Sequence[int]) -> dict[str, list[str]]:
-    """The requests behind batches, for a line; what was sent again does not tell."""
+    """Returns the ids of the requests behind batches, for a log line; unknown for batches that were sent again."""
     found = correlation.request_ids(known, batches)[: correlation.MAX_REQUESTS] if known else []
     return {"request_ids": found} if found else {}
 
 
 def _take(waiting: "deque[Loaded]", most: int) -> list[Loaded]:
-    """The next rows, whole ones, until they have so many comments; of a first one that has more, its first comments."""
+    """Takes whole rows until they have `most` comments; of a first row with more comments, takes its first `most`."""
     part = [waiting.popleft()]
     if len(part[0].comments) > most:
         row = part[0]
@@ -351,7 +351,7 @@ def _take(waiting: "deque[Loaded]", most: int) -> list[Loaded]:
 
 @asynccontextmanager
 async def open_worker(settings: Settings) -> AsyncIterator[BatchProcessor]:
-    """A worker with its connection."""
+    """Opens a worker's database connections and closes them at the end."""
     require_dsn(settings)
     database = await open_database(
         settings.postgres_dsn,

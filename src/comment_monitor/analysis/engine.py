@@ -1,6 +1,6 @@
-"""What is found in a comment's text. Pure functions: text in, findings out, no I/O.
+"""Analyses a comment's text. Pure functions: text in, findings out, no I/O.
 
-It grows by one file and one line in FINDINGS.
+A new finding is one file in `findings/` and one line in FINDINGS.
 """
 
 import math
@@ -15,7 +15,7 @@ from comment_monitor.analysis.time_limit import TextTimeout, TimeLimit, bounded
 from comment_monitor.core.model import Analysis, Failure
 
 RULES_VERSION: Final = "2"
-# Stored with every result: it names the rules and libraries whose upgrade may change the result.
+# Stored with every result: the versions of the rules and libraries whose upgrade may change the result.
 VERSION: Final = "+".join(
     (
         RULES_VERSION,
@@ -33,9 +33,9 @@ Found = Mapping[str, Any]
 
 
 class Finding(NamedTuple):
-    """A named step: takes the text and what was found before it, returns fields of `Analysis`.
+    """A named step: takes the text and the results of earlier findings, and returns fields of `Analysis`.
 
-    `find_all` takes texts together, where that is less work; it needs nothing of what was found before.
+    `find_all` analyses several texts in one call, if that is less work; it does not use earlier findings.
     """
 
     name: str
@@ -55,18 +55,18 @@ NO_LIMIT: Final = TimeLimit(math.inf)
 
 
 def analyse(text: str) -> Analysis | Failure:
-    """Walks all findings. An error inside one makes the result a Failure; it never leaves this function."""
+    """Runs all findings on a text. An error in a finding makes the result a Failure; this function never raises it."""
     return next(analyse_all([text]))
 
 
 def analyse_all(texts: Sequence[str], limit: TimeLimit = NO_LIMIT) -> Iterator[Analysis | Failure]:
-    """The same for each of several texts, in their order; the caller may do something else in between.
+    """Yields the result of `analyse` for each text, in order; the caller may do other work in between.
 
-    A text that takes longer than `limit.seconds` is a Failure. The results end early at `limit.until`: a text that was
-    cut off then, without having had its time, has no result, nor have those behind it.
+    A text that takes longer than `limit.seconds` is a Failure. The results end early at `limit.until`: a text that is
+    interrupted then, before `limit.seconds`, has no result, and neither have the texts after it.
     """
     read_texts = [_read(text) for text in texts]
-    together = _find_together([one for one in read_texts if isinstance(one, Text)], limit)
+    together = _find_together([text for text in read_texts if isinstance(text, Text)], limit)
     for text in read_texts:
         if isinstance(text, Failure):
             yield text
@@ -85,7 +85,7 @@ def analyse_all(texts: Sequence[str], limit: TimeLimit = NO_LIMIT) -> Iterator[A
 
 
 def _find_together(texts: Sequence[Text], limit: TimeLimit) -> dict[str, Iterator[Found]]:
-    """The results of findings that take several texts at once, by their names."""
+    """Returns the results of findings that analyse several texts in one call, by the finding's name."""
     together: dict[str, Iterator[Found]] = {}
     for finding in FINDINGS:
         seconds = min(limit.together, limit.left)
@@ -93,7 +93,7 @@ def _find_together(texts: Sequence[Text], limit: TimeLimit) -> dict[str, Iterato
             continue
         try:
             together[finding.name] = iter(bounded(seconds, partial(finding.find_all, texts)))
-        except (Exception, TextTimeout):  # noqa: BLE001, S112 - asked about each text, it shows which one is at fault
+        except (Exception, TextTimeout):  # noqa: BLE001, S112 - then `_analyse` finds the text at fault
             continue
     return together
 
@@ -106,7 +106,7 @@ def _read(text: str) -> Text | Failure:
 
 
 def _analyse(text: Text, known: Mapping[str, Found]) -> Analysis | Failure:
-    """`known`: results of findings by these names, where these were made before."""
+    """Runs all findings on a text. `known`: results that `_find_together` has already computed, by name."""
     found: dict[str, Any] = {}
     for finding in FINDINGS:
         try:

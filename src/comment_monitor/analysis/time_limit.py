@@ -1,7 +1,7 @@
-"""A time limit for the analysis of one text, so that a text that takes too long is told from those beside it.
+"""A time limit for the analysis of one text, which identifies the text that takes too long.
 
-The limit is a timer of this process, set for one text and taken back after it. A task's own limit would strike
-whichever text is analysed at that moment, or the storing of results.
+The limit is a timer of this process, set for one text and cancelled after it. A limit of the task would interrupt any
+text that is being analysed at that moment, or the storing of results.
 """
 
 import math
@@ -14,16 +14,16 @@ from typing import Final, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# Seconds until the timer strikes again: a library may have swallowed the first exception.
+# Seconds until the timer fires again: a library may have swallowed the first exception.
 AGAIN: Final = 1.0
 
 _armed = False
 
 
 class TextTimeout(BaseException):
-    """A text took longer than it may. No `Exception`: a library that survives all of those must not survive this.
+    """A text exceeded its time limit. Not an `Exception`, so that a library's `except Exception` does not catch it.
 
-    `finding`: the name of the finding that was under way, once it is known.
+    `finding`: the name of the interrupted finding, once it is known.
     """
 
     finding = "analysis"
@@ -32,8 +32,8 @@ class TextTimeout(BaseException):
 class TimeLimit(NamedTuple):
     """How long texts may take.
 
-    `seconds`: for one text. `until`: when none goes on (of `time.monotonic`), whatever it had until then. `together`:
-    seconds for a finding's look at several texts; over it, it is asked about each text by itself.
+    `seconds`: for one text. `until`: the time (of `time.monotonic`) at which the analysis of any text ends. `together`:
+    seconds for a finding that analyses several texts in one call; if it exceeds them, it analyses each text separately.
     """
 
     seconds: float
@@ -42,21 +42,21 @@ class TimeLimit(NamedTuple):
 
     @property
     def left(self) -> float:
-        """Seconds for a text that begins now; zero or less: none may begin."""
+        """Seconds for a text that begins now; zero or less: no text may begin."""
         return min(self.seconds, self.until - time.monotonic())
 
 
 def bounded(seconds: float, act: Callable[[], T]) -> T:
-    """Calls `act`, for so many seconds at most. Only the main thread of a process has a timer; others wait.
+    """Calls `act` and interrupts it after `seconds`. Only the main thread has a timer: other threads have no limit.
 
     Raises:
-        TextTimeout: the time is over.
+        TextTimeout: the call took longer.
     """
     global _armed  # noqa: PLW0603 - a process has one timer
     if math.isinf(seconds) or threading.current_thread() is not threading.main_thread():
         return act()
     began = time.monotonic()
-    # Known before ours is set, which may strike as soon as it is.
+    # Save the other timer first: ours may fire as soon as it is set.
     others = signal.getitimer(signal.ITIMER_REAL)
     handler = signal.getsignal(signal.SIGALRM)
     if handler is not _strike:
@@ -69,12 +69,12 @@ def bounded(seconds: float, act: Callable[[], T]) -> T:
         finally:
             _disarm()
     except TextTimeout:
-        # It may have struck within the `finally` above.
+        # The timer may have fired within the `finally` above.
         _disarm()
         raise
     finally:
         if handler is not _strike and others[0]:
-            # Somebody else's timer, as a test runner's, goes on.
+            # Restore another owner's timer, such as a test runner's.
             signal.signal(signal.SIGALRM, handler)
             signal.setitimer(signal.ITIMER_REAL, max(others[0] - (time.monotonic() - began), 0.001), others[1])
 
@@ -86,6 +86,6 @@ def _disarm() -> None:
 
 
 def _strike(_number: int, _frame: FrameType | None) -> None:
-    # A signal that was already on its way when the timer was taken back says nothing.
+    # Ignore a signal that was already pending when the timer was cancelled.
     if _armed:
         raise TextTimeout

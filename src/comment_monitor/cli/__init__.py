@@ -14,7 +14,7 @@ from comment_monitor.cli.printing import say
 from comment_monitor.core.errors import CommentMonitorError
 from comment_monitor.core.printable import printable
 
-# The disk is full, or whoever read has gone.
+# The disk is full, or the reader of the output is gone.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
 
 
@@ -23,7 +23,7 @@ def _printable_errors() -> Iterator[None]:
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
-        # Its message is the help: lines of ours.
+        # The message is the help: several lines of this program's own text.
         raise
     except click.ClickException as error:
         shown = printable(error.format_message())
@@ -32,7 +32,7 @@ def _printable_errors() -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are asked for: `--help` need not load a language model."""
+    """A group that imports a command only when it runs: `--help` need not load a language model."""
 
     modules = (
         ("up", "up", "Run everything on this machine: servers, API and worker, until Ctrl-C."),
@@ -42,7 +42,7 @@ class Commands(click.Group):
         ("status", "status", "Show what a running system does, once or live."),
         ("check", "check", "Prove the data's invariants on the live database."),
         ("ingest", "ingest", "Read comments from a file: JSON or CSV, also .gz."),
-        ("cleanup", "cleanup", "Remove old comments, and keep the index of recent ones recent."),
+        ("cleanup", "cleanup", "Remove old comments, and renew the index of recent ones."),
         ("smoke-test", "smoke_test", "Send one comment through a running service, and remove it again."),
         ("load-test", "load_test", "Drive a running service and measure it."),
     )
@@ -50,17 +50,17 @@ class Commands(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Reads the command line; what it says of it is printable."""
+        """Reads the command line, with printable error messages."""
         with _printable_errors():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; what it says of a file, or of what a server answers, is printable."""
+        """Runs a command, with printable error messages, which may quote files and servers."""
         with _printable_errors():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which a user meets them."""
+        """Returns the commands in the order in which a user meets them."""
         return [name for name, _, _ in self.modules]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -82,18 +82,18 @@ class Commands(click.Group):
 def cli() -> None:
     """Comment Monitoring Pipeline: every comment, once, analysed and searchable, never lost.
 
-    Settings are environment variables (docs/configuration.md). While `up` runs, the other commands find its servers
-    by themselves.
+    Settings are environment variables (docs/configuration.md). While `up` runs, the other commands use its
+    servers without settings.
     """
 
 
 def main() -> None:
-    """The console script: an error of ours is one line, not a traceback."""
+    """Runs the console script; an error of this program is one line, not a traceback."""
     try:
         try:
             cli()
         finally:
-            # Here, not at the interpreter's end, which would print a traceback where it fails.
+            # Here, because a failure at the interpreter's exit would print a traceback.
             if sys.stdout:
                 sys.stdout.flush()
     except CommentMonitorError as error:
@@ -103,6 +103,6 @@ def main() -> None:
         if error.errno not in UNWRITABLE:
             raise
         say(f"Error: The output can't be written ({error.strerror}).", error=True)
-        # What is still in its buffer has nowhere to go.
+        # The rest of the buffer can't be written anywhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

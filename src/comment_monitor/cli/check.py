@@ -11,10 +11,10 @@ from comment_monitor.cli.settings import data_dir_option, load_settings
 from comment_monitor.core.config import Settings, require_dsn
 from comment_monitor.maintenance.system_gauges import TIMEOUTS_TO_WAIT
 from comment_monitor.storage.invariants import InvariantResult
-from comment_monitor.storage.invariants import check as look
+from comment_monitor.storage.invariants import check as check_invariants
 from comment_monitor.storage.postgres import SCHEMA_MISSING_ERRORS, UNAVAILABLE_ERRORS, in_words, open_database
 
-# Seconds for one statement; a look has as many as the database is large.
+# Seconds for one statement; a larger database takes more statements.
 TIMEOUT = 600.0
 
 
@@ -26,26 +26,26 @@ TIMEOUT = 600.0
 )
 @data_dir_option
 def check(oldest: int | None, data_dir: Path) -> None:
-    """Prove the data's invariants on the live database, in slices that hold nothing up.
+    """Prove the data's invariants on the live database, in slices that delay no other work.
 
-    Exit code 0: all hold. 1: it names what is broken, with examples.
+    Exit code 0: all hold. 1: the output names the broken invariants, with examples.
     """
     settings = load_settings(data_dir)
     require_dsn(settings, data_dir)
     bound = TIMEOUTS_TO_WAIT * settings.processing_timeout if oldest is None else oldest
     try:
-        findings = asyncio.run(_check(settings, bound))
+        results = asyncio.run(_check(settings, bound))
     except SCHEMA_MISSING_ERRORS:
         raise click.ClickException("The database has no tables yet: run `comment-monitor migrate`.") from None
     except UNAVAILABLE_ERRORS as error:
         raise click.ClickException(f"The database can't be used: {in_words(error)}.") from None
-    for finding in findings:
-        state = "ok    " if not finding.violations else "BROKEN"
-        say(f"{state} {finding.promise}")
-        if finding.violations:
-            say(f"       {finding.name}: {finding.violations}, such as {'; '.join(finding.examples)}")
-    broken = sum(1 for finding in findings if finding.violations)
-    say(f"{len(findings) - broken} of {len(findings)} hold")
+    for result in results:
+        state = "ok    " if not result.violations else "BROKEN"
+        say(f"{state} {result.description}")
+        if result.violations:
+            say(f"       {result.name}: {result.violations}, such as {'; '.join(result.examples)}")
+    broken = sum(1 for result in results if result.violations)
+    say(f"{len(results) - broken} of {len(results)} hold")
     sys.exit(1 if broken else 0)
 
 
@@ -53,6 +53,6 @@ async def _check(settings: Settings, oldest: float) -> list[InvariantResult]:
     database = await open_database(settings.postgres_dsn, size=1, timeout=TIMEOUT, application="comment-monitor check")
     try:
         async with database.connection() as conn:
-            return await look(conn, oldest=oldest)
+            return await check_invariants(conn, oldest=oldest)
     finally:
         await database.close()

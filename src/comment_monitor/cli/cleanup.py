@@ -19,18 +19,18 @@ from comment_monitor.storage.postgres import (
     open_database,
 )
 
-# An index over a large table takes its time; it holds nobody up.
+# Seconds for one statement: an index over a large table takes long, but blocks nothing.
 TIMEOUT = 6 * 3600.0
 
 
 @click.command
 @click.option("--days", type=click.IntRange(1, 36_500), help="Keep this many days. [default: COMMENT_RETENTION_DAYS]")
-@click.option("--yes", is_flag=True, help="Do it. Without it: a dry run, which says what would be done.")
+@click.option("--yes", is_flag=True, help="Remove them. Without it: a dry run, which prints what would be removed.")
 @data_dir_option
 def cleanup(days: int | None, yes: bool, data_dir: Path) -> None:
-    """Remove comments stored longer ago than COMMENT_RETENTION_DAYS, and keep the index of recent ones recent.
+    """Remove comments stored longer ago than COMMENT_RETENTION_DAYS, and renew the index of recent comments.
 
-    A dry run unless --yes is given. Works in small transactions beside live traffic; cut short, run it again.
+    A dry run unless --yes is given. Works in small transactions beside live traffic; if it is cut short, run it again.
     """
     settings = load_settings(data_dir)
     require_dsn(settings, data_dir)

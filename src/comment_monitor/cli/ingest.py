@@ -39,17 +39,17 @@ from comment_monitor.intake.files.importer import feed
 
 # Rejected lines named one by one; beyond them only the count grows.
 NAMED = 20
-AGAIN = "Run the same command again to go on: what is stored already counts as a duplicate."
-INTERRUPTED = f"interrupted; what was under way may be stored as well. {AGAIN}"
+AGAIN = "Run the same command again to go on: stored comments count as duplicates."
+INTERRUPTED = f"interrupted; comments under way may be stored as well. {AGAIN}"
 WHOSE_IDS = (
-    "Where ids count from 1 in each post, --id-scope post stores them; where these are of another platform, --source "
-    "names it."
+    "If ids count from 1 in each post, use --id-scope post; if the comments are from another platform, name it with "
+    "--source."
 )
 Submit = Callable[[list[Comment]], Awaitable[list[Outcome]]]
 
 NO_TEXT = frozenset(("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"))
 CHUNK = 500
-# At the most: what two writers have in hand, and the next write, so that none of them waits for the file.
+# The maximum of chunks in flight: those of two writers, and of the next write, so that no writer waits for the file.
 IN_FLIGHT = 6
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 
@@ -60,10 +60,10 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    help="Read what this tool writes: which of its members is which field, integer ids, times in seconds.",
+    help="Read the output of this tool: the names of its members, integer ids, times in seconds.",
 )
-@click.option("--source", help="Source of comments that name none. [default: the preset's, else threads]")
-@click.option("--post-id", help="Post of comments that name none.")
+@click.option("--source", help="Source of comments without one. [default: the preset's, else threads]")
+@click.option("--post-id", help="Post of comments without one.")
 @click.option(
     "--column",
     "columns",
@@ -78,7 +78,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE
     show_default=True,
     help="post: ids are unique within a post only, and are stored as POST/ID.",
 )
-@click.option("--delimiter", help="CSV: what stands between two values; \\t: a tab. [default: by the header]")
+@click.option("--delimiter", help="CSV: the character between two values; \\t: a tab. [default: by the header]")
 @click.option(
     "--encoding", help="Encoding of the text, such as windows-1252. [default: UTF-8, or by its byte order mark]"
 )
@@ -106,10 +106,10 @@ def ingest(
 ) -> None:
     """Store the comments of FILE (`-`: standard input) and queue them for analysis.
 
-    JSON Lines, JSON or CSV, gzip or not, any size, constant memory. A line that can't be stored is named and the rest
-    goes on. Cut short, run it again: what is stored already counts as a duplicate.
+    JSON Lines, JSON or CSV, gzip or not, any size, constant memory. A line that can't be stored is named, and the
+    other lines are stored. If it is cut short, run it again: stored comments count as duplicates.
 
-    Exit code 0: every line is stored or known. 1: some line was rejected, or the file could not be read to its end.
+    Exit code 0: every line is stored or a duplicate. 1: a line was rejected, or the file could not be read to its end.
     """
     how = Reading(
         kind=kind,
@@ -143,8 +143,8 @@ def _read(file: Path, how: Reading, settings: Settings, report: "_Report", *, dr
         report.failure = INTERRUPTED
         return
     try:
-        # The file is read by a thread of its own, which would keep the interpreter for ten times as long each time, and
-        # the database idle.
+        # A thread reads the file. With the default interval, it would hold the interpreter ten times as long at a time,
+        # and the database would be idle.
         sys.setswitchinterval(0.0005)
         uvloop.run(_run(settings, items, report, dry_run=dry_run))
     except* FileError as group:
@@ -163,7 +163,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 class _Rejects:
-    """The file of the rejected lines, where one is wanted; true where it has all of them."""
+    """The file of rejected lines, if one is requested; true if it holds all of them."""
 
     def __init__(self, path: Path | None, raw: IO[bytes]):
         self._path = path
@@ -174,7 +174,7 @@ class _Rejects:
         try:
             if path.exists() and not _pausing(raw) and os.path.samestat(path.stat(), os.fstat(raw.fileno())):
                 raise click.BadParameter(f"{path} is the file that is read.", param_hint="--rejected")
-            # Line by line, so that a disk that is full says so at once, and what is there after a kill is whole.
+            # Buffered by line, so that a full disk shows at once, and a kill leaves whole lines.
             self._file = path.open("w", encoding="utf-8", buffering=1)
         except OSError as error:
             raise click.ClickException(f"{path} can't be written: {error.strerror}.") from None
@@ -189,7 +189,7 @@ class _Rejects:
         self._close()
 
     def write(self, line: BadLine) -> str | None:
-        """Writes a rejected line; what went wrong, once, where it can't: the comments go on being stored."""
+        """Writes a rejected line; returns an error message at the first failure, after which nothing is written."""
         if self._file is None:
             return None
         found = {"line": line.line, "id": line.id, "reason": line.reason}
@@ -204,13 +204,13 @@ class _Rejects:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file:
-            # What it could not write it has said.
+            # A failed write has been reported already.
             with suppress(OSError):
                 file.close()
 
 
 class _Report:
-    """Counts while it runs, sums up at the end."""
+    """Counts during the run and sums up at the end."""
 
     def __init__(self, progress: Progress, raw: IO[bytes], rejects: "_Rejects"):
         self.progress = progress
@@ -238,17 +238,17 @@ class _Report:
             self.progress.say(f"further rejected lines are {'in the file' if self._rejects else 'only counted'}")
 
     def completed(self, outcomes: list[Outcome]) -> None:
-        """Counts what became of a chunk."""
+        """Counts the outcomes of a chunk."""
         self.outcomes.update(outcome.status for outcome in outcomes if outcome.status != "rejected")
         self.progress.at(self.raw.tell() if self.raw.seekable() else 0, self.outcomes.total())
 
     def show(self, *, dry_run: bool) -> None:
-        """The sum."""
+        """Prints the sums."""
         seconds = max(time.monotonic() - self._started, 1e-6)
         total = self.outcomes.total()
         if self._csv_faults:
             lines = "line was" if self._csv_faults == 1 else "lines were"
-            say(f"{self._csv_faults} {lines} left out as no CSV, and counted as rejected")
+            say(f"{self._csv_faults} {lines} left out as invalid CSV, and counted as rejected")
         if self._named > NAMED and not self._rejects:
             say("--rejected PATH writes the number and the reason of every rejected line")
         if self._conflicts:
@@ -282,7 +282,7 @@ async def _run(
             report.completed(outcomes)
             return outcomes
 
-        # A chunk that the queue has no room for would be refused; one fits where nothing else is.
+        # The queue refuses a chunk beyond its free capacity; a single chunk fits into an empty queue.
         in_flight = max(1, min(IN_FLIGHT, settings.queue_capacity // CHUNK))
         await feed(
             items, submit_and_count, chunk=CHUNK, in_flight=in_flight, on_bad=report.bad, pausing=_pausing(report.raw)
@@ -329,13 +329,13 @@ def _pausing(raw: object) -> PausingInput | None:
 
 
 def _if_address(file: Path) -> str:
-    """What to do where it is an address: a path has one slash where that had two."""
+    """Returns advice if the path is a URL, whose two slashes became one in the path."""
     if not (found := _URL.match(str(file))):
         return ""
     scheme, rest = found["scheme"], str(file)[found.end() :]
     if scheme.lower() == "file":
-        return f" It is an address: name the path, /{rest}."
-    return f" It is an address: `curl -fsSL {scheme}://{rest} | comment-monitor ingest -` reads it."
+        return f" It is a URL: name the path, /{rest}."
+    return f" It is a URL: `curl -fsSL {scheme}://{rest} | comment-monitor ingest -` reads it."
 
 
 def _size(file: Path) -> int | None:
@@ -354,7 +354,7 @@ def _encoding(given: str | None) -> str | None:
     try:
         name = codecs.lookup(given).name
         codecs.getincrementaldecoder(given)
-        # Codecs of bytes, of names and of source code are no encodings of a text.
+        # Codecs of bytes, of names and of source code are not encodings of text.
         is_text = name not in NO_TEXT and "a,\n".encode(given).decode(given) == "a,\n"
     except (LookupError, UnicodeError, ValueError, TypeError):
         is_text = False

@@ -25,8 +25,8 @@ SHARE = click.FloatRange(0, 1)
 POSITIVE = click.FloatRange(0, min_open=True)
 # 80 requests: the default rate limit lets 100 a minute pass.
 DEFAULT_COMMENTS = 2_000
-# Seconds between two looks at the progress: seldom, because it shares the machine with what it measures.
-LOOK_EVERY = 0.5
+# Seconds between two updates of the progress: few updates, because they share the machine with the measured service.
+UPDATE_INTERVAL = 0.5
 INTERRUPTED = 130
 
 
@@ -34,10 +34,12 @@ INTERRUPTED = 130
 @click.argument("url", required=False)
 @click.option("--comments", type=click.IntRange(1), help="Comments to send. [default: 2,000, or the whole file]")
 @click.option("--duration", type=POSITIVE, help="Seconds to send for.")
-@click.option("--rate", type=POSITIVE, help="Comments a second. [default: as fast as it goes]")
+@click.option("--rate", type=POSITIVE, help="Comments a second. [default: as fast as possible]")
 @click.option("--concurrency", type=click.IntRange(1), default=64, show_default=True, help="Connections.")
 @click.option("--batch", type=click.IntRange(1), default=25, show_default=True, help="Comments a request.")
-@click.option("--posts", type=click.IntRange(1), default=20, show_default=True, help="Posts they are spread over.")
+@click.option(
+    "--posts", type=click.IntRange(1), default=20, show_default=True, help="Posts over which the comments are spread."
+)
 @click.option("--duplicates", type=SHARE, default=0.0, help="Share of comments that repeat an earlier one.")
 @click.option("--edits", type=SHARE, default=0.0, help="Share of comments that edit an earlier one.")
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same comments.")
@@ -48,13 +50,17 @@ INTERRUPTED = 130
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Send these comments (JSON Lines, .gz too) instead of made-up ones.",
 )
-@click.option("--repeat", is_flag=True, help="Begin the file again at its end.")
+@click.option("--repeat", is_flag=True, help="Start the file again at its end.")
 @click.option("--api-key", envvar="COMMENT_MONITOR_API_KEY", help="Sent as X-API-Key.")
-@click.option("--retry", is_flag=True, help="Repeat what met 429, 503 or a broken connection until it is in.")
-@click.option("--max-p95", type=float, help="Fail above this many milliseconds.")
-@click.option("--max-p99", type=float, help="Fail above this many milliseconds.")
+@click.option(
+    "--retry", is_flag=True, help="Repeat requests that met 429, 503 or a broken connection until they succeed."
+)
+@click.option("--max-p95", type=float, help="Fail above this 95th percentile of the latency, in milliseconds.")
+@click.option("--max-p99", type=float, help="Fail above this 99th percentile of the latency, in milliseconds.")
 @click.option("--min-throughput", type=float, help="Fail below this many comments a second.")
-@click.option("--max-error-rate", type=SHARE, default=0.0, show_default=True, help="Fail above this share of requests.")
+@click.option(
+    "--max-error-rate", type=SHARE, default=0.0, show_default=True, help="Fail above this share of failed requests."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def load_test(
     url: str | None,
@@ -87,7 +93,7 @@ def load_test(
 
     The service's rate limit counts too: switch it off (COMMENT_RATE_LIMIT_PER_MINUTE=0), or use --retry.
 
-    Exit code 0: within all bounds, and the counts of made-up comments are as expected. 1: not so. 130: interrupted.
+    Exit code 0: within all bounds, and the counts of made-up comments are as expected. 1: otherwise. 130: interrupted.
     """
     skipped = Skipped() if path else None
     mix = Mix(run_id or secrets.token_hex(4), seed, posts, duplicates, edits)
@@ -111,13 +117,13 @@ def _check(mix: Mix, path: Path | None, *, repeat: bool) -> None:
     if mix.duplicates + mix.edits > 1:
         raise click.UsageError("--duplicates and --edits together are more than 1: nothing would be new.")
     if path and (mix.duplicates or mix.edits):
-        raise click.UsageError("--duplicates and --edits are for made-up comments; --file sends what it holds.")
+        raise click.UsageError("--duplicates and --edits are for made-up comments, not for those of --file.")
     if repeat and not path:
-        raise click.UsageError("--repeat begins a file again: name it with --file.")
+        raise click.UsageError("--repeat starts a file again: name the file with --file.")
 
 
 class _Run:
-    """One run with its progress and its Ctrl-C: the first lets requests under way end, the second does not."""
+    """One run and its progress. A first Ctrl-C waits for the requests under way, a second one cancels them."""
 
     def __init__(self, url: str, pace: Pace, api_key: str | None):
         self.interrupts = 0
@@ -131,7 +137,7 @@ class _Run:
         try:
             uvloop.run(self._drive(loads, total))
         except aiohttp.InvalidURL:
-            raise click.ClickException(f"{self._url} is no address, such as http://127.0.0.1:8080.") from None
+            raise click.ClickException(f"{self._url} is not an address such as http://127.0.0.1:8080.") from None
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
             reason = getattr(error, "os_error", None) or "no answer"
             raise click.ClickException(
@@ -162,10 +168,10 @@ class _Run:
             work.cancel()
             return
         driver.stop()
-        say("Interrupted: waiting for the requests under way; again to leave them.", error=True)
+        say("Interrupted: waiting for the requests under way; a second Ctrl-C cancels them.", error=True)
 
     async def _watch(self, progress: Progress, total: int | None) -> None:
         while True:
             sent = self.result.comments
             progress.at(sent if total else int(time.perf_counter() - self.result.started), sent)
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(UPDATE_INTERVAL)

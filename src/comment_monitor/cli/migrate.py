@@ -19,8 +19,8 @@ from comment_monitor.storage import migrations
 def migrate(revision: str, down: bool, data_dir: Path) -> None:
     """Bring the database to REVISION (default: this version's newest).
 
-    Several at once wait for one another. Runs beside live traffic: a lock that can't be had within 4 seconds ends
-    it with exit code 1 and nothing changed; run it again.
+    Concurrent migrations wait for one another. Runs beside live traffic: if a lock is not available within 4 seconds,
+    the command ends with exit code 1 and changes nothing; run it again.
     """
     settings = load_settings(data_dir)
     require_dsn(settings, data_dir)

@@ -1,4 +1,4 @@
-"""The one way in which commands print: a line is a line, whatever a file, a database or a service has put into it."""
+"""The one way in which commands print: a line stays one line, whatever a file, a database or a service put into it."""
 
 import click
 
@@ -9,13 +9,13 @@ def say(line: str, *, error: bool = False) -> None:
     """Prints one line.
 
     Args:
-        line: may hold text of others, such as an id.
-        error: to standard error.
+        line: the line, which may hold text from outside, such as an id.
+        error: whether to print to standard error.
     """
     click.echo(printable(line), err=error)
 
 
 def say_all(lines: str) -> None:
-    """Prints lines of this program's own."""
+    """Prints several lines of this program's own text."""
     for line in lines.split("\n"):
         say(line)

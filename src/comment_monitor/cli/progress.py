@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a plain line now and then elsewhere; both on standard error."""
+"""Progress: a bar on a terminal, otherwise a plain line every few seconds; both on standard error."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ import rich.progress
 from comment_monitor.cli.printing import say
 from comment_monitor.core.printable import printable
 
-# Seconds between two lines where there is no terminal.
+# Seconds between two lines if there is no terminal.
 LINE_INTERVAL = 5.0
 
 
@@ -48,7 +48,7 @@ class Progress:
             self._bar.stop()
 
     def at(self, done: int, count: int) -> None:
-        """So far: `done` of the total, `count` comments."""
+        """Shows the progress: `done` of the total, `count` comments."""
         self._count = count
         if self._bar:
             self._bar.update(self._task, completed=done, count=count)
@@ -58,7 +58,7 @@ class Progress:
             say(f"{count:,} comments{share}", error=True)
 
     def say(self, line: str) -> None:
-        """A line beside the bar."""
+        """Prints a line above the bar."""
         if self._bar:
             self._bar.console.print(printable(line), markup=False, highlight=False)
         else:

@@ -25,7 +25,7 @@ SERVICE = "orchestrator"
 def serve(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     """Run the HTTP API and this process's part of the pipeline.
 
-    Answers /health at once, even before the database is there or migrated. SIGTERM: /health turns 503, accepted
+    Answers /health at once, even before the database is available or migrated. SIGTERM: /health turns 503, accepted
     work is finished, then the process ends.
     """
     settings = load_settings(data_dir, share_metrics=False, follow=True)
@@ -43,7 +43,7 @@ def serve(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
 
 
 def _spare_the_collector() -> None:
-    """Comments come and go in their thousands, in no reference cycle: looking for cycles among them costs time."""
+    """Runs the garbage collector less often: thousands of comments come and go, and none is in a reference cycle."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

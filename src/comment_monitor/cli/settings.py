@@ -1,4 +1,4 @@
-"""Where a command's settings come from: the environment, else the `up` that runs on this data folder."""
+"""The settings of a command, from the environment or else from the `up` that runs on its data folder."""
 
 import os
 from collections.abc import Callable
@@ -20,25 +20,25 @@ PORT = click.IntRange(1, 65535)
 
 
 def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--data-dir`, for commands that use a running `up`."""
+    """Adds `--data-dir` to a command that uses a running `up`."""
     return click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
         default=DEFAULT_DATA_DIR,
         show_default=True,
-        help="Data folder of a running `up`, whose servers are used where POSTGRES_DSN is not set.",
+        help="Data folder of a running `up`, whose servers are used if POSTGRES_DSN is not set.",
     )(command)
 
 
 def service_address(url: str | None, data_dir: Path = DEFAULT_DATA_DIR) -> str:
-    """Where the service answers: as it was named (http:// may be left out, as for curl), else the running `up`'s."""
+    """Returns the service's address: `url` (http:// may be left out, as for curl), else that of the running `up`."""
     if url is None:
         return (read_endpoints(data_dir) or {}).get("API_URL", DEFAULT_URL)
     return url if "://" in url else f"http://{url}"
 
 
 def metrics_address(service: str, data_dir: Path = DEFAULT_DATA_DIR) -> str:
-    """Where the processes of the running `up` tell their metrics, else port 9090 of the service's machine."""
+    """Returns the URL of the metrics: that of the running `up`, else port 9090 of the service's machine."""
     endpoints = read_endpoints(data_dir) or {}
     if endpoints.get("API_URL") == service and (found := endpoints.get("METRICS_URL")):
         return found
@@ -48,18 +48,18 @@ def metrics_address(service: str, data_dir: Path = DEFAULT_DATA_DIR) -> str:
 
 
 def load_settings(data_dir: Path, *, share_metrics: bool = True, follow: bool = False) -> Settings:
-    """The settings; logging is set up by them.
+    """Returns the settings, and sets up logging by them.
 
     Args:
         data_dir: where to look for a running `up`.
-        share_metrics: whether counts made here are to show on the port of that `up`.
-        follow: whether LOG_LEVEL_FILE is to be followed: by a command that goes on for long.
+        share_metrics: whether the metrics port of that `up` exports this process's counts too.
+        follow: whether to follow LOG_LEVEL_FILE, as long-running commands do.
     """
     environment = {name: value for name, value in os.environ.items() if value}
     if "POSTGRES_DSN" not in environment:
         environment = {**(read_endpoints(data_dir) or {}), **environment}
         if share_metrics and (folder := environment.get(FOLDER_VARIABLE)):
-            # Read when the metrics are made, which is when a command imports them.
+            # Read when the metrics are created, which is when a command imports them.
             os.environ[FOLDER_VARIABLE] = folder
     settings = config.load(environment)
     logs.configure(settings.log_level)

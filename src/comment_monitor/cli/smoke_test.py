@@ -16,19 +16,19 @@ from comment_monitor.diagnostics.smoke_test import SOURCE, SmokeError, SmokeTest
 @click.command("smoke-test")
 @click.option("--url", help=f"The service's address. [default: that of a running `up`, else {DEFAULT_URL}]")
 @click.option("--timeout", type=click.IntRange(1, 3600), default=60, show_default=True, help="Seconds for each step.")
-@click.option("--keep", is_flag=True, help="Leave the comment there; no database is needed then.")
+@click.option("--keep", is_flag=True, help="Keep the comment; no database is needed then.")
 @data_dir_option
 def smoke_test(url: str | None, timeout: int, keep: bool, data_dir: Path) -> None:
-    """Send one comment through a running service: stored, found, known when it comes again, analysed, removed.
+    """Send one comment through a running service: stored, found, a duplicate when sent again, analysed, removed.
 
-    Exit code 0: every step was done. 1: one failed; the line says which, and what came instead.
+    Exit code 0: every step succeeded. 1: a step failed; its line says what happened instead.
     """
     settings = load_settings(data_dir)
     if not keep:
         require_dsn(settings, data_dir)
     address = service_address(url, data_dir)
     if not address.startswith(("http://", "https://")):
-        raise ConfigurationError(f"--url {address}: must be such as {DEFAULT_URL}")
+        raise ConfigurationError(f"--url {address}: must be an address such as {DEFAULT_URL}")
     test = SmokeTest(address, timeout)
     try:
         for step in test.steps():

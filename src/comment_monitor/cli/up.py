@@ -34,13 +34,13 @@ def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
     """Run everything on this machine until Ctrl-C: PostgreSQL, Redis, migrations, API and worker.
 
     The same code as in production; only the servers are embedded. POSTGRES_DSN, REDIS_URL and CELERY_BROKER_URL name
-    servers of your own instead. The data folder is there at the next start; the other commands use it by themselves.
+    servers of your own instead. The data folder stays for the next start; the other commands find the servers in it.
     """
     settings = config.load()
     if settings.postgres_dsn:
         read_dsn(settings.postgres_dsn)
     if settings.redis_url or settings.broker_url:
-        # It loads Celery: only where there is something to check.
+        # Imported here because it loads Celery.
         from comment_monitor.runtime import check_addresses  # noqa: PLC0415
 
         check_addresses(settings)
@@ -50,7 +50,7 @@ def up(host: str, port: int, metrics_port: int, data_dir: Path) -> None:
 
 
 def announce(where: Where, endpoints: Mapping[str, str]) -> None:
-    """What runs where."""
+    """Prints the address of each part."""
     rows = [
         ("API", where.url(where.port, "/comments/process")),
         ("Documentation", where.url(where.port, "/docs")),
@@ -65,15 +65,15 @@ def announce(where: Where, endpoints: Mapping[str, str]) -> None:
         rich.text.Text.assemble("\n", ("Comment Monitoring Pipeline is up", "bold green"), " (Ctrl-C stops all of it)"),
         *(rich.text.Text.assemble((f"{name + ':':16}", "bold"), printable(value)) for name, value in rows),
     ]
-    # Never cut or folded: these are to be copied. One write: what the servers log does not come between the lines.
+    # Never cut or folded, because users copy the lines. A single write, so that no server's log comes between them.
     rich.console.Console(soft_wrap=True, highlight=False).print(rich.text.Text("\n").join(lines))
     sys.stdout.flush()
 
 
 def _without_password(url: str) -> str:
-    """A server's address as it may be shown: of its parameters only those that say where it is."""
+    """Returns a server's address as it may be shown: without password, with only the parameters that locate it."""
     url, question, query = url.partition("?")
-    shown = "&".join(one for one in query.split("&") if one.partition("=")[0] in WHERE)
+    shown = "&".join(parameter for parameter in query.split("&") if parameter.partition("=")[0] in WHERE)
     head, at, tail = url.rpartition("@")
     scheme, colon, user = head.partition("://")
     address = f"{scheme}{colon}{user.split(':')[0]}{at}{tail}" if at else url

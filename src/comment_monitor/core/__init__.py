@@ -1,1 +1,1 @@
-"""What every part is made of: settings, the comment, errors, addresses. Nothing here talks to a server."""
+"""Settings, the comment, errors and server addresses, which all layers share. Nothing here talks to a server."""

@@ -1,4 +1,4 @@
-"""Every setting, declared once with its bounds, its default and its sentence; read from the environment.
+"""Every setting, declared once with bounds, default and description; the values come from the environment.
 
 docs/configuration.md is generated from this file.
 """
@@ -19,11 +19,11 @@ RATE_LIMIT_MIN: Final = 50
 
 
 def setting(variable: str, description: str, *, secret: bool = False, **bounds: Any) -> msgspec.Meta:
-    """The annotation of one field of `Settings`.
+    """Returns the annotation of one field of `Settings`.
 
     Args:
         variable: the environment variable.
-        description: the sentence of the documentation.
+        description: what the documentation says about it.
         secret: the value may hold a password, so no message shows it.
         bounds: msgspec constraints: `ge`, `le`, `gt`, `min_length`.
     """
@@ -35,10 +35,10 @@ Network = IPv4Network | IPv6Network
 
 @functools.cache
 def networks(text: str) -> tuple[Network, ...]:
-    """The networks that a text names, with commas or blanks between them.
+    """Parses networks that are separated by commas or blanks.
 
     Raises:
-        ValueError: one of them is no network; the message names it.
+        ValueError: the text contains an invalid network; the message names it.
     """
     return tuple(map(ip_network, text.replace(",", " ").split()))
 
@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         setting(
             "COMMENT_MONITORING_ENABLED",
-            "Take comments in. `false`: `POST /comments/process` answers 503, everything else works.",
+            "Accept comments. `false`: `POST /comments/process` answers 503, everything else works.",
         ),
     ] = True
     batch_size: Annotated[
@@ -85,20 +85,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting(
             "COMMENT_TRUSTED_PROXIES",
-            "Networks of the proxies before this service, such as `10.0.0.0/8, fd00::/8`: they say in "
-            "`X-Forwarded-For` or `Forwarded` who the client is. Empty: nobody is believed, and whoever connects is "
-            "the client.",
+            "Networks of the proxies in front of this service, such as `10.0.0.0/8, fd00::/8`. They name the client in "
+            "`X-Forwarded-For` or `Forwarded`. Empty: these headers are ignored, and the client is the peer of the "
+            "connection.",
         ),
     ] = ""
     max_retries: Annotated[
         int,
-        setting("COMMENT_MAX_RETRIES", "Repeats after a first failed try, wherever something is retried.", ge=0, le=10),
+        setting("COMMENT_MAX_RETRIES", "Retries after a first failed attempt, of any retried operation.", ge=0, le=10),
     ] = 3
     backoff_multiplier: Annotated[
         float,
         setting(
             "COMMENT_BACKOFF_MULTIPLIER",
-            "Factor by which the wait grows from retry to retry (jitter is added).",
+            "Factor by which the wait grows from retry to retry; jitter is added.",
             ge=1,
             le=10,
         ),
@@ -107,8 +107,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_QUEUE_CAPACITY",
-            "Comments that may wait in one process, with the whole request that fills it; beyond it requests answer "
-            "503 with `Retry-After`.",
+            "Comments that may wait in one process. The request that fills the queue is accepted whole; further "
+            "requests answer 503 with `Retry-After`.",
             ge=25,
             le=1_000_000,
         ),
@@ -125,8 +125,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_BODY_BYTES_IN_FLIGHT",
-            "Bytes of bodies that one process holds at a time; beyond it requests answer 503 with `Retry-After`. A "
-            "quarter is left to bodies up to 64 KiB; a body above the room is taken where it is the only large one.",
+            "Bytes of request bodies that one process holds at a time; beyond it requests answer 503 with "
+            "`Retry-After`. A quarter is reserved for bodies up to 64 KiB; a larger body is always accepted while it "
+            "is the only such body.",
             ge=1_048_576,
             le=4_294_967_296,
         ),
@@ -135,8 +136,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_MAX_CONNECTIONS",
-            "Connections of clients to one process. Beyond it idle ones are closed; while none is idle, new ones are "
-            "answered 503 with `Retry-After`, but for `/health`.",
+            "Client connections to one process. Beyond it idle connections are closed; while none is idle, new "
+            "connections are answered 503 with `Retry-After`, except for `/health`.",
             ge=16,
             le=20_000,
         ),
@@ -149,22 +150,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 2
     write_group_size: Annotated[
         int,
-        setting("COMMENT_WRITE_GROUP_SIZE", "Comments at most that share one write (group commit).", ge=25, le=10_000),
+        setting("COMMENT_WRITE_GROUP_SIZE", "Comments that share one write at most (group commit).", ge=25, le=10_000),
     ] = 1000
     read_connections: Annotated[
         int,
-        setting("COMMENT_READ_CONNECTIONS", "PostgreSQL connections for reading, beside the writers'.", ge=1, le=64),
+        setting("COMMENT_READ_CONNECTIONS", "PostgreSQL connections for reading, besides the writers'.", ge=1, le=64),
     ] = 4
     read_timeout: Annotated[
         int,
-        setting("COMMENT_READ_TIMEOUT", "Seconds after which a reading query is given up with 503.", ge=1, le=120),
+        setting("COMMENT_READ_TIMEOUT", "Seconds after which a reading query is cancelled with 503.", ge=1, le=120),
     ] = 10
     reads_per_client: Annotated[
         int,
         setting(
             "COMMENT_READS_PER_CLIENT",
-            "Reads that one client (as for the rate limit) may have under way at a time in one process, a quarter of "
-            "them searches; more answer 429. 0: any number.",
+            "Concurrent reads of one client (as for the rate limit) in one process, of which a quarter may be "
+            "searches; more answer 429. 0: no limit.",
             ge=0,
             le=1000,
         ),
@@ -173,7 +174,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_DRAIN_DELAY",
-            "Seconds after SIGTERM in which `/health` is 503 but work is still taken, so that load balancers notice.",
+            "Seconds after SIGTERM in which `/health` is 503 but work is accepted, so that load balancers notice.",
             ge=0,
             le=60,
         ),
@@ -182,22 +183,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_CHECK_INTERVAL",
-            "Seconds between two looks at the data's promises, for `comment_invariant_violations`: one for the whole "
-            "installation, in slices. 0: none.",
+            "Seconds between two checks of the data's invariants, for `comment_invariant_violations`. One process "
+            "checks for the whole installation, in slices. 0: no checks.",
             ge=0,
             le=604_800,
         ),
     ] = 3600
     sweep_interval: Annotated[
         float,
-        setting("COMMENT_SWEEP_INTERVAL", "Seconds between two looks for analysis work to send again.", gt=0, le=60),
+        setting("COMMENT_SWEEP_INTERVAL", "Seconds between two searches for analysis work to send again.", gt=0, le=60),
     ] = 1
     resend_after: Annotated[
         int,
         setting(
             "COMMENT_RESEND_AFTER",
-            "Seconds after which a batch not yet analysed is sent again (each time longer, with jitter). The queue "
-            "before the workers holds work for half of this time at most.",
+            "Seconds after which a batch that is not yet analysed is sent again (each time longer, with jitter). The "
+            "queue of the workers holds work for at most half of this time.",
             ge=1,
             le=3600,
         ),
@@ -210,14 +211,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 365
     postgres_dsn: Annotated[
         str,
-        setting("POSTGRES_DSN", "PostgreSQL, as a plain libpq URI.", secret=True),
+        setting("POSTGRES_DSN", "PostgreSQL, as a libpq URI.", secret=True),
     ] = ""
     redis_url: Annotated[
         str,
         setting(
             "REDIS_URL",
-            "Redis for deduplication and rate limits: `redis://`, `rediss://` or `unix://`, a node of a Redis Cluster "
-            "as well; `redis+sentinel://host:26379,host:26379/SERVICE` behind Sentinels. Empty: work without it.",
+            "Redis for deduplication and rate limits: `redis://`, `rediss://` or `unix://`, also for a node of a Redis "
+            "Cluster; `redis+sentinel://host:26379,host:26379/SERVICE` for Sentinels. Empty: work without Redis.",
             secret=True,
         ),
     ] = ""
@@ -231,13 +232,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     rabbitmq_url: Annotated[
         str,
-        setting("RABBITMQ_URL", "Read where `CELERY_BROKER_URL` is not set.", secret=True),
+        setting("RABBITMQ_URL", "Used where `CELERY_BROKER_URL` is not set.", secret=True),
     ] = ""
     task_events: Annotated[
         bool,
         setting(
             "CELERY_TASK_EVENTS",
-            "Workers tell of each task as it is received, started and ended: for celery-exporter or Flower.",
+            "Workers send an event when a task is received, started and ended, for celery-exporter or Flower.",
         ),
     ] = False
     log_level: Annotated[
@@ -250,16 +251,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting(
             "LOG_LEVEL_FILE",
-            "A file whose word, such as DEBUG, counts instead of `LOG_LEVEL`; looked at every second. While it is "
-            "missing or empty, `LOG_LEVEL` counts.",
+            "A file with a level, such as DEBUG, that replaces `LOG_LEVEL`; read every second. While the file is "
+            "missing or empty, `LOG_LEVEL` applies.",
         ),
     ] = ""
     otlp_endpoint: Annotated[
         str,
         setting(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
-            "Where traces go: OTLP over HTTP, such as `http://collector:4318`. Empty: none are made. OpenTelemetry's "
-            "other variables hold too.",
+            "Endpoint of the traces: OTLP over HTTP, such as `http://collector:4318`. Empty: no traces. The other "
+            "variables of OpenTelemetry apply too.",
             secret=True,
             pattern="^https?://",
         ),
@@ -267,12 +268,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def broker_url(self) -> str:
-        """The Celery broker's URL; empty where none is set."""
+        """The URL of the Celery broker; empty where no broker is set."""
         return self.celery_broker_url or self.rabbitmq_url
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
-    """What the documentation and the error messages know about one setting."""
+    """The declaration of one setting, for the documentation and the error messages."""
 
     field: str
     variable: str
@@ -284,7 +285,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bounds_of(variable: str, meta: msgspec.Meta, kind: type) -> str:
-    """The allowed values in words, such as `5 to 25`."""
+    """Returns the allowed values as text, such as `5 to 25`."""
     if variable == "COMMENT_RATE_LIMIT_PER_MINUTE":
         return f"0 or {RATE_LIMIT_MIN} to {meta.le}"
     if variable == "COMMENT_TRUSTED_PROXIES":
@@ -300,7 +301,7 @@ def bounds_of(variable: str, meta: msgspec.Meta, kind: type) -> str:
 
 
 def declared() -> tuple[Declared, ...]:
-    """All settings in the order of their declaration."""
+    """Returns all settings in the order of their declaration."""
     hints = get_type_hints(Settings, include_extras=True)
     result = []
     for field in msgspec.structs.fields(Settings):
@@ -321,42 +322,44 @@ def declared() -> tuple[Declared, ...]:
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings from the environment; an empty variable counts as not set.
+    """Reads the settings from the environment; an empty variable counts as not set.
 
     Raises:
-        ConfigurationError: a value is out of bounds; the message names variable, value and bounds in one line.
+        ConfigurationError: a value is out of bounds; the message is one line with variable, value and bounds.
     """
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
-    for one in declared():
-        raw = source.get(one.variable, "").strip()
+    for declaration in declared():
+        raw = source.get(declaration.variable, "").strip()
         if raw:
-            values[one.field] = _convert(one, raw)
+            values[declaration.field] = _convert(declaration, raw)
     return Settings(**values)
 
 
-def _convert(one: Declared, raw: str) -> Any:
+def _convert(declaration: Declared, raw: str) -> Any:
     try:
-        value = msgspec.convert(raw.upper() if one.field == "log_level" else raw, one.type, strict=False)
-        if one.field == "trusted_proxies":
+        value = msgspec.convert(
+            raw.upper() if declaration.field == "log_level" else raw, declaration.type, strict=False
+        )
+        if declaration.field == "trusted_proxies":
             networks(value)
     except (msgspec.ValidationError, ValueError):
         value = None
-    if value is None or (one.field == "rate_limit_per_minute" and 0 < value < RATE_LIMIT_MIN):
-        shown = "<hidden>" if one.secret else raw
-        raise ConfigurationError(f"{one.variable}={shown}: must be {one.bounds}")
+    if value is None or (declaration.field == "rate_limit_per_minute" and 0 < value < RATE_LIMIT_MIN):
+        shown = "<hidden>" if declaration.secret else raw
+        raise ConfigurationError(f"{declaration.variable}={shown}: must be {declaration.bounds}")
     return value
 
 
 def require_dsn(settings: Settings, data_dir: Path | None = None) -> None:
-    """Says what is missing where no database is named, and what is wrong where its name can't be read.
+    """Requires a valid POSTGRES_DSN.
 
     Args:
         settings: the settings.
-        data_dir: the folder in which a running `up` was looked for.
+        data_dir: the folder that was searched for a running `up`; the message names it.
 
     Raises:
-        ConfigurationError: POSTGRES_DSN is empty or can't be read.
+        ConfigurationError: POSTGRES_DSN is empty or can't be parsed.
     """
     if settings.postgres_dsn:
         read_dsn(settings.postgres_dsn)
@@ -364,6 +367,6 @@ def require_dsn(settings: Settings, data_dir: Path | None = None) -> None:
     if data_dir is None:
         raise ConfigurationError(f"POSTGRES_DSN is not set: it must be {FORM}")
     raise ConfigurationError(
-        f"No `comment-monitor up` is running on {data_dir.absolute()}, and POSTGRES_DSN is not set: start it, name its "
+        f"No `comment-monitor up` is running on {data_dir.absolute()}, and POSTGRES_DSN is not set: start it, give its "
         f"folder with --data-dir, or set POSTGRES_DSN to {FORM}"
     )

@@ -1,7 +1,7 @@
-"""One reading of POSTGRES_DSN, for asyncpg and for psycopg2: both get the same parameters, written out.
+"""Parses POSTGRES_DSN once for asyncpg and for psycopg2: both get the same explicit parameters.
 
-Libpq's dialect is wider than asyncpg's. What asyncpg can't honour is refused by name: dropped without a word, the
-migration would work on another database, or another schema, than the service. See docs/adr/0040.
+Libpq accepts more parameters than asyncpg. A parameter that asyncpg can't honour is rejected by name: if it were
+silently dropped, the migration could work on another database or schema than the service. See docs/adr/0040.
 """
 
 import os
@@ -20,12 +20,12 @@ from comment_monitor.core.errors import ConfigurationError
 FORM: Final = "a libpq URI, such as postgresql://user:password@host:5432/comments"
 PORT: Final = 5432
 SOCKET_FOLDERS: Final = ("/var/run/postgresql", "/run/postgresql", "/tmp")  # noqa: S108 - PostgreSQL's own default
-# Seconds for one try, where the DSN names none.
+# Seconds for one connection attempt where the DSN gives no `connect_timeout`.
 CONNECT_TIMEOUT: Final = 10
 SESSION_ATTRIBUTES: Final = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 
-# Libpq's environment variables, by its parameters. Those that are not here are of no account: both libraries get that
-# parameter written out.
+# Libpq's environment variables, by its parameters. The variables missing here have no effect, because both libraries
+# get the value of that parameter explicitly.
 VARIABLES: Final = {
     name: f"PG{name.replace('_', '').upper()}"
     for name in (
@@ -41,9 +41,9 @@ TAKEN: Final = frozenset((
     "target_session_attrs", *tls.ONLY_ENCRYPTED,
     "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
 ))  # fmt: skip
-# This program names its connections itself, in both.
+# Ignored: this program names its connections itself in both libraries.
 NAMED_BY_US: Final = ("application_name", "fallback_application_name")
-# Values with which libpq does what asyncpg always does; any other is refused.
+# Values with which libpq behaves as asyncpg always does; any other value is rejected.
 ALWAYS: Final = {
     "channel_binding": ("disable", "prefer"),
     "client_encoding": ("utf8", "utf-8", "unicode", "auto"),
@@ -59,14 +59,14 @@ ALWAYS: Final = {
 
 
 class Host(NamedTuple):
-    """Where one server is: a host's name or address, or the folder of a socket; and its port."""
+    """The address of one server: a host name, an IP address or the folder of a socket; and the port."""
 
     name: str
     port: int
 
 
 class Keepalive(NamedTuple):
-    """When a connection that says nothing is given up; 0 leaves it to the system. Seconds, but for the last two."""
+    """TCP keepalive of idle connections, in seconds except `probes` and `user_timeout_ms`; 0: the system's default."""
 
     on: bool
     idle: int
@@ -76,9 +76,9 @@ class Keepalive(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where the database is and how to connect, with nothing left to a library's own defaults.
+    """How to connect to the database, with nothing left to a library's own defaults.
 
-    `connect_timeout`: seconds for one host; None where the DSN names none.
+    `connect_timeout`: seconds for one host; None where the DSN gives no value.
     """
 
     hosts: list[Host]
@@ -91,19 +91,19 @@ class Address(NamedTuple):
     target_session_attrs: str
     connect_timeout: int | None
     keepalive: Keepalive
-    # The same in libpq's words.
+    # The same as libpq parameters.
     libpq: dict[str, str]
 
 
 def read_dsn(dsn: str, environment: Mapping[str, str] = os.environ) -> Address:
-    """What a DSN says, beside libpq's environment variables.
+    """Returns the parameters of a DSN, completed from libpq's environment variables.
 
     Raises:
-        ConfigurationError: it can't be read, or names what one of the libraries can't honour. (The message does not
-            repeat it: it may hold a password.)
+        ConfigurationError: the DSN can't be parsed, or has a parameter that one of the libraries can't honour. (The
+            message does not repeat the DSN, which may hold a password.)
     """
     try:
-        # Given but empty is not given, as for libpq.
+        # An empty value counts as not given, as in libpq.
         parts = {name: value for name, value in psycopg2.extensions.parse_dsn(dsn).items() if value}
     except psycopg2.ProgrammingError:
         raise ConfigurationError(f"POSTGRES_DSN=<hidden>: must be {FORM}") from None
@@ -115,7 +115,7 @@ def read_dsn(dsn: str, environment: Mapping[str, str] = os.environ) -> Address:
     parts["user"] = parts.get("user") or _system_user()
     parts.setdefault("dbname", parts["user"])
     if all(host.name.startswith("/") for host in hosts):
-        # Libpq heeds it over TCP only.
+        # Libpq uses TLS over TCP only.
         parts["sslmode"] = "disable"
         parts = {name: value for name, value in parts.items() if name not in tls.ONLY_ENCRYPTED}
     else:
@@ -137,30 +137,30 @@ def read_dsn(dsn: str, environment: Mapping[str, str] = os.environ) -> Address:
 
 
 def psycopg_arguments(dsn: str, *, application: str) -> dict[str, Any]:
-    """psycopg2's arguments for the same reading.
+    """Returns the arguments of `psycopg2.connect` for a DSN.
 
     Args:
         dsn: libpq URI or keyword string.
         application: shown in pg_stat_activity.
 
     Raises:
-        ConfigurationError: as `read_dsn`.
+        ConfigurationError: as in `read_dsn`.
     """
     parts = read_dsn(dsn).libpq
     return {"connect_timeout": CONNECT_TIMEOUT, **parts, "application_name": application, "client_encoding": "UTF8"}
 
 
 def _refuse(parts: dict[str, str]) -> None:
-    """Ends where a parameter is not honoured by both; takes out what is of no account."""
+    """Rejects a parameter that not both libraries honour; removes from `parts` the parameters without effect."""
     for name, value in list(parts.items()):
         if name in TAKEN:
             continue
         if name not in NAMED_BY_US and value.lower() not in ALWAYS.get(name, ()):
             named = f" ({VARIABLES[name]})" if name in VARIABLES else ""
-            other = f"; it may be left out, or be {' or '.join(ALWAYS[name])}" if name in ALWAYS else ""
-            hint = ": write what it holds into the DSN" if name == "service" else ""
+            other = f"; leave it out, or set it to {' or '.join(ALWAYS[name])}" if name in ALWAYS else ""
+            hint = ": write its contents into the DSN" if name == "service" else ""
             raise ConfigurationError(
-                f"POSTGRES_DSN=<hidden>: {name}{named} can't be honoured by each part of this program{other}{hint}"
+                f"POSTGRES_DSN=<hidden>: {name}{named} is not supported by every part of this program{other}{hint}"
             )
         del parts[name]
     if parts.get("target_session_attrs", "any") not in SESSION_ATTRIBUTES:
@@ -170,16 +170,18 @@ def _refuse(parts: dict[str, str]) -> None:
 
 
 def _hosts(parts: dict[str, str]) -> list[Host]:
-    """The servers, in their order; written out in `parts` too."""
+    """Returns the servers in their order, and writes their hosts and ports into `parts`."""
     addresses = parts.pop("hostaddr", None)
     if addresses and "host" in parts and parts["host"] != addresses:
         raise ConfigurationError(
-            "POSTGRES_DSN=<hidden>: hostaddr beside host can't be honoured by each part of this program: name the "
-            "server by one of them"
+            "POSTGRES_DSN=<hidden>: hostaddr together with host is not supported by every part of this program: "
+            "give only one of them"
         )
     names = [name or _default_host() for name in (parts.get("host") or addresses or "").split(",")]
     if any(name.startswith("@") for name in names):
-        raise ConfigurationError("POSTGRES_DSN=<hidden>: host: abstract sockets can't be used; name a folder or a host")
+        raise ConfigurationError(
+            "POSTGRES_DSN=<hidden>: host: abstract sockets are not supported; give a folder or a host"
+        )
     ports = [_port(port) for port in parts.get("port", "").split(",")]
     if len(ports) == 1:
         ports *= len(names)
@@ -190,8 +192,8 @@ def _hosts(parts: dict[str, str]) -> list[Host]:
 
 
 def _default_host() -> str:
-    """The folder with a server's socket; without one, this machine by TCP."""
-    return next((one for one in SOCKET_FOLDERS if any(Path(one).glob(".s.PGSQL.*[0-9]"))), "localhost")
+    """Returns the folder with a server's socket; where there is none, localhost."""
+    return next((folder for folder in SOCKET_FOLDERS if any(Path(folder).glob(".s.PGSQL.*[0-9]"))), "localhost")
 
 
 def _port(text: str) -> int:
@@ -213,7 +215,7 @@ def _system_user() -> str:
         ) from None
 
 
-# Libpq's default for each.
+# Libpq's default of each parameter.
 KEEPALIVE: Final = {
     "keepalives": 1, "keepalives_idle": 0, "keepalives_interval": 0, "keepalives_count": 0, "tcp_user_timeout": 0,
 }  # fmt: skip

@@ -1,7 +1,7 @@
-"""Every error an outside caller can meet, declared once: named by what the caller should do about it.
+"""Every error that a caller from outside can get, declared once and named by what the caller should do about it.
 
-The slug is at once the `type` of the problem document, the `reason` label of the error metric and the word in
-the log. RFC 9457 gives the document its shape.
+The slug is the `type` of the problem document (RFC 9457), the `reason` label of the error metric and the name of the
+problem in the log.
 """
 
 import copy
@@ -9,25 +9,25 @@ from typing import ClassVar, Self
 
 
 class CommentMonitorError(Exception):
-    """What every error of this program derives from."""
+    """The base class of all errors of this program."""
 
 
 class ConfigurationError(CommentMonitorError):
-    """A setting is wrong. The message is one line that names the variable, its value and its bounds."""
+    """A setting is wrong. The message is one line with the variable, its value and its bounds."""
 
 
 class NotStorableError(CommentMonitorError):
-    """PostgreSQL refuses this very comment; sending it again would not help."""
+    """PostgreSQL can't store this comment; sending it again would not help."""
 
 
 class Problem(CommentMonitorError):
-    """An error with an HTTP answer of its own.
+    """An error with its own HTTP response.
 
     Args:
-        detail: one sentence for the caller: what was wrong here and what to do.
+        detail: one sentence for the caller: the cause and what to do about it.
         retry_after: seconds after which a repeat makes sense; sent as `Retry-After`.
         extra: further members of the problem document, JSON values.
-        headers: further headers of the answer.
+        headers: further headers of the response.
     """
 
     slug: ClassVar[str] = "internal"
@@ -50,36 +50,36 @@ class Problem(CommentMonitorError):
         self.extra = extra or {}
 
     def again(self) -> Self:
-        """The same problem for another caller: an instance that is raised twice keeps the tracebacks of both."""
+        """Returns a copy for another caller: an instance that is raised twice accumulates both tracebacks."""
         return copy.copy(self)
 
 
 class NotJson(Problem):
-    """The body can't be read at all."""
+    """The body can't be parsed at all."""
 
     slug, status, title = "not-json", 400, "The body is not JSON"
 
 
 class Incomplete(Problem):
-    """The client hung up before its request was complete; nobody is there to read this."""
+    """The client disconnected before its request was complete, so no client reads this response."""
 
     slug, status, title = "incomplete", 400, "The request ended early"
 
 
 class BadRequest(Problem):
-    """A query parameter or a cursor can't be read."""
+    """A query parameter or a cursor can't be parsed."""
 
     slug, status, title = "bad-request", 400, "A parameter is not valid"
 
 
 class InvalidRequest(Problem):
-    """JSON, but not the shape that was asked for."""
+    """The body is JSON, but does not have the required structure."""
 
     slug, status, title = "invalid-request", 422, "The request has not the right shape"
 
 
 class NothingAccepted(Problem):
-    """Every comment of the request was rejected; `rejected` names each."""
+    """Every comment of the request was rejected; `rejected` lists them."""
 
     slug, status, title = "all-rejected", 422, "Every comment was rejected"
 
@@ -91,13 +91,13 @@ class TooLarge(Problem):
 
 
 class UnsupportedEncoding(Problem):
-    """The body is packed in a way that is not taken; `Accept-Encoding` says what is."""
+    """The body's content encoding is not supported; `Accept-Encoding` lists the supported ones."""
 
     slug, status, title = "unsupported-encoding", 415, "The body is packed in a way that is not taken"
 
 
 class BodyTooSlow(Problem):
-    """The body did not come in time; the same request is safe to repeat."""
+    """The body did not arrive in time; the same request is safe to repeat."""
 
     slug, status, title = "body-too-slow", 408, "The body came too slowly"
 
@@ -110,29 +110,29 @@ class RateLimited(Problem):
 
 
 class NotFound(Problem):
-    """There is no such thing here."""
+    """The requested resource does not exist."""
 
     slug, status, title = "not-found", 404, "Not found"
 
 
 class Unavailable(Problem):
-    """Not now; the same request is safe to repeat after `Retry-After`."""
+    """The service can't do it now; the same request is safe to repeat after `Retry-After`."""
 
     slug, status, title = "unavailable", 503, "Not available at the moment"
     default_retry_after = 5
 
 
 class QueueFull(Unavailable):
-    """This process has as many comments waiting as it may hold."""
+    """The queue of this process is full."""
 
     slug, title = "queue-full", "The processing queue is full"
     default_retry_after = 1
 
 
 class Overloaded(Unavailable):
-    """This process holds as many bytes of requests, or as many connections, as it may."""
+    """This process has reached its limit of request bytes in flight, or of connections."""
 
-    slug, title = "overloaded", "This process holds as much as it may"
+    slug, title = "overloaded", "This process is at its limit"
     default_retry_after = 1
 
 
@@ -162,27 +162,27 @@ class Disabled(Unavailable):
 
 
 class Draining(Unavailable):
-    """This process is shutting down; another one will take the request."""
+    """This process is shutting down; another process will take the request."""
 
     slug, title = "draining", "This process is shutting down"
     default_retry_after = 1
 
 
 class TooManyReads(Problem):
-    """This client has as many reads under way as it may."""
+    """This client has reached its limit of concurrent reads."""
 
     slug, status, title = "too-many-reads", 429, "Too many reads at a time"
     default_retry_after = 1
 
 
 class ReadsBusy(Unavailable):
-    """Every connection for reading is taken, and was for too long."""
+    """Every connection for reading is in use, and none became available in time."""
 
     slug, title = "reads-busy", "Too many reads are under way"
     default_retry_after = 1
 
 
 class QueryTooSlow(Unavailable):
-    """A reading query ran into its time limit; a narrower one will not."""
+    """A reading query exceeded its time limit; a narrower query may not."""
 
     slug, title = "query-too-slow", "The query took too long"

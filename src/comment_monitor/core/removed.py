@@ -1,4 +1,4 @@
-"""Texts by which platforms say that a comment is gone, such as "[removed]". removed.toml lists them, per source."""
+"""Texts by which platforms say that a comment was removed, such as "[removed]"; removed.toml lists them per source."""
 
 import re
 import tomllib
@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-# The notices of every source, in removed.toml.
+# The table in removed.toml that applies to every source.
 ANY_SOURCE: Final = "*"
-# What `*` stands for in a notice: a name or a few words. No dot, slash, @ or bracket, or a sender could hide an
-# address from the analysis between the brackets of a notice.
+# `*` in a notice matches a name or a few words. It matches no dot, slash, @ or bracket: otherwise a sender could hide
+# an address from the analysis between the brackets of a notice.
 SOMEBODY: Final = r"[\w '’-]{1,60}"
-# Emphasis and escapes that Markdown puts around a notice.
+# Characters of Markdown's emphasis and escapes around a notice.
 MARKDOWN: Final = str.maketrans("", "", "\\*_")
 
 
 class Notices(NamedTuple):
-    """The notices of one source: a pattern for all of them, the characters they begin with, the longest length."""
+    """The notices of one source: a pattern of all, their possible first characters, and the longest possible length."""
 
     pattern: re.Pattern[str]
     first: frozenset[str]
@@ -29,8 +29,8 @@ def _compile(texts: Iterable[str]) -> Notices:
     first = {text[0] for text in known}
     return Notices(
         pattern=re.compile("|".join(patterns)),
-        first=frozenset(first | {one.upper() for one in first} | set("\\*_ \n\r\t\u00a0")),
-        # The words for `*`, emphasis and blanks have room too.
+        first=frozenset(first | {character.upper() for character in first} | set("\\*_ \n\r\t\u00a0")),
+        # Leaves space for the words of `*`, emphasis and blanks.
         longest=2 * max(map(len, known)) + 60,
     )
 
@@ -45,7 +45,7 @@ NOTICES: Final = _load()
 
 
 def is_removed(source: str, text: str) -> bool:
-    """Whether a text of this source (in its one spelling) is a notice that the comment is gone, and nothing else."""
+    """Whether the whole text is a removal notice of this source, which is given in its canonical spelling."""
     notices = NOTICES.get(source) or NOTICES[ANY_SOURCE]
     if text[:1] not in notices.first or len(text) > notices.longest:
         return False

@@ -1,4 +1,4 @@
-"""Libpq's TLS parameters as a context of Python's `ssl`, which verifies what libpq would verify."""
+"""Turns libpq's TLS parameters into an `SSLContext` that verifies what libpq would verify."""
 
 import ssl
 from collections.abc import Mapping, MutableMapping
@@ -9,7 +9,8 @@ from comment_monitor.core.errors import ConfigurationError
 
 SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 ENCRYPTED: Final = SSLMODES[3:]
-# What only an encrypted connection heeds; with a mode that may do without, libpq and asyncpg differ.
+# Parameters of encrypted connections only. With a mode that permits plain text, libpq and asyncpg treat them
+# differently.
 ONLY_ENCRYPTED: Final = (
     "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version",
 )  # fmt: skip
@@ -18,15 +19,15 @@ VERSIONS: Final = {
     "TLSv1.3": ssl.TLSVersion.TLSv1_3,
 }
 SYSTEM: Final = "system"
-# Libpq's own places, beside the user's home.
+# Libpq's folder in the user's home.
 HOME_FOLDER: Final = ".postgresql"
 
 
 def complete(parts: MutableMapping[str, str]) -> None:
-    """Writes out what libpq would take by default: the mode, and files in the user's home.
+    """Adds libpq's defaults to `parts`: the mode, and files in the user's home.
 
     Raises:
-        ConfigurationError: parameters that contradict each other, or that a certificate is missing for.
+        ConfigurationError: parameters contradict each other, or need a certificate that is missing.
     """
     mode = parts.setdefault("sslmode", "verify-full" if parts.get("sslrootcert") == SYSTEM else "prefer")
     if mode not in SSLMODES:
@@ -35,7 +36,7 @@ def complete(parts: MutableMapping[str, str]) -> None:
         if given := [name for name in ONLY_ENCRYPTED if name in parts]:
             raise ConfigurationError(
                 f"POSTGRES_DSN=<hidden>: {given[0]} needs sslmode={', '.join(ENCRYPTED[:-1])} or {ENCRYPTED[-1]}; "
-                f"with {mode} the connection may be one without TLS"
+                f"with {mode} the connection may be unencrypted"
             )
         return
     _complete_files(parts)
@@ -43,8 +44,8 @@ def complete(parts: MutableMapping[str, str]) -> None:
         _require_system(parts, mode)
     elif mode != "require" and "sslrootcert" not in parts:
         raise ConfigurationError(
-            f"POSTGRES_DSN=<hidden>: sslmode={mode} needs the certificate of the authority: name its file by "
-            f"sslrootcert, or sslrootcert={SYSTEM} for those that this machine trusts"
+            f"POSTGRES_DSN=<hidden>: sslmode={mode} needs the certificate of the authority: set sslrootcert to its "
+            f"file, or to {SYSTEM} for the authorities that this machine trusts"
         )
 
 
@@ -60,23 +61,23 @@ def _in_home(file: str) -> str | None:
     try:
         path = Path.home() / HOME_FOLDER / file
         return str(path) if path.is_file() else None
-    except (OSError, RuntimeError):  # no home, or one that is closed to us
+    except (OSError, RuntimeError):  # no home, or no permission to read it
         return None
 
 
 def _require_system(parts: MutableMapping[str, str], mode: str) -> None:
     if mode != "verify-full":
         raise ConfigurationError(f"POSTGRES_DSN=<hidden>: sslrootcert={SYSTEM} needs sslmode=verify-full")
-    # The libraries were built with places of their own; this one goes by what Python's does.
+    # The OpenSSL libraries behind Python and libpq have different default files: both get the one of Python.
     if file := ssl.get_default_verify_paths().cafile:
         parts["sslrootcert"] = file
 
 
 def context(parts: Mapping[str, str]) -> ssl.SSLContext | str:
-    """What asyncpg is given: a context, or the name of a mode in which nothing is verified.
+    """Returns the `ssl` argument for asyncpg: a context, or the name of a mode in which nothing is verified.
 
     Args:
-        parts: libpq's parameters, completed.
+        parts: libpq's parameters after `complete`.
 
     Raises:
         ConfigurationError: a file can't be used, or a version is unknown.
@@ -96,7 +97,7 @@ def context(parts: Mapping[str, str]) -> ssl.SSLContext | str:
     made.set_alpn_protocols(["postgresql"])
     try:
         _load(made, parts)
-    except OSError as error:  # ssl.SSLError is one too
+    except OSError as error:  # includes ssl.SSLError
         raise ConfigurationError(
             f"POSTGRES_DSN=<hidden>: sslrootcert, sslcert, sslkey or sslcrl can't be used ({error.strerror or error})"
         ) from None
@@ -115,7 +116,7 @@ def _load(made: ssl.SSLContext, parts: Mapping[str, str]) -> None:
         made.load_verify_locations(cafile=parts["sslcrl"])
         made.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     if parts.get("sslcert"):
-        # Without one, a key that is locked would be asked for at the terminal.
+        # Without a callback, OpenSSL would ask for the passphrase of an encrypted key on the terminal.
         made.load_cert_chain(parts["sslcert"], parts.get("sslkey"), lambda: parts.get("sslpassword", ""))
 
 

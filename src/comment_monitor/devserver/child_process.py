@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 PR_SET_PDEATHSIG: Final = 1
-# The time from the last signal to a kill.
+# Seconds to wait after each signal, before the next one or a kill.
 PATIENCE: Final = 20.0
 
 # Loaded before any fork: between fork and exec nothing may be loaded.
@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def _tied_to(parent: int, number: signal.Signals, user: tuple[int, int] | None) -> Callable[[], None]:
-    """What a child does before it becomes its program: change its user, and ask to get a signal when we die."""
+    """Returns the function that a child runs first: it sets the user, and requests a signal on the parent's death."""
 
     def prepare() -> None:
         if user:
@@ -42,17 +42,17 @@ def start_child(
     environment: Mapping[str, str] | None = None,
     output: IO[Any] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Starts a program in a session of its own, so that a Ctrl-C at the terminal reaches us alone.
+    """Starts a program in its own session, so that a Ctrl-C at the terminal reaches this process alone.
 
     Args:
         arguments: program and arguments.
-        on_parent_death: the signal it gets if this process dies without stopping it (Linux).
+        on_parent_death: the signal that the child gets if this process dies without stopping it (Linux).
         user: (uid, gid) to run as.
-        environment: its environment; None: ours.
-        output: where stdout and stderr go; None: where ours go.
+        environment: the child's environment; None: that of this process.
+        output: where stdout and stderr go; None: where those of this process go.
     """
     return subprocess.Popen(
-        [str(one) for one in arguments],
+        [str(argument) for argument in arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -63,7 +63,7 @@ def start_child(
 
 
 def stop_child(child: "subprocess.Popen[bytes]", *signals: signal.Signals, patience: float = PATIENCE) -> None:
-    """Sends the signals in turn, waiting after each, and at last kills."""
+    """Sends the signals in turn, waits `patience` seconds after each, and kills the child if it has not ended."""
     for number in (*signals, signal.SIGKILL):
         if child.poll() is not None:
             return
@@ -75,6 +75,6 @@ def stop_child(child: "subprocess.Popen[bytes]", *signals: signal.Signals, patie
 
 
 def how_it_ended(child: "subprocess.Popen[bytes]") -> str:
-    """An ended child's exit code or signal in words."""
+    """Returns an ended child's exit code or signal in words."""
     code = child.returncode
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,4 +1,4 @@
-"""Where a running `up` tells the other commands its servers' addresses."""
+"""The file in which a running `up` publishes its servers' addresses to the other commands."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ def _file(data_dir: Path) -> Path:
 
 @contextmanager
 def only_one(data_dir: Path) -> Iterator[bool]:
-    """Holds the data folder's lock until the end of the block; yields whether the one before it was killed.
+    """Holds the data folder's lock until the end of the block; yields whether the previous `up` was killed.
 
     Raises:
         EmbeddedError: another `up` holds it.
@@ -36,20 +36,20 @@ def only_one(data_dir: Path) -> Iterator[bool]:
         lock.seek(0)
         was_killed = bool(lock.read())
         _file(data_dir).unlink(missing_ok=True)
-        # Over the number that stands there, at no moment without one.
+        # Written over the previous PID, so that the file always holds one.
         lock.seek(0)
         lock.write(f"{os.getpid():<10}")
         lock.flush()
         try:
             yield was_killed
         finally:
-            # Only one that came to its end takes its number out again.
+            # Only an `up` that ends in order removes its PID.
             lock.truncate(0)
 
 
 @contextmanager
 def published(data_dir: Path, endpoints: Mapping[str, str]) -> Iterator[None]:
-    """Tells the servers' addresses until the end of the block."""
+    """Publishes the servers' addresses until the end of the block."""
     file = _file(data_dir)
     new = file.with_suffix(".new")
     new.touch(mode=0o600)
@@ -62,15 +62,15 @@ def published(data_dir: Path, endpoints: Mapping[str, str]) -> Iterator[None]:
 
 
 def read_endpoints(data_dir: Path) -> dict[str, str] | None:
-    """The addresses of the `up` that runs on a data folder, by variable, API_URL, METRICS_URL; None where none runs."""
+    """Returns the addresses of the `up` on a data folder by variable, API_URL and METRICS_URL; None if none runs."""
     try:
         values: dict[str, str] = json.loads(_file(data_dir).read_text())
         with (data_dir / "up.lock").open() as lock:
-            # Shared: two commands that ask at once must not take each other for an `up`.
+            # Shared: two commands that check at once must not mistake each other for an `up`.
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return {name: value for name, value in values.items() if name.isupper()}
     except (OSError, ValueError):
         return None
-    # The lock was to be had: whoever wrote the file was killed.
+    # The lock is free: the `up` that wrote the file was killed.
     return None

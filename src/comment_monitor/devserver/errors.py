@@ -1,4 +1,4 @@
-"""What can be foreseen to go wrong with embedded servers."""
+"""The expected errors of embedded servers."""
 
 from comment_monitor.core.errors import CommentMonitorError
 

@@ -1,4 +1,4 @@
-"""Folders of embedded servers: made, private, and short enough for a socket."""
+"""Folders of embedded servers: private, and with paths short enough for a socket."""
 
 import hashlib
 import os
@@ -8,16 +8,16 @@ from typing import Final
 
 from comment_monitor.devserver.errors import EmbeddedError
 
-# The kernel's limit for a socket's path, less the longest name that a server puts there.
+# The kernel's limit for a socket's path, minus the longest file name that a server creates in the folder.
 LONGEST_SOCKET_FOLDER: Final = 107 - len("/.s.PGSQL.5432.lock")
 PRIVATE: Final = 0o700
 
 
 def make_folder(path: Path, owner: tuple[int, int] | None = None) -> Path:
-    """Makes a private folder; `owner` is (uid, gid).
+    """Creates a private folder; `owner` is (uid, gid).
 
     Raises:
-        EmbeddedError: it can't be made or written to.
+        EmbeddedError: the folder can't be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
@@ -27,13 +27,13 @@ def make_folder(path: Path, owner: tuple[int, int] | None = None) -> Path:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise EmbeddedError(
-            f"The data folder {path} can't be used: {error.strerror}. --data-dir names another."
+            f"The data folder {path} can't be used: {error.strerror}. Choose another with --data-dir."
         ) from None
     return path
 
 
 def socket_folder(data_dir: Path, server: str, owner: tuple[int, int] | None = None) -> Path:
-    """Where a server's socket goes: in the data folder, or, where that path is too long, in a short private one."""
+    """Returns the folder of a server's socket: in the data folder or, if its path is too long, a short private one."""
     folder = data_dir / f"{server}.socket"
     if len(os.fsencode(folder)) > LONGEST_SOCKET_FOLDER:
         name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]

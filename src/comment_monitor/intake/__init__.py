@@ -1,1 +1,1 @@
-"""From a request or a file to stored comments: parse, deduplicate, write."""
+"""Turns a request or a file into stored comments: parses, deduplicates and writes."""

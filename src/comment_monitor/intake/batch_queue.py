@@ -1,4 +1,4 @@
-"""This process's bounded queue of batches between the requests and the writers."""
+"""The bounded queue of batches between the requests and the writers of one process."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from comment_monitor.observability.correlation import RequestContext
 
 
 class Batch:
-    """Up to COMMENT_BATCH_SIZE comments of one request. `same_write`: they go into the write of the batch before it."""
+    """Up to COMMENT_BATCH_SIZE comments of one request. `same_write`: write them together with the previous batch."""
 
     __slots__ = ("arrived", "comments", "outcomes", "request", "same_write")
 
@@ -24,20 +24,20 @@ class Batch:
         self.arrived = time.perf_counter()
 
     def complete(self, outcomes: list[Outcome]) -> None:
-        """It is committed."""
-        # Of a request that was given up, all that was open is released already, or is about to be.
+        """Records the outcomes of the committed batch."""
+        # A request that has ended releases the comments of its open batches itself.
         if not self.request.done.done():
             self.outcomes = outcomes
             self.request.batch_completed(len(outcomes))
 
     def fail(self, problem: Exception) -> None:
-        """It is not going to be committed, so its request is not either."""
+        """Fails the batch's request: the batch will not be committed."""
         if not self.request.done.done():
             self.request.done.set_exception(problem)
 
 
 class PendingRequest:
-    """The batches of one request; `done` ends with the last of them, or with the first that fails."""
+    """The batches of one request; `done` completes with the last of them, or with the first failure."""
 
     __slots__ = ("_comments_open", "_open", "_release", "batches", "context", "done")
 
@@ -55,37 +55,39 @@ class PendingRequest:
         self._open = len(parts)
         self._comments_open = sum(map(len, parts))
         self._release = release
-        self.done.add_done_callback(self._given_up)
+        self.done.add_done_callback(self._release_open)
 
     async def outcomes(self) -> list[Outcome]:
-        """The outcome of each comment, in order, once all are committed; cancelled, nobody waits for the rest any more.
+        """Waits until all comments are committed and returns the outcome of each, in order.
+
+        If this call is cancelled, the queued batches are dropped.
 
         Raises:
-            Exception: the one that a batch failed with.
+            Exception: the exception with which a batch failed.
         """
         try:
             if self.batches:
                 await self.done
             return [outcome for batch in self.batches for outcome in batch.outcomes or ()]
         finally:
-            # They refer to their request: in such a cycle only the collector would find them, a thousand at a time.
+            # Batches refer to their request: only the garbage collector would free such a cycle, a thousand at a time.
             self.batches.clear()
 
     def batch_completed(self, count: int) -> None:
-        """One of them is, which had so many comments."""
+        """Counts one committed batch of `count` comments."""
         self._release(count)
         self._open -= 1
         self._comments_open -= count
         if not self._open:
             self.done.set_result(None)
 
-    def _given_up(self, _: "asyncio.Future[None]") -> None:
+    def _release_open(self, _: "asyncio.Future[None]") -> None:
         if self._open:
             self._release(self._comments_open)
 
 
 class ProcessingQueue:
-    """Batches in order of arrival. Its length counts comments, from acceptance until their batch is completed."""
+    """Batches in order of arrival. The length counts comments, from acceptance until their batch is completed."""
 
     def __init__(self, capacity: int):
         self._capacity = capacity
@@ -93,14 +95,14 @@ class ProcessingQueue:
         self._length = 0
         self._wakeup = asyncio.Condition()
         self._closed = False
-        # From here on this process has a queue, and tells its length.
+        # Export the metric from the start.
         metrics.QUEUE_LENGTH.inc(0)
 
     def __len__(self) -> int:
         return self._length
 
     def require_capacity(self) -> None:
-        """Raises QueueFull where nothing more fits: known before a request is read."""
+        """Raises QueueFull if the queue is full, so that a caller can check before it reads a request."""
         if self._length >= self._capacity:
             raise self._full()
 
@@ -113,8 +115,8 @@ class ProcessingQueue:
         """Accepts all parts or none.
 
         Raises:
-            QueueFull: the queue is full. (Into one that is not, any request fits, the largest too: it would otherwise
-                wait for the moment at which nobody else sends anything. So it holds one request more at most.)
+            QueueFull: the queue is full. (A queue below its capacity accepts a request of any size: otherwise a large
+                request could enter only while nobody else sends. So it exceeds its capacity by at most one request.)
             Draining: the queue is closed.
         """
         if self._closed:
@@ -135,9 +137,10 @@ class ProcessingQueue:
         metrics.QUEUE_LENGTH.inc(-count)
 
     async def take(self, limit: int) -> list[Batch] | None:
-        """The oldest batches, at least one, together at most `limit` comments; None once closed and empty.
+        """Waits for and returns the oldest batches: at least one, or several with at most `limit` comments in total.
 
-        Batches whose request has given up are dropped: nobody waits for them, and their sender repeats them.
+        A batch with `same_write` is included even beyond the limit. Drops batches whose request has ended: no request
+        waits for them, and the client repeats them. Returns None once the queue is closed and empty.
         """
         async with self._wakeup:
             while True:
@@ -159,7 +162,7 @@ class ProcessingQueue:
                 await self._wakeup.wait()
 
     async def close(self) -> None:
-        """No more is accepted; what is waiting is still handed out."""
+        """Rejects new requests from now on; `take` still returns the queued batches."""
         self._closed = True
         async with self._wakeup:
             self._wakeup.notify_all()

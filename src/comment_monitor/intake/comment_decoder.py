@@ -1,4 +1,4 @@
-"""One comment from its JSON: whole as it came, or rejected in words for its sender."""
+"""Decodes one comment from JSON: unchanged, or rejected with a reason that its sender understands."""
 
 import re
 from datetime import UTC, datetime
@@ -32,12 +32,12 @@ FIRST_MOMENT: Final = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC)
 FIRST_YEAR: Final = FIRST_MOMENT.year
 LAST_YEAR: Final = LAST_MOMENT.year
-# What a bigint of PostgreSQL holds. Some platforms count dislikes down from likes, so a number may be negative.
+# The range of PostgreSQL's bigint. Some platforms subtract dislikes from likes, so the number may be negative.
 MIN_LIKES: Final = -(2**63)
 MAX_LIKES: Final = 2**63 - 1
 UNSTORABLE: Final = "holds a NUL character or a lone surrogate"
 
-# Up to the next lone surrogate, whose digits are the group, or to the end: every escape before it is passed as a whole.
+# Matches up to the next lone surrogate (its digits are the group) or the end; skips each escape before it as a whole.
 LONE_SURROGATE: Final = re.compile(
     rb"(?:[^\\]++|\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?!u[dD][89a-fA-F][0-9a-fA-F]{2}).))*+"
     rb"(?:\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\?\Z)",
@@ -45,12 +45,12 @@ LONE_SURROGATE: Final = re.compile(
 )
 SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
-# Raw can't stand in a union: an empty one says that the field is not there.
+# msgspec does not allow Raw in a union: an empty Raw means that the field is absent.
 ABSENT: Final = msgspec.Raw()
 
 
 class IncomingComment(msgspec.Struct, gc=False, kw_only=True):
-    """A comment as a request may hold it."""
+    """A comment as a request may contain it."""
 
     id: Id
     text: Text
@@ -65,7 +65,7 @@ class IncomingComment(msgspec.Struct, gc=False, kw_only=True):
 
 
 class LooseComment(msgspec.Struct, gc=False, kw_only=True):
-    """The same with times that may be blank."""
+    """An IncomingComment whose times and `parent_id` may be blank."""
 
     id: Id
     text: Text
@@ -80,16 +80,19 @@ class LooseComment(msgspec.Struct, gc=False, kw_only=True):
 
 
 class BadCommentError(Exception):
-    """One comment's reason for rejection, in words for its sender."""
+    """A comment is rejected; the message is the reason, for the sender."""
 
 
 def may_hold_lone_surrogates(document: bytes) -> bool:
-    """Whether it holds any surrogate at all."""
+    """Returns whether the document contains an escaped surrogate, lone or in a pair."""
     return SURROGATE.search(document) is not None
 
 
 def without_lone_surrogates(document: bytes) -> bytes:
-    """JSON with NUL in the place of lone surrogates: neither can be stored, but NUL can be read, and so be named."""
+    """Returns the JSON with NUL in place of lone surrogates.
+
+    Neither can be stored, but the decoder accepts NUL, so the field at fault can be named.
+    """
     if not may_hold_lone_surrogates(document):
         return document
     mended = bytearray(document)
@@ -100,10 +103,10 @@ def without_lone_surrogates(document: bytes) -> bytes:
 
 
 def check_name(name: str, value: str | None) -> str:
-    """A post's or a source's name, of a comment that carries its own; a source in its one spelling.
+    """Returns the `post_id` or `source` that one comment carries, the source normalised.
 
     Raises:
-        BadCommentError: it is missing, too long or can't be stored.
+        BadCommentError: the value is missing, too long or can't be stored.
     """
     if value and name == "source":
         value = normalise_source(value)
@@ -111,7 +114,7 @@ def check_name(name: str, value: str | None) -> str:
         raise BadCommentError(f"`{name}` is missing")
     if len(value) > MAX_NAME:
         raise BadCommentError(f"`{name}` is longer than {MAX_NAME} characters")
-    # It may come from a command line or a CSV file, which JSON's decoder has not looked at.
+    # The value may come from a command line or a CSV file, which the JSON decoder has not checked.
     if text_fault(value) or not _is_utf8(value):
         raise BadCommentError(f"`{name}` {UNSTORABLE}")
     return value
@@ -126,10 +129,10 @@ def _is_utf8(value: str) -> bool:
 
 
 def build_comment(post_id: str, source: str, item: IncomingComment | msgspec.Raw) -> Comment:
-    """One comment from its decoded form or its raw JSON.
+    """Builds a comment from its decoded form or from raw JSON.
 
     Raises:
-        BadCommentError: with the reason.
+        BadCommentError: the comment is rejected; the message is the reason.
     """
     incoming = item if isinstance(item, IncomingComment) else _loose(item)
     _check_storable(incoming)
@@ -137,10 +140,10 @@ def build_comment(post_id: str, source: str, item: IncomingComment | msgspec.Raw
 
 
 def take(post_id: str, source: str, incoming: IncomingComment) -> Comment:
-    """One decoded comment that holds no NUL, which who calls has seen to.
+    """Builds a comment from a decoded one. The caller must ensure that it contains no NUL.
 
     Raises:
-        BadCommentError: with the reason.
+        BadCommentError: the comment is rejected; the message is the reason.
     """
     text = incoming.text
     if text.isspace():
@@ -167,12 +170,12 @@ def take(post_id: str, source: str, incoming: IncomingComment) -> Comment:
 
 
 def _known(value: str | None) -> str | None:
-    """None where it is blank: platforms send an empty name where they withhold one."""
+    """Returns None for a blank value: platforms send an empty name when they withhold it."""
     return value if value and not value.isspace() else None
 
 
 def _author(source: str, name: str | None) -> str | None:
-    """None too where a notice stands in the place of the name: "[deleted]" is nobody."""
+    """Returns None for a blank name, and for a removal notice in its place, such as "[deleted]"."""
     return name if name and not name.isspace() and not is_removed(source, name) else None
 
 
@@ -204,10 +207,10 @@ def _loose(item: msgspec.Raw) -> IncomingComment:
 
 
 def read_moment(name: str, text: str | None) -> datetime | None:
-    """A moment as senders write it: RFC 3339 with an offset; None where it is blank.
+    """Parses a time in RFC 3339 with an offset; returns None if it is blank.
 
     Raises:
-        BadCommentError: it is something else. The reason names the field, and says what is missing.
+        BadCommentError: the text has another format. The reason names the field and the missing part.
     """
     text = text.strip() if text else ""
     if not text:
@@ -224,7 +227,7 @@ def _not_a_moment(name: str, error: str) -> str:
     return f"`{name}` must be RFC 3339, such as 2026-01-31T09:30:00Z"
 
 
-# What the decoder says, and what a sender of JSON understands by it.
+# The decoder's messages, and the wording for the sender.
 WORDS: Final = (
     (re.compile(r"missing required field `(?P<at>\w+)`"), "{at} is missing"),
     (re.compile(r"of length >= 1(?: - at `(?P<at>\w+)`)?$"), "{at} is empty"),
@@ -241,7 +244,7 @@ TYPES: Final = {
 
 
 def in_words(error: Exception, whole: str = "the comment") -> str:
-    """The decoder's error for a sender of JSON; `whole` names what was decoded, for faults that lie in no field."""
+    """Rewords the decoder's error for the sender; `whole` names the decoded value, for faults that lie in no field."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     text = str(error).replace("$.", "").replace(" - at `$`", "")
@@ -266,7 +269,7 @@ def _type_names(value: str, *, wanted: bool) -> str:
 
 
 def text_fault(value: str) -> str | None:
-    """The decoder takes no lone surrogate; one that was in the document is NUL here."""
+    """Returns a fault if the text contains NUL, which also replaces lone surrogates of the document."""
     return UNSTORABLE if "\0" in value else None
 
 
@@ -277,7 +280,7 @@ def _utc(name: str, moment: datetime | None) -> datetime | None:
         result = moment.astimezone(UTC)
     except OverflowError:
         result = FIRST_MOMENT
-    # The driver takes the very first and the very last moment for infinity.
+    # The driver treats the first and the last moment as infinity.
     if result in {FIRST_MOMENT, LAST_MOMENT}:
         raise BadCommentError(f"`{name}` lies at or beyond the ends of the years 1 to 9999 (in UTC)")
     return result
@@ -291,14 +294,14 @@ def _metadata(raw: msgspec.Raw) -> str | None:
         raise BadCommentError("`metadata` must be an object")
     if len(text) > MAX_METADATA:
         raise BadCommentError(f"`metadata` is longer than {MAX_METADATA} characters")
-    # Two backslashes are one that stands for itself; what is left begins an escape.
+    # Two backslashes are an escaped backslash; each remaining one begins an escape.
     if "\\u0000" in text and "\\u0000" in text.replace("\\\\", ""):
         raise BadCommentError(f"`metadata` {UNSTORABLE}")
     return text
 
 
 def id_of(item: IncomingComment | msgspec.Raw) -> str | None:
-    """The id to name a rejected comment by, cut to a readable length; None where there is none."""
+    """Returns the id for the report of a rejected comment, cut to a readable length; None if it has none."""
     found = item.id if isinstance(item, IncomingComment) else _raw_id(bytes(item))
     if found is None:
         return None
@@ -306,13 +309,13 @@ def id_of(item: IncomingComment | msgspec.Raw) -> str | None:
 
 
 def _raw_id(item: bytes) -> str | None:
-    """Found by structure alone: the comment may be nested too deeply, or too wrong, to be decoded."""
+    """Finds the id by structure alone: the comment may be too deeply nested or too malformed to decode."""
     reader = Reader(item)
     found = b"null"
     try:
         for key in reader.members():
             value = reader.value()
-            # Written plainly or with escapes; of two the last one counts.
+            # The key may contain escapes; the last of several ids counts.
             if item[key] == b'"id"' or (b"\\" in item[key] and msgspec.json.decode(item[key]) == "id"):
                 found = item[value]
         return msgspec.json.decode(without_lone_surrogates(found), type=str | None)

@@ -1,7 +1,7 @@
-"""What Redis remembers of stored comments: it saves PostgreSQL work and decides nothing.
+"""The cache of stored comments in Redis: it saves PostgreSQL work and decides nothing.
 
-Written after the commit, holding revision and digest of the comment, so an entry is proof that this very comment was
-committed to this database. Forgotten or away, it costs time only.
+An entry is written after the commit and holds the comment's revision and digest, so it proves that exactly this comment
+was committed to this database. A lost entry or an unavailable Redis costs only time.
 """
 
 import time
@@ -19,8 +19,8 @@ from comment_monitor.storage.redis_client import UNAVAILABLE, close_redis
 
 logger = logs.get(__name__)
 
-# Sets each key to revision and digest unless a later revision stands there: two processes may answer for the same
-# comment out of order, and an old text must not pass for the latest.
+# Sets each key to revision and digest unless the key has a later revision: two processes may write the same comment's
+# entry out of order, and an old text must not be mistaken for the latest.
 REMEMBER: Final = """
 local ttl = ARGV[1]
 local function revision(value) return #value >= 4 and struct.unpack('>I4', value) or 0 end
@@ -39,14 +39,17 @@ T = TypeVar("T")
 
 
 class Known(NamedTuple):
-    """A comment as Redis should remember it."""
+    """A comment and its revision, to be stored in Redis."""
 
     comment: Comment
     revision: int
 
 
 class CacheKeys(NamedTuple):
-    """Key and digest of each comment of a write, made once for asking and for remembering; none while Redis is away."""
+    """The cache key and digest of each comment of a write, computed once for lookup and store.
+
+    Both lists are empty while the cache is not usable.
+    """
 
     amount: int
     keys: list[bytes]
@@ -54,21 +57,26 @@ class CacheKeys(NamedTuple):
 
 
 def digest(comment: Comment) -> bytes:
-    """12 bytes that stand for all that a repeat is compared by. NUL, which no field holds, keeps the fields apart."""
+    """Returns 12 bytes: the digest of all fields that distinguish a repeat from an edit.
+
+    NUL, which no field contains, separates the fields.
+    """
     content = f"{comment.post_id}\0{comment.author or ''}\0{comment.text}"
     if comment.details != NO_DETAILS:
-        content += "".join(f"\0{'' if one is None else one}" for one in comment.details)
+        content += "".join(f"\0{'' if detail is None else detail}" for detail in comment.details)
     return blake2b(content.encode(), digest_size=12).digest()
 
 
 def _keys(comments: Sequence[Comment], namespace: bytes) -> list[bytes]:
-    # Hashed: what is in Redis tells nothing of who wrote what. The prefix goes in as data, not as a key, which would
-    # cost a block more for each.
-    return [blake2b(namespace + f"{one.source}\0{one.id}".encode(), digest_size=16).digest() for one in comments]
+    # Hashed, so that Redis does not reveal who commented where. The prefix is hashed as data: as blake2b's key it would
+    # cost one more block per comment.
+    return [
+        blake2b(namespace + f"{comment.source}\0{comment.id}".encode(), digest_size=16).digest() for comment in comments
+    ]
 
 
 class DedupCache:
-    """The cache of one process; without the prefix of the database in use it is asked nothing."""
+    """The cache of one process; it is not queried without the prefix of the database in use."""
 
     def __init__(
         self,
@@ -80,8 +88,8 @@ class DedupCache:
         self._client: Client | None = client
         self._opened: list[Client] = [client] if client else []
         self._open_cluster = open_cluster
-        # Whether it is a cluster, which takes no command on keys of several slots: each key has its own then, all in
-        # one pipeline. The keys are the same, so processes that know of it and those that do not yet agree.
+        # Whether Redis is a cluster, which rejects a command on keys of several slots: then each key has its own
+        # command, all in one pipeline. The keys are the same in both modes, so processes agree before all detect it.
         self._each = False
         self._ttl = ttl
         self._breaker = Breaker()
@@ -90,20 +98,20 @@ class DedupCache:
         self._until = 0.0
 
     def use_namespace(self, namespace: bytes | None, until: float) -> None:
-        """The database's prefix, as read in time to be gone by until then (of `time.monotonic`); None: it has none.
+        """Sets the database's prefix, valid until `until` (of `time.monotonic`); None: no prefix is usable.
 
-        What was read earlier than what is known changes nothing.
+        Ignored if it was read earlier than the current prefix.
         """
         if until >= self._until:
             self._namespace, self._until = namespace, until
 
     @property
     def state(self) -> str:
-        """`ok`, `away`, or `off` where no Redis is named; as far as is known."""
+        """The last known state: `ok`, `away` (unavailable), or `off` (no Redis is configured)."""
         return "off" if not self._client else "ok" if self._reached else "away"
 
     async def probe(self) -> None:
-        """Finds out whether Redis is there, also where no comment comes that would show it."""
+        """Checks whether Redis is available, even if no comment arrives that would show it."""
         if self._client and self._breaker.closed:
             try:
                 await self._client.ping()
@@ -114,22 +122,25 @@ class DedupCache:
 
     @property
     def usable(self) -> bool:
-        """Whether what it says can be believed now."""
+        """Whether entries can be trusted now: Redis is reachable and the prefix has not expired."""
         return self.reachable and self._namespace is not None and time.monotonic() < self._until
 
     @property
     def reachable(self) -> bool:
-        """Whether it can be told something, as far as is known."""
+        """Whether Redis was available at the last attempt, or may be tried again."""
         return self._client is not None and self._breaker.closed
 
     def keys_of(self, comments: Sequence[Comment]) -> CacheKeys:
-        """What these comments go by in Redis."""
+        """Returns the cache keys and digests of these comments."""
         if not self.usable or self._namespace is None:
             return CacheKeys(len(comments), [], [])
-        return CacheKeys(len(comments), _keys(comments, self._namespace), [digest(one) for one in comments])
+        return CacheKeys(len(comments), _keys(comments, self._namespace), [digest(comment) for comment in comments])
 
     async def lookup(self, cache_keys: CacheKeys) -> list[bool]:
-        """For each comment whether it is stored just like this; all False when Redis is away. One round trip."""
+        """Returns for each comment whether Redis has it with the same content, in one round trip.
+
+        All are False if Redis is unavailable.
+        """
         if not cache_keys.keys or not self.usable or self._client is None:
             return [False] * cache_keys.amount
         try:
@@ -147,11 +158,11 @@ class DedupCache:
         return result
 
     async def store(self, cache_keys: CacheKeys, revisions: Sequence[tuple[int, int]]) -> None:
-        """Notes committed comments. One round trip; away, it is left out.
+        """Stores entries for committed comments, in one round trip; does nothing if Redis is unavailable.
 
         Args:
-            cache_keys: of the comments of the write.
-            revisions: index among them, and revision, of each that is to be remembered.
+            cache_keys: the cache keys of all comments of the write.
+            revisions: index and revision of each comment to store.
         """
         if not cache_keys.keys:
             return
@@ -159,17 +170,18 @@ class DedupCache:
         await self._note([cache_keys.keys[index] for index, _ in revisions], values)
 
     async def invalidate(self, edited: Sequence[Known], namespaces: Sequence[bytes]) -> bool:
-        """Before edits are committed: whatever Redis holds of them is no longer their latest text.
+        """Invalidates the entries of edited comments, before the edits are committed.
 
-        False where Redis could not be told: then it must be disowned. (A note of the new text after the commit would
-        come too late: this process may be gone by then, and the old text would pass for the latest until it expires.)
+        Returns False if Redis could not be updated: then all its entries must be disowned. (An update after the commit
+        would be too late: if this process died in between, the old text would pass for the latest until the entry
+        expires.)
 
         Args:
             edited: the comments with their new revisions.
-            namespaces: every prefix by which some process may go at the commit.
+            namespaces: every prefix that some process may use at the time of the commit.
         """
-        values = [one.revision.to_bytes(4, "big") for one in edited]
-        comments = [one.comment for one in edited]
+        values = [known.revision.to_bytes(4, "big") for known in edited]
+        comments = [known.comment for known in edited]
         keys = [key for namespace in namespaces for key in _keys(comments, namespace)]
         return await self._note(keys, values * len(namespaces))
 
@@ -187,22 +199,22 @@ class DedupCache:
         return True
 
     async def _with_client(self, use: "Callable[[Client], Awaitable[T]]") -> T:
-        """Runs commands; again where the answer is that this is a cluster, or another node's part of one."""
+        """Runs commands; retries if the response shows that Redis is a cluster, or that another node has the key."""
         while True:
-            assert self._client is not None  # noqa: S101 - callers have looked
+            assert self._client is not None  # noqa: S101 - callers have checked
             try:
                 return await use(self._client)
             except ClusterCrossSlotError:
                 if self._each:
                     raise
                 self._each = True
-                logger.info("redis_is_a_cluster", effect="one command a key")
+                logger.info("redis_is_a_cluster", effect="one command per key")
             except MovedError:
                 if self._open_cluster is None:
                     raise
                 self._client, self._open_cluster, self._each = self._open_cluster(), None, True
                 self._opened.append(self._client)
-                logger.info("redis_is_a_cluster", effect="each node is asked for its own keys")
+                logger.info("redis_is_a_cluster", effect="commands go to the node that has the key")
 
     async def _get(self, client: "Client", keys: Sequence[bytes]) -> list[Any]:
         if not self._each:
@@ -225,7 +237,7 @@ class DedupCache:
             return
         pipeline = client.pipeline(transaction=False)
         for key, value in zip(keys, values, strict=True):
-            # The method of this name refuses to work on a cluster, where it can't see to the script's being there.
+            # redis-py's `evalsha` refuses to run on a cluster, where it can't ensure that the script is loaded.
             pipeline.execute_command("EVALSHA", REMEMBER_SHA, 1, key, self._ttl, value)
         await pipeline.execute()
 
@@ -243,4 +255,4 @@ class DedupCache:
         self._reached = False
         metrics.count_error("cache")
         if self._breaker.failure():
-            logger.warning("redis_away", error=type(error).__name__, effect="duplicates are found by PostgreSQL")
+            logger.warning("redis_away", error=type(error).__name__, effect="PostgreSQL finds the duplicates")

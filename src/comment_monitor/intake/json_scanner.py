@@ -1,9 +1,9 @@
-"""Where the values of a JSON document begin and end: one level is split, the rest is left undecoded.
+"""Finds where the values of a JSON document begin and end: splits one level and leaves the rest undecoded.
 
-The decoder makes an object for every element and gives up on a document nested deeper than its recursion goes. Here a
-list of ten million numbers costs no memory, its reader may stop at any element, and depth is a counter. Only structure
-is looked at: whether each value is well formed is for the decoder to say. Each run of brackets is a step of Python, and
-takes some hundred times as long as in the decoder: a document has a bound on them.
+The decoder creates an object for every element, and fails on a document nested deeper than its recursion limit. This
+scanner uses no memory for a list of ten million numbers, its caller can stop at any element, and depth is a counter. It
+checks only the structure; the decoder checks whether each value is well formed. Each run of brackets is a step of
+Python and takes about a hundred times as long as in the decoder, so their number is limited.
 """
 
 import re
@@ -13,10 +13,10 @@ from typing import Final
 _BLANK: Final = re.compile(rb"[ \t\n\r]*+")
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _PLAIN: Final = re.compile(rb'[^ \t\n\r,:"\[\]{}]++')
-# Runs of opening or of closing brackets that a reader passes: about a second of them. A request with 10,000
-# comments, each with 25 arrays or objects beside one another, has half as many.
+# Runs of opening or of closing brackets that a reader accepts: about one second of work. A request with 10,000
+# comments, each with 25 sibling arrays or objects, has half as many.
 MOST_RUNS: Final = 1_000_000
-# Up to the next run of opening or of closing brackets outside of strings.
+# Matches up to the next run of opening or of closing brackets outside strings.
 _BRACKETS: Final = re.compile(
     rb'[^\[\]{}"]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^\[\]{}"]*+)*+([\[{]++|[\]}]++)',
     re.DOTALL,
@@ -24,22 +24,22 @@ _BRACKETS: Final = re.compile(
 
 
 class StructureError(ValueError):
-    """The document is no JSON here; the message says what was expected at which byte."""
+    """The document is not JSON; the message names the expected token and the byte."""
 
     def __init__(self, expected: str, at: int):
         super().__init__(f"JSON is malformed: expected {expected} (byte {at})")
 
 
 class IntricateError(ValueError):
-    """The document has more arrays and objects beside one another than a reader passes."""
+    """The document has more runs of brackets than a reader accepts."""
 
 
 class Reader:
-    """Goes through a document value by value.
+    """Reads a document value by value.
 
     Raises:
-        StructureError: by each of its methods, where something else stands than has to.
-        IntricateError: by each of its methods, where it has passed `MOST_RUNS` runs of brackets.
+        StructureError: from any method, if the document does not continue as the method requires.
+        IntricateError: from any method, after `MOST_RUNS` runs of brackets.
     """
 
     def __init__(self, document: bytes):
@@ -49,11 +49,11 @@ class Reader:
         self._pass_blank()
 
     def next_is(self, character: bytes) -> bool:
-        """What the value begins with that comes next."""
+        """Returns whether the next value begins with this character."""
         return self._document.startswith(character, self._at)
 
     def members(self) -> Iterator[slice]:
-        """The keys of an object; its consumer has to read the value after each key."""
+        """Yields the keys of an object; the caller must read the value after each key."""
         self._pass(b"{")
         more = not self.next_is(b"}")
         while more:
@@ -68,7 +68,7 @@ class Reader:
         self._pass(b"}")
 
     def elements(self) -> Iterator[slice]:
-        """The values of an array."""
+        """Yields the values of an array."""
         self._pass(b"[")
         more = not self.next_is(b"]")
         while more:
@@ -79,7 +79,7 @@ class Reader:
         self._pass(b"]")
 
     def value(self) -> slice:
-        """The value that comes next, whatever it is."""
+        """Returns the next value, of any type."""
         start = self._at
         self._at = self._end(start)
         found = slice(start, self._at)
@@ -87,7 +87,7 @@ class Reader:
         return found
 
     def end(self) -> None:
-        """Nothing may follow."""
+        """Raises unless the whole document has been read."""
         if self._at < len(self._document):
             raise StructureError("nothing more", self._at)
 
@@ -117,7 +117,7 @@ class Reader:
                 depth += run
                 continue
             if run >= depth:
-                # The run may go on with what closes the array or object around it.
+                # The rest of the run may close the enclosing arrays or objects.
                 return at - run + depth
             depth -= run
         raise StructureError("as many closing brackets as opening ones", len(self._document))

@@ -1,4 +1,4 @@
-"""The flow of a comment on one page: batch, queue, look up, store, commit, cache, answer, publish."""
+"""The data flow of a comment on one page: batch, queue, look up, store, commit, cache, publish, respond."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ from comment_monitor.core.model import (
     Comment,
     Outcome,
     Parsed,
-    Receipt,
+    Receipt,  # check-words: kept - a schema name in OpenAPI
     Rejection,
 )
 from comment_monitor.intake.batch_queue import Batch, PendingRequest, ProcessingQueue
@@ -44,12 +44,12 @@ from comment_monitor.storage.retry import RETRIED, with_retries
 
 logger = logs.get(__name__)
 
-# Seconds for which a failed write says something of the next one.
+# Seconds for which a failed write predicts that the next one fails.
 TROUBLE_LASTS: Final = 60.0
 
 
 class Pipeline:
-    """One process's way from parsed comments to committed ones."""
+    """Stores the parsed comments of one process."""
 
     def __init__(
         self,
@@ -65,23 +65,24 @@ class Pipeline:
         self._database = database
         self._cache = cache
         self._publisher = publisher
-        # Whether what Redis did not know was mostly stored already: then it has forgotten, and more of it will come.
+        # Whether most comments of the last write that Redis did not know were already stored: then Redis has lost
+        # entries, and more such comments will follow.
         self._forgotten = False
-        # Whether all that the last write was about was new: then so is most of what follows.
+        # Whether all comments of the last write were new: then most of the following ones are new too.
         self._all_new = True
-        # Why the latest write failed, and when (of `time.monotonic`).
+        # Why the latest write failed, and the time (of `time.monotonic`).
         self._failed: tuple[str, float] | None = None
 
     @property
     def trouble(self) -> str | None:
-        """Why the database, which answers, takes no writes, as the latest one found; None: it took it, or long ago."""
+        """Why the database refused the latest write although it responds; None: it succeeded, or failed long ago."""
         if self._failed and time.monotonic() - self._failed[1] < TROUBLE_LASTS:
             return self._failed[0]
         return None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Pipeline"]:
-        """Runs the writers; at the end the queue is closed and what it holds is written."""
+        """Runs the writers; at the end closes the queue and writes the queued batches."""
         writers = [asyncio.create_task(self._write_groups(), name=f"writer-{n}") for n in range(self.settings.writers)]
         try:
             yield self
@@ -89,7 +90,7 @@ class Pipeline:
             await self.queue.close()
             await asyncio.gather(*writers)
 
-    async def process(self, parsed: Parsed) -> Receipt:
+    async def process(self, parsed: Parsed) -> Receipt:  # check-words: kept
         """Stores a request's comments; returns once they are committed.
 
         Raises:
@@ -114,18 +115,18 @@ class Pipeline:
             updated=updated,
             duplicates=duplicates,
             queued=stored + updated,
-            rejected=sorted(rejected, key=lambda one: one.index),
+            rejected=sorted(rejected, key=lambda rejection: rejection.index),
         )
 
     async def submit(self, comments: Sequence[Comment]) -> list[Outcome]:
         """Waits until all comments are committed; returns the outcome of each, in their order."""
         self._require_storable(comments)
-        repeats = len({(one.source, one.id) for one in comments}) < len(comments)
+        repeats = len({(comment.source, comment.id) for comment in comments}) < len(comments)
         outcomes: list[Outcome] = []
         with tracing.span("store comments", comments=len(comments)):
             try:
                 async with asyncio.timeout(self.settings.processing_timeout):
-                    # Texts of one comment are taken in their order: each write begins when the one before has ended.
+                    # The texts of one comment are written in order: each write starts after the previous one ends.
                     for run in runs(comments) if repeats else (comments,):
                         outcomes += await (await self._enqueue(run, repeats=repeats)).outcomes()
             except TimeoutError:
@@ -138,7 +139,7 @@ class Pipeline:
         size = self.settings.batch_size
         parts = [comments[at : at + size] for at in range(0, len(comments), size)]
         try:
-            # The batches of one comment may not overtake each other: one write has all.
+            # Batches with the same comment must not overtake each other, so one write contains all of them.
             return await self.queue.put(parts, same_write=repeats and len(parts) > 1, context=tracing.request_context())
         except errors.Unavailable as problem:
             metrics.count_error(problem.slug)
@@ -153,16 +154,16 @@ class Pipeline:
         return self._schema is not None and self._schema.before_012
 
     def _require_storable(self, comments: Sequence[Comment]) -> None:
-        """The schema of the release before has no place for some of what a comment may tell: it comes with a migration.
+        """Checks that the schema has columns for all fields: that of the previous release lacks some until migrated.
 
         Raises:
-            SchemaBehind: a comment tells it.
+            SchemaBehind: a comment has a field that the schema lacks.
         """
-        if self._before_009 and any(one.author is None or one.details != NO_DETAILS for one in comments):
+        if self._before_009 and any(comment.author is None or comment.details != NO_DETAILS for comment in comments):
             metrics.count_error(errors.SchemaBehind.slug)
             raise errors.SchemaBehind(
-                "Comments without an author, or with author_id, edited_at, url or likes, are taken once the database "
-                "is migrated: run `comment-monitor migrate`, or repeat the request later."
+                "Comments without an author, or with author_id, edited_at, url or likes, are accepted once the "
+                "database is migrated: run `comment-monitor migrate`, or repeat the request later."
             )
 
     async def _write_groups(self) -> None:
@@ -170,9 +171,9 @@ class Pipeline:
             await self._process_group(group)
 
     async def _process_group(self, group: list[Batch]) -> None:
-        """Commits batches together, and completes or fails each; never raises, or its writer would end.
+        """Commits batches together, and completes or fails each; never raises, because that would end the writer.
 
-        If PostgreSQL refuses them as data, each goes by itself, to find the comment at fault.
+        If PostgreSQL rejects their data, writes each batch separately to find the comment at fault.
         """
         contexts = [batch.request.context for batch in group]
         names = [context.request_id for context in dict.fromkeys(contexts) if context][:MAX_REQUESTS]
@@ -191,26 +192,26 @@ class Pipeline:
                 batch.complete(result)
 
     async def _isolate_bad_comments(self, batch: Batch, error: errors.NotStorableError) -> list[Outcome]:
-        """Stores comment by comment what can be stored of a batch in which some comment can't."""
+        """Writes a batch comment by comment, after PostgreSQL rejected it, and rejects those that can't be stored."""
         if len(batch.comments) == 1:
             return [_reject(error)]
         outcomes: list[Outcome] = []
         for comment in batch.comments:
             try:
                 [[outcome]] = await self._dedup_and_store([[comment]], [batch.request.context])
-            except errors.NotStorableError as why:
-                outcome = _reject(why)
+            except errors.NotStorableError as fault:
+                outcome = _reject(fault)
             outcomes.append(outcome)
         return outcomes
 
     async def _dedup_and_store(
         self, parts: Sequence[Sequence[Comment]], contexts: Sequence[RequestContext | None]
     ) -> list[list[Outcome]]:
-        """Look up, store, commit, cache and publish for all parts in one go; retried while PostgreSQL is away."""
+        """Looks up, stores, commits, caches and publishes all parts; retries while PostgreSQL is unavailable."""
         comments = [comment for part in parts for comment in part]
         keys = self._cache.keys_of(comments)
         cached = await self._cache.lookup(keys)
-        # What would not get through now is left to the sweep from the start.
+        # Without free capacity the new outbox rows are left to the sweep from the start.
         sent = self._publisher.free_capacity > 0
         with self._refusals_in_words():
             found = await self._find_existing(comments, keys, cached) if self._forgotten else []
@@ -220,7 +221,7 @@ class Pipeline:
         await self._cache.store(keys, plan.record_results(written))
         if unknown := len(found) + sum(map(len, plan.rounds)):
             self._forgotten = plan.duplicates["database"] * 2 > unknown
-        outbox = [id_ for one in written for id_ in one.outbox]
+        outbox = [id_ for result in written for id_ in result.outbox]
         if sent:
             self._publisher.publish(outbox, self._contexts_by_row(plan, written, parts, contexts))
         _report(plan, outbox, sent=sent, contexts=contexts)
@@ -229,7 +230,7 @@ class Pipeline:
 
     @contextmanager
     def _refusals_in_words(self) -> Iterator[None]:
-        """Raises what the driver raises as SchemaBehind, DatabaseUnavailable or NotStorableError."""
+        """Converts the driver's exceptions to SchemaBehind, DatabaseUnavailable or NotStorableError."""
         try:
             yield
         except SCHEMA_MISSING_ERRORS:
@@ -243,32 +244,33 @@ class Pipeline:
                 f"The database can't be used: {why}; repeating the request is safe."
             ) from None
         except NOT_STORABLE_ERRORS as error:
-            raise errors.NotStorableError(f"PostgreSQL refused it ({type(error).__name__})") from None
+            raise errors.NotStorableError(f"PostgreSQL refused the comment ({type(error).__name__})") from None
 
     async def _find_existing(self, comments: Sequence[Comment], keys: CacheKeys, cached: Sequence[bool]) -> list[int]:
-        """Which comments that Redis did not know are stored just like this; none where an identity comes twice.
+        """Returns the indexes of comments that Redis did not know but that are stored with the same content.
 
-        They are cached at once: an entry for a text that is no longer the latest must not come later than it has to.
-        (Of an identity that comes twice, the first has to lock it: an edit in a later round would lock out of order.)
+        Returns none if an identity repeats: its first occurrence must lock the row, because an edit in a later round
+        would lock out of order. Caches the comments at once: the later an entry is written, the more likely its text is
+        no longer the latest.
         """
         unknown = [index for index, known in enumerate(cached) if not known]
         if not unknown or len({comment.key for comment in comments}) < len(comments):
             return []
 
-        async def look() -> list[int]:
+        async def query() -> list[int]:
             async with self._database.connection() as conn:
                 asked = [comments[index] for index in unknown]
-                return await stored.look_for(conn, asked, before_009=self._before_009)
+                return await stored.find_stored(conn, asked, before_009=self._before_009)
 
-        found = [unknown[place] for place in await with_retries(self.settings, look)]
+        found = [unknown[place] for place in await with_retries(self.settings, query)]
         await self._cache.store(keys, [(index, 0) for index in found])
         return found
 
     async def _write(self, plan: WritePlan, sent: bool) -> list[Written]:
-        """Writes the rounds. What edits need between their write and its commit (`_invalidate`) takes round trips.
+        """Writes the rounds.
 
-        New comments need none of it, so where most are new, one statement that commits by itself adds those that are,
-        and a transaction takes the others.
+        Edits need `_invalidate` between their write and its commit, which takes round trips; new comments do not. So if
+        most comments are new, one autocommit statement adds the new ones, and a transaction writes the others.
         """
         resend_after = self.settings.resend_after if sent else None
         added: list[Written] = []
@@ -280,11 +282,11 @@ class Pipeline:
         try:
             written = await with_retries(self.settings, partial(self._write_transaction, plan, added, resend_after))
         except Exception:
-            # They are committed, though their requests may hear that it failed: for their repeats they are duplicates.
+            # The added comments are committed, although their requests may fail: a repeat counts them as duplicates.
             if sent and added:
                 self._publisher.publish(added[0].outbox, {})
             raise
-        self._all_new = all(one.all_new for one in written)
+        self._all_new = all(result.all_new for result in written)
         return written
 
     async def _add_new(self, plan: WritePlan, resend_after: float | None) -> Written:
@@ -295,7 +297,7 @@ class Pipeline:
     async def _write_transaction(
         self, plan: WritePlan, added: Sequence[Written], resend_after: float | None
     ) -> list[Written]:
-        """Writes the rounds that are not written yet."""
+        """Writes the remaining rounds in one transaction."""
         async with self._database.transaction() as conn:
             written = [*added] + [
                 await stored.write(
@@ -308,16 +310,16 @@ class Pipeline:
                 for number in range(len(added), len(plan.rounds))
             ]
             edited = plan.edited(written)
-            asked = time.monotonic()
+            read_at = time.monotonic()
             namespace = await self._invalidate(conn, edited) if edited else None
         if edited:
-            self._cache.use_namespace(namespace, asked + cache_namespace.LEASE)
+            self._cache.use_namespace(namespace, read_at + cache_namespace.LEASE)
         return written
 
     async def _invalidate(self, conn: Connection, edited: list[Known]) -> bytes | None:
-        """Sees to it that no process takes an old text for the latest one.
+        """Ensures that no process mistakes an old text for the latest one.
 
-        Returns the prefix to use from now on; None: none until the database has been asked again.
+        Returns the prefix to use from now on; None: use none until it has been read from the database again.
         """
         if self._cache.reachable:
             valid = await cache_namespace.hold(conn, before_012=self._before_012)
@@ -332,10 +334,10 @@ class Pipeline:
         parts: Sequence[Sequence[Comment]],
         contexts: Sequence[RequestContext | None],
     ) -> RequestContexts:
-        """The requests whose comments are in each outbox row."""
+        """Returns the requests whose comments are in each outbox row."""
         known = {context for context in contexts if context}
-        if len(known) < 2:  # noqa: PLR2004 - one request, or none that is known
-            return {id_: list(known) for one in written for id_ in one.outbox} if known else {}
+        if len(known) < 2:  # noqa: PLR2004 - at most one known request
+            return {id_: list(known) for result in written for id_ in result.outbox} if known else {}
         owners = [context for part, context in zip(parts, contexts, strict=True) for _ in part]
         return {
             outbox_id: list(dict.fromkeys(owner for index in indexes if (owner := owners[index])))
@@ -349,7 +351,7 @@ def _reject(error: errors.NotStorableError) -> Outcome:
 
 
 def _report(plan: WritePlan, outbox: list[int], *, sent: bool, contexts: Sequence[RequestContext | None]) -> None:
-    """Counts what a write did, and logs it at DEBUG."""
+    """Counts the results of a write, and logs them at DEBUG."""
     new, edited = plan.new_and_edited()
     duplicates = plan.duplicates.total()
     if logs.at_debug():
@@ -367,7 +369,7 @@ def _report(plan: WritePlan, outbox: list[int], *, sent: bool, contexts: Sequenc
 
 @contextmanager
 def _failures_answered(group: list[Batch]) -> Iterator[None]:
-    """Whatever is raised fails the requests of the group, and goes no further."""
+    """Fails the requests of the group on any exception, and suppresses it."""
     try:
         yield
     except errors.Problem as problem:

@@ -1,6 +1,7 @@
 """The rate limit of `POST /comments/process`: a moving minute per client, shared by all pods through Redis.
 
-The counting is the `limits` library's (one atomic script in Redis); with Redis away it is this process's own.
+The `limits` library counts, with one atomic script in Redis. While Redis is unavailable, each process counts its own
+requests.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ NAMESPACE: Final = "process"
 
 
 class Verdict(NamedTuple):
-    """Whether a request may pass, how many more may, and in how many seconds there is room again."""
+    """Whether a request is allowed, the number of further allowed requests, and the seconds until the limit resets."""
 
     allowed: bool
     limit: int
@@ -34,7 +35,7 @@ class Verdict(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers)."""
+        """The headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers)."""
         return {
             "RateLimit-Policy": f'"{NAMESPACE}";q={self.limit};w={WINDOW}',
             "RateLimit": f'"{NAMESPACE}";r={self.remaining};t={self.reset}',
@@ -42,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 class RateLimit:
-    """Counts one hit per request and client. A limit of 0 switches it off."""
+    """Counts one hit per request and client. A limit of 0 disables it."""
 
     def __init__(self, per_minute: int, redis_url: str):
         self._item = RateLimitItemPerMinute(max(per_minute, 1), namespace=NAMESPACE)
@@ -60,11 +61,11 @@ class RateLimit:
             self._shared = MovingWindowRateLimiter(self._storage)
 
     async def hit(self, client: str) -> Verdict | None:
-        """Counts a request of `client`; None where there is no limit."""
+        """Counts a request of `client`; returns None if no limit is set."""
         if self._off:
             return None
         if self._shared:
-            # A request waits for its turn: more at once than the pool has connections is no sign of an outage.
+            # A request waits for a connection: more concurrent requests than connections are not an outage.
             async with self._turns:
                 if self._breaker.closed and (verdict := await self._hit_shared(self._shared, client)):
                     return verdict
@@ -86,7 +87,7 @@ class RateLimit:
         try:
             return await self._hit(limiter, client)
         except MovedError:
-            # A node of a cluster, and this client is counted at another one.
+            # Redis is a node of a cluster, and another node has this client's count.
             if self._cluster is None and self._storage:
                 self._cluster = open_cluster(self._url)
                 self._use(self._storage, self._cluster)
@@ -94,13 +95,13 @@ class RateLimit:
 
     @staticmethod
     def _use(storage: RedisStorage, client: "Redis | RedisCluster") -> None:
-        """The library makes clients of its own only, by URLs that know neither time limits nor Sentinels."""
+        """Replaces the library's client: it builds clients only from URLs, without time limits and Sentinels."""
         bridge: Any = storage.bridge
         bridge.storage, bridge.connection_getter = client, lambda _: client
         bridge.register_scripts()
 
     async def close(self) -> None:
-        """Gives back the connections."""
+        """Closes the connections."""
         for client in (self._client, self._cluster):
             if client:
                 await close_redis(client)

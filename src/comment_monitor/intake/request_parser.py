@@ -1,6 +1,7 @@
-"""From a request's bytes to comments: every bad comment is named, the good rest goes on.
+"""Parses a request's bytes into comments: rejects each bad comment by name and keeps the others.
 
-Two ways, tried in turn: one typed decode of the whole body (nearly always), then comment by comment.
+The fast path decodes the whole body at once, and nearly always succeeds. Otherwise the slow path decodes each comment
+separately.
 """
 
 import codecs
@@ -26,14 +27,14 @@ from comment_monitor.intake.comment_decoder import (
 )
 from comment_monitor.intake.json_scanner import MOST_RUNS, IntricateError, Reader, StructureError
 
-# Members of the body beside the comments; a request has three.
+# Members that the body may have; a request has three.
 MAX_MEMBERS: Final = 1000
 Item = TypeVar("Item", IncomingComment, msgspec.Raw)
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 
 
 class Request(msgspec.Struct, gc=False, kw_only=True):
-    """A body whose comments all have the right shape."""
+    """A body whose comments all have the right types."""
 
     post_id: Name
     source: Name = DEFAULT_SOURCE
@@ -41,7 +42,7 @@ class Request(msgspec.Struct, gc=False, kw_only=True):
 
 
 class Head(msgspec.Struct, kw_only=True):
-    """A body whose comments are yet to be looked at."""
+    """A body whose comments are not decoded yet."""
 
     post_id: Name
     source: Name = DEFAULT_SOURCE
@@ -51,23 +52,25 @@ class Head(msgspec.Struct, kw_only=True):
 _fast = msgspec.json.Decoder(Request)
 _head = msgspec.json.Decoder(Head)
 _key = msgspec.json.Decoder(str)
-# Looks at every byte and makes nothing of it.
+# Checks every byte without creating objects.
 _any = msgspec.json.Decoder(msgspec.Raw)
 
 
 def parse_request(body: bytes, *, max_comments: int) -> Parsed:
-    """Takes a request's body apart; one byte order mark before it, which some editors and shells write, is skipped.
+    """Parses a request's body; skips one leading byte order mark, which some editors and shells write.
 
     Raises:
-        NotJson: it can't be read.
-        InvalidRequest: it has not the shape of a request.
-        TooLarge: more than `max_comments` comments.
+        NotJson: the body is not valid JSON.
+        InvalidRequest: the body does not have the fields of a request.
+        TooLarge: the body has more than `max_comments` comments.
     """
     return parse_at_once(body, max_comments=max_comments) or parse_one_by_one(body, max_comments=max_comments)
 
 
 def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
-    """The quick way, for a body without a fault in its shape; None: another way has to find what is wrong.
+    """The fast path, for a body whose fields all have the right types.
+
+    Returns None if `parse_one_by_one` has to find the fault.
 
     Raises:
         NotJson, InvalidRequest, TooLarge: as `parse_request`.
@@ -75,7 +78,7 @@ def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         body.decode()
-        # No comment without a brace: where there are more, they are counted before any of them is made.
+        # Every comment has a brace: if there are more braces, count the comments before creating any of them.
         if body.count(b"{") > max_comments + 1:
             head = _head.decode(body)
             _check_names(head.post_id, head.source)
@@ -90,15 +93,16 @@ def parse_at_once(body: bytes, *, max_comments: int) -> Parsed | None:
     source = _check_names(request.post_id, request.source)
     if len(request.comments) > max_comments:
         raise _too_many(max_comments)
-    # A decoded NUL is an escape in the document, so that one look at the bytes is a look at every text.
+    # A decoded NUL is always an escape in the document, so one search of the bytes checks every text.
     build = build_comment if b"\\u0000" in body else take
     return _gather(request.post_id, source, request.comments, build)
 
 
 def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
-    """The careful way: what is wrong with one comment is its own affair, a lone surrogate and deep nesting too.
+    """The slow path: a fault in one comment, such as a lone surrogate or deep nesting, rejects only that comment.
 
-    Memory is that of the comments taken, whatever the body holds; time grows with its brackets, up to a bound.
+    Memory is that of the accepted comments, whatever else the body contains. Time grows with the number of brackets, up
+    to a limit.
 
     Raises:
         NotJson, InvalidRequest, TooLarge: as `parse_request`.
@@ -110,7 +114,7 @@ def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
     except RecursionError:
         checked = False
     except msgspec.DecodeError as error:
-        # The decoder takes no lone surrogate, against which JSON's grammar has nothing: the parts will tell.
+        # The decoder rejects lone surrogates, which JSON's grammar allows: `_Parts` checks each part.
         if not may_hold_lone_surrogates(body):
             raise NotJson(f"{_in_json(error)}.") from None
         checked = False
@@ -121,16 +125,16 @@ def parse_one_by_one(body: bytes, *, max_comments: int) -> Parsed:
         raise NotJson(f"{error}.") from None
     except IntricateError:
         raise TooLarge(
-            f"The request is wrong somewhere, and it has more than {MOST_RUNS // 2} arrays and objects, too many to "
-            "look for the place; send fewer comments at once."
+            f"The request has a fault, and it has more than {MOST_RUNS // 2} arrays and objects, too many to "
+            "search for the fault; send fewer comments at once."
         ) from None
 
 
 class _Parts:
-    """A body by its parts; `checked`: that all of it is JSON is known already.
+    """A body split into its parts. `checked`: the whole body is known to be valid JSON.
 
     Raises:
-        NotJson, InvalidRequest, TooLarge, StructureError, IntricateError: as it is found.
+        NotJson, InvalidRequest, TooLarge, StructureError, IntricateError: when the fault is found.
     """
 
     def __init__(self, body: bytes, *, checked: bool, max_comments: int):
@@ -143,7 +147,7 @@ class _Parts:
         self.source = _check_names(self.head.post_id, self.head.source)
 
     def comments(self) -> Iterator[msgspec.Raw]:
-        """Each comment, one after the other."""
+        """Yields the comments in order, undecoded."""
         for span in self._comments:
             yield msgspec.Raw(self._part(span))
 
@@ -154,7 +158,7 @@ class _Parts:
                 raise InvalidRequest(f"The body has more than {MAX_MEMBERS} members.")
             name = _key.decode(self._part(key))
             if name == "comments" and reader.next_is(b"["):
-                # Of one name twice the last one counts; the first has to be JSON all the same.
+                # The last of several `comments` counts, but the earlier ones must be valid JSON too.
                 for span in self._comments:
                     self._part(span)
                 self._comments = list(_at_most(max_comments, reader.elements()))
@@ -168,7 +172,7 @@ class _Parts:
         )
 
     def _whole(self, span: slice) -> bytes:
-        """A part that is no comment: of one that can't be looked through nobody knows whether it is JSON."""
+        """Returns a part other than a comment; rejects it if it is nested too deeply to check that it is JSON."""
         part = self._part(span)
         try:
             _any.decode(part)
@@ -177,7 +181,7 @@ class _Parts:
         return part
 
     def _part(self, span: slice) -> bytes:
-        """As it was written, or with NUL for lone surrogates."""
+        """Returns a part as written, or with NUL in place of lone surrogates."""
         part = self._body[span]
         if self._checked:
             return part
@@ -189,11 +193,14 @@ class _Parts:
             return mended
         if "byte" not in fault:
             raise NotJson(f"{fault} (byte {span.start}).")
-        raise NotJson(f"{_BYTE.sub(lambda at: f'(byte {int(at[1]) + span.start})', fault)}.")
+        raise NotJson(f"{_BYTE.sub(lambda match: f'(byte {int(match[1]) + span.start})', fault)}.")
 
 
 def _fault(part: bytes) -> str | None:
-    """What is wrong with it as JSON; of what is nested deeper than the decoder goes, only that its brackets match."""
+    """Returns why a part is not JSON, or None.
+
+    In a part nested deeper than the decoder's limit, only the brackets are known to match.
+    """
     try:
         _any.decode(part)
     except RecursionError:
@@ -217,13 +224,13 @@ def _decode_head(document: bytes) -> Head:
 
 
 def _check_names(post_id: str, source: str) -> str:
-    """Returns the source in its one spelling."""
+    """Checks both names and returns the normalised source."""
     for name, value in (("post_id", post_id), ("source", source)):
         if fault := text_fault(value):
             raise InvalidRequest(f"`{name}` {fault}.")
     if not (source := normalise_source(source)):
         raise InvalidRequest("`source` is blank.")
-    # Some letters are two in lower case.
+    # Some letters become two characters in lower case.
     if len(source) > MAX_NAME:
         raise InvalidRequest(f"`source` is longer than {MAX_NAME} characters in lower case.")
     return source
@@ -237,7 +244,7 @@ def _at_most(most: int, items: Iterator[slice]) -> Iterator[slice]:
 
 
 def _too_many(most: int) -> TooLarge:
-    return TooLarge(f"The request holds more than {most} comments, the most that go into one.")
+    return TooLarge(f"The request has more than {most} comments, the limit for one request.")
 
 
 def _gather(post_id: str, source: str, items: Iterable[Item], build: Callable[[str, str, Item], Comment]) -> Parsed:

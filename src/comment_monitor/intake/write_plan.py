@@ -1,7 +1,8 @@
-"""Which comments of one write go to PostgreSQL, and in which order, when identities repeat within the write.
+"""Decides which comments of one write go to PostgreSQL, and in which order, when identities repeat within the write.
 
-One statement can touch a row once. So the first occurrence of each identity goes in the first round, a later one
-that says something else in the next, and so on; an exact repeat goes nowhere. Nearly always there is one round.
+One statement can change a row once. So the first occurrence of each identity is written in the first round, a later
+occurrence with other content in the next round, and so on; an exact repeat is not written. Nearly always there is one
+round.
 """
 
 from collections import Counter
@@ -12,14 +13,14 @@ from comment_monitor.core.model import CONFLICT, DUPLICATE, STORED, UPDATED, Com
 from comment_monitor.intake.dedup_cache import Known
 from comment_monitor.storage.comments import SAME, Unchanged, Written
 
-# Texts of one comment in one write: each is a statement, and for so long others wait for its writer.
+# Texts of one comment in one write: each needs a statement, and other requests wait for the writer meanwhile.
 MAX_ROUNDS: Final = 32
 
 
 def runs(comments: Sequence[Comment]) -> Iterator[Sequence[Comment]]:
-    """The comments in their order: as one write, or where one of them has many texts as several, each after the other.
+    """Yields the comments, in order, as one write, or as several if one comment has more than `MAX_ROUNDS` texts.
 
-    Between these, others have their turn.
+    Other requests can be written between two of these writes.
     """
     begin = 0
     texts: Counter[tuple[str, str]] = Counter()
@@ -30,7 +31,7 @@ def runs(comments: Sequence[Comment]) -> Iterator[Sequence[Comment]]:
         if texts[comment.key] == MAX_ROUNDS:
             yield comments[begin:index]
             begin = index
-            # A write knows nothing of the one before: a text that was the latest there is one of its own here.
+            # Each write counts separately: a text equal to the latest of the previous write is a text of its own here.
             texts.clear()
             latest.clear()
         texts[comment.key] += 1
@@ -41,28 +42,28 @@ def runs(comments: Sequence[Comment]) -> Iterator[Sequence[Comment]]:
 class WritePlan:
     """The rounds of one write, as indexes into `comments`; after `record_results`, the outcome of every comment.
 
-    `cached`: which of them Redis knows. `found`: indexes of those that PostgreSQL was asked about and has, where no
-    identity stands in the write twice.
+    `cached`: for each comment, whether Redis knows it. `found`: indexes of the comments that a query found in
+    PostgreSQL; only for a write in which no identity repeats.
     """
 
     def __init__(self, comments: Sequence[Comment], cached: Sequence[bool], found: Sequence[int] = ()):
         self.comments = comments
-        self._keys = keys = [(one.source, one.id) for one in comments]
+        self._keys = keys = [(comment.source, comment.id) for comment in comments]
         self.rounds: list[list[int]] = []
         self.duplicates: Counter[str] = Counter()
         self.outcomes: list[Outcome] = [DUPLICATE] * len(comments)
-        # Of each repeat within the write, the comment that it repeats: what becomes of that one becomes of both.
+        # For each repeat within the write, the comment that it repeats: both get the same outcome.
         self._repeats: dict[int, int] = {}
         if len(set(keys)) == len(keys):
             self._take_distinct(cached, frozenset(found))
         else:
             self._take_repeated(cached)
         for round_ in self.rounds:
-            # Two writers that lock the same rows do so in the same order, and so never wait for each other in a cycle.
+            # All writers lock rows in the same order, so they never wait for each other in a lock cycle.
             round_.sort(key=keys.__getitem__)
 
     def _take_distinct(self, cached: Sequence[bool], found: frozenset[int]) -> None:
-        """Nearly always: no identity stands in the write twice."""
+        """Plans a write in which no identity repeats, as nearly always."""
         round_ = [index for index, known in enumerate(cached) if not known and index not in found]
         self.rounds = [round_] if round_ else []
         if len(round_) < len(cached):
@@ -86,18 +87,18 @@ class WritePlan:
             latest[key] = (index, depth)
 
     def split_off(self, added: Written) -> None:
-        """What was added of the only round becomes a round by itself, and the rest the next."""
+        """Splits the only round: the added comments become the first round, the others the second."""
         [round_] = self.rounds
         self.rounds = [[], []]
         for index in round_:
             self.rounds[self._keys[index] not in added.outcomes].append(index)
 
     def comments_of(self, number: int) -> list[Comment]:
-        """The comments of one round, sorted by identity."""
+        """Returns the comments of one round, sorted by identity."""
         return [self.comments[index] for index in self.rounds[number]]
 
     def record_results(self, written: Sequence[Written]) -> list[tuple[int, int]]:
-        """Records what the write of each round did; returns index and revision of what Redis should store of it."""
+        """Records the result of each round; returns index and revision of each comment that Redis should store."""
         known: dict[tuple[str, str], tuple[int, int]] = {}
         for round_, result in zip(self.rounds, written, strict=True):
             for index in round_:
@@ -115,7 +116,7 @@ class WritePlan:
         return list(known.values())
 
     def _take_unchanged(self, index: int, row: Unchanged) -> bool:
-        """Takes over that a row kept its text; returns whether the row holds just what came."""
+        """Records the outcome for a row that kept its text; returns whether the row equals the comment."""
         if row.outcome == "conflict":
             self.outcomes[index] = Outcome("rejected", self._conflict(self.comments[index], row))
             return False
@@ -129,7 +130,7 @@ class WritePlan:
         return reason if row.post_id != comment.post_id else f"{reason}, by another author"
 
     def rows_by_outbox_id(self, written: Sequence[Written], size: int) -> dict[int, list[int]]:
-        """The indexes of the comments in each outbox row, of `size` at most."""
+        """Returns the indexes of the comments in each outbox row; a row has at most `size`."""
         rows: dict[int, list[int]] = {}
         for round_, result in zip(self.rounds, written, strict=True):
             order = round_
@@ -141,7 +142,7 @@ class WritePlan:
         return rows
 
     def edited(self, written: Sequence[Written]) -> list[Known]:
-        """The comments whose text a write replaced, each with its latest revision."""
+        """Returns the comments whose text a write replaced, each with its latest revision."""
         known: dict[tuple[str, str], Known] = {}
         for round_, result in zip(self.rounds, written, strict=True):
             for index in round_ if result.outcomes else ():
@@ -152,5 +153,5 @@ class WritePlan:
         return list(known.values())
 
     def new_and_edited(self) -> tuple[int, int]:
-        """How many comments were stored and how many updated."""
+        """Returns the number of new comments and the number of updated ones."""
         return self.outcomes.count(STORED), self.outcomes.count(UPDATED)

@@ -1,1 +1,1 @@
-"""Drives a running service with comments and measures how it answers."""
+"""Drives a running service with comments and measures its answers."""

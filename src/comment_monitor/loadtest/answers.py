@@ -1,4 +1,4 @@
-"""What an answer says: the counts of a 200, checked, or the name of what went wrong."""
+"""Parses answers: the counts of a 200, which are checked, or the name of the failure."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-# The service says that a repeat makes sense; NO_ANSWER stands for a connection that broke.
+# The statuses after which a repeat makes sense; NO_ANSWER means a broken connection.
 NO_ANSWER: Final = 0
 RETRIED: Final = (NO_ANSWER, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -15,7 +15,7 @@ UNREADABLE: Final = "200 that can't be read"
 
 
 class Reply(NamedTuple):
-    """An answer as it came. Where none came, status is NO_ANSWER and `failure` says why; `retry_after` in seconds."""
+    """An answer. If none came, the status is NO_ANSWER and `failure` says why. `retry_after` is in seconds."""
 
     status: int
     body: bytes = b""
@@ -24,12 +24,12 @@ class Reply(NamedTuple):
 
     @property
     def may_be_stored(self) -> bool:
-        """Refused in words, but the work may have been done: too late, or on the other side of a broken line."""
+        """Whether the comments may be stored: after a timeout of the service or a broken connection, but not a 429."""
         return self.status != HTTPStatus.TOO_MANY_REQUESTS
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What the body of a 200 must hold."""
+    """The counts that the body of a 200 must hold."""
 
     received: int
     stored: int
@@ -39,7 +39,7 @@ class Counts(msgspec.Struct, frozen=True):
     rejected: list[msgspec.Raw]
 
     def fault(self, sent: int) -> str:
-        """The contract's two sums; empty where they hold for so many comments sent."""
+        """Checks the two sums of the contract for `sent` comments; returns an empty text if they hold."""
         parts = self.stored + self.updated + self.duplicates + len(self.rejected)
         right = self.received == sent == parts and self.queued == self.stored + self.updated
         return "" if right else WRONG_COUNTS
@@ -55,7 +55,7 @@ _problem = msgspec.json.Decoder(_Problem)
 
 
 def read_counts(body: bytes) -> Counts | None:
-    """The counts of a 200; None where the body holds none."""
+    """Returns the counts of a 200; None if the body holds none."""
     try:
         return _counts.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -63,7 +63,7 @@ def read_counts(body: bytes) -> Counts | None:
 
 
 def name_of(reply: Reply) -> str:
-    """A refusal's or a failure's name: status and type of problem, such as `503 queue-full`."""
+    """Returns the name of a failure: status and type of problem, such as `503 queue-full`."""
     if reply.status == NO_ANSWER:
         return reply.failure
     if reply.status == HTTPStatus.OK:
@@ -77,7 +77,7 @@ def name_of(reply: Reply) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """The seconds that `Retry-After` asks for; 0.0 where it is not there or names a date."""
+    """Returns the seconds of `Retry-After`; 0.0 if the header is absent or holds a date."""
     try:
         return max(float(headers.get("Retry-After", "0")), 0.0)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Sends requests at a rate over a number of connections, and counts what comes back."""
+"""Sends requests at a rate over a number of connections, and counts the answers."""
 
 import asyncio
 import random
@@ -16,9 +16,9 @@ from comment_monitor.loadtest.plan import Load
 FIRST_WAIT: Final = 0.2
 LONGEST_WAIT: Final = 10.0
 JITTER: Final = 0.25
-# Above COMMENT_PROCESSING_TIMEOUT's upper bound, so that the service's own word for it is heard.
+# Above COMMENT_PROCESSING_TIMEOUT's upper bound, so that the service answers its own timeout first.
 TIMEOUT: Final = 60.0
-# How long a request is repeated to a service that does not answer at all.
+# Seconds for which a request is repeated to a service that does not answer at all.
 GIVE_UP: Final = 60.0
 OK: Final = 200
 CUT_OFF: Final = "cut off by the interrupt"
@@ -29,7 +29,7 @@ now = time.perf_counter
 class Pace(NamedTuple):
     """How hard to drive: connections, comments a second (None: as fast as answers come), seconds (None: to the end).
 
-    `retry` repeats a request that met 429, 503 or a broken connection until it is in.
+    `retry` repeats a request that met 429, 503 or a broken connection until it succeeds.
     """
 
     concurrency: int
@@ -39,7 +39,7 @@ class Pace(NamedTuple):
 
 
 class Result:
-    """What the run has seen so far. Latencies are of requests answered with 200, in seconds."""
+    """The counts of a run so far. Latencies are those of requests answered with 200, in seconds."""
 
     def __init__(self) -> None:
         self.latency = Histogram()
@@ -51,7 +51,7 @@ class Result:
         self.expected: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
-        # Comments of repeated requests whose first try may have been stored: so many may count as duplicates.
+        # Comments of repeated requests whose first try may have been stored: these may count as duplicates.
         self.uncertain = 0
         self.started = now()
         self.seconds = 0.0
@@ -74,15 +74,15 @@ class Driver:
         self.result = Result()
 
     def stop(self) -> None:
-        """Starts no further request; what is on its way is waited for."""
+        """Starts no further request; `run` waits for the requests under way."""
         self._stopped.set()
 
     async def run(self, loads: Iterator[Load]) -> None:
-        """Sends all loads, or those of the pace's seconds. Cancelled, it counts what was on its way as cut off.
+        """Sends all loads, or those of the pace's seconds. If cancelled, it counts the requests under way as cut off.
 
         Raises:
             aiohttp.ClientError: the service can't be reached; nothing was sent.
-            TimeoutError: it takes the connection and says nothing; nothing was sent.
+            TimeoutError: the service accepts the connection and does not answer; nothing was sent.
         """
         connector = aiohttp.TCPConnector(limit=self._pace.concurrency)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
@@ -113,14 +113,14 @@ class Driver:
             self._count(reply, load, now() - due)
 
     async def _next(self, loads: Iterator[Load]) -> tuple[float, Load] | None:
-        """The next load and the moment at which it is due; one worker at a time waits for the clock."""
+        """Returns the next load and the moment at which it is due; one worker at a time waits for that moment."""
         async with self._turn:
             load = None if self._stopped.is_set() else next(loads, None)
             if load is None:
                 return None
             due = now()
             if self._pace.rate:
-                # From the moment it was due: a service that holds up the sender must not look fast for it.
+                # Latency counts from this moment: a service that delays the sender must not appear fast.
                 due = self.result.started + self._planned / self._pace.rate
             self._planned += load.size
             return None if self._is_late(due) or await self._wait(due - now()) else (due, load)
@@ -129,7 +129,7 @@ class Driver:
         return self._pace.seconds is not None and max(due, now()) >= self.result.started + self._pace.seconds
 
     async def _wait(self, seconds: float) -> bool:
-        """Sleeps; True: told to stop meanwhile."""
+        """Sleeps; returns True if the run was stopped meanwhile."""
         if seconds <= 0:
             return False
         try:
@@ -140,7 +140,7 @@ class Driver:
         return True
 
     async def _deliver(self, session: aiohttp.ClientSession, load: Load) -> Reply:
-        """The last answer to a request; the only one, where nothing is repeated."""
+        """Sends a request, repeats it if the pace says so, and returns the last answer."""
         began = now()
         wait = FIRST_WAIT
         uncertain = False
@@ -180,5 +180,5 @@ class Driver:
         self.result.counts.update(
             stored=counts.stored, updated=counts.updated, duplicates=counts.duplicates, rejected=len(counts.rejected)
         )
-        if load.promise:
-            self.result.expected.update(load.promise._asdict())
+        if load.expected:
+            self.result.expected.update(load.expected._asdict())

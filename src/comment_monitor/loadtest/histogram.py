@@ -19,14 +19,14 @@ class Histogram:
         self.highest = 0.0
 
     def add(self, seconds: float) -> None:
-        """Counts one."""
+        """Counts one duration."""
         at = int(math.log(max(seconds, LOWEST) / LOWEST) * _SCALE) + 1
         self._counts[min(at, _SIZE - 1)] += 1
         self.count += 1
         self.highest = max(self.highest, seconds)
 
     def percentile(self, share: float) -> float:
-        """The duration in seconds that `share` (0 to 1) of all stay within; 0.0 where there are none."""
+        """Returns the duration in seconds that `share` (0 to 1) of all durations stay within; 0.0 if there are none."""
         wanted = share * self.count
         seen = 0
         for at, amount in enumerate(self._counts):

@@ -1,7 +1,7 @@
-"""The requests of a run with made-up comments, and what a service that loses nothing answers to them.
+"""The requests of a run with made-up comments, and the counts that a service without losses answers.
 
 Requests overtake each other on the way, and the outcome must not depend on it. So a comment is either repeated or
-edited, never both; every edit has a text of its own; and all that has one id goes to one post.
+edited, never both; every edit has a text of its own; and all comments with one id go to one post.
 """
 
 import random
@@ -17,7 +17,7 @@ SOURCE: Final = "load-test"
 # Different texts of a run, and comments that can still be repeated or edited: memory stays level however long it runs.
 TEXTS: Final = 4096
 REMEMBERED: Final = 20_000
-# Share of comments whose text another comment has too, as under real posts.
+# Share of comments with the same text as another comment, as under real posts.
 REPEATED: Final = 0.05
 AUTHORS: Final = 997
 REPLIES: Final = 0.2
@@ -33,8 +33,8 @@ encode: Final = msgspec.json.Encoder().encode
 Made = dict[str, Any]
 
 
-class Promise(NamedTuple):
-    """What becomes of a request's comments, or of a run's."""
+class Expected(NamedTuple):
+    """The expected outcomes of a request's comments."""
 
     stored: int
     updated: int
@@ -42,18 +42,18 @@ class Promise(NamedTuple):
 
 
 class Load(NamedTuple):
-    """One request ready to go: its body, how many comments it holds, what is expected of them (None: unknown)."""
+    """One encoded request: its body, its number of comments, and their expected outcomes (None: unknown)."""
 
     body: bytes
     size: int
-    promise: Promise | None
+    expected: Expected | None
 
 
 class Mix(NamedTuple):
-    """What the comments of a run are like.
+    """The mix of comments of a run.
 
-    `run_id` begins every id, so that two runs do not meet; `duplicates` and `edits` are shares of all comments that
-    repeat an earlier one or bring it with a new text, 0 to 1 together.
+    `run_id` begins every id, so that two runs share no id; `duplicates` and `edits` are the shares of all comments
+    that repeat an earlier comment or edit one, with a sum of 0 to 1.
     """
 
     run_id: str
@@ -64,7 +64,7 @@ class Mix(NamedTuple):
 
 
 def made_up(mix: Mix, *, batch: int, total: int | None) -> Iterator[Load]:
-    """Requests of `batch` comments, each to one post, until there are `total` (None: without end)."""
+    """Yields requests of `batch` comments, each to one post, up to `total` comments (None: without end)."""
     maker = _Maker(mix)
     left = total
     while left is None or left > 0:
@@ -81,7 +81,7 @@ class _Maker:
         self._texts = make_texts(seeded, TEXTS)
         self._tails = make_tails(seeded, TEXTS)
         self._number = 0
-        self._room = max(REMEMBERED // mix.posts, 1)
+        self._capacity = max(REMEMBERED // mix.posts, 1)
         self._repeatable: dict[int, list[Made]] = {}
         self._editable: dict[int, list[Made]] = {}
         self._last: dict[int, str] = {}
@@ -91,8 +91,8 @@ class _Maker:
         made = [self._comment(post) for _ in range(size)]
         kinds = [kind for kind, _ in made]
         body = {"post_id": f"load-{post}", "source": SOURCE, "comments": [comment for _, comment in made]}
-        promise = Promise(kinds.count(STORED), kinds.count(UPDATED), kinds.count(DUPLICATES))
-        return Load(encode(body), size, promise)
+        expected = Expected(kinds.count(STORED), kinds.count(UPDATED), kinds.count(DUPLICATES))
+        return Load(encode(body), size, expected)
 
     def _comment(self, post: int) -> tuple[str, Made]:
         self._number += 1
@@ -101,7 +101,7 @@ class _Maker:
             if known := self._repeatable.get(post):
                 return DUPLICATES, known[self._below(len(known))]
         elif drawn < self._mix.duplicates + self._mix.edits and (known := self._editable.get(post)):
-            # The number makes the text one that no other version has.
+            # The number makes the text differ from every other version.
             text = f"{self._text()} (edit {self._number})"
             return UPDATED, {**known[self._below(len(known))], "text": text}
         return STORED, self._new(post)
@@ -125,10 +125,10 @@ class _Maker:
             return
         side = self._repeatable if self._random() * (repeats + edits) < repeats else self._editable
         known = side.setdefault(post, [])
-        if len(known) < self._room:
+        if len(known) < self._capacity:
             known.append(made)
         else:
-            known[self._below(self._room)] = made
+            known[self._below(self._capacity)] = made
 
     def _text(self) -> str:
         text = self._texts[self._below(TEXTS)]

@@ -1,4 +1,4 @@
-"""What a run found, in words or as JSON, and whether it stayed within its bounds."""
+"""The results of a run, in words or as JSON, and whether they are within its bounds."""
 
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +12,7 @@ KINDS: Final = (*EXPECTED, "rejected")
 
 
 class Bounds(NamedTuple):
-    """Past these a run has failed; None: not asked. The error rate is a share of the requests."""
+    """The bounds past which a run has failed; None: no bound. The error rate is a share of the requests."""
 
     max_p95_ms: float | None
     max_p99_ms: float | None
@@ -21,10 +21,10 @@ class Bounds(NamedTuple):
 
 
 def summary(result: Result, *, skipped: Skipped | None) -> dict[str, Any]:
-    """The numbers of a run, JSON values.
+    """Returns the numbers of a run as JSON values.
 
-    Throughput counts what was answered with 200. `skipped` is given where the comments came from a file: then nobody
-    knows what to expect of them.
+    Throughput counts requests answered with 200. `skipped` is given if the comments came from a file: then the expected
+    counts are unknown.
     """
     seconds = max(result.seconds, 1e-9)
     found: dict[str, Any] = {
@@ -54,7 +54,7 @@ def _latency(result: Result) -> dict[str, float]:
 
 
 def failures(found: dict[str, Any], bounds: Bounds) -> list[str]:
-    """What lies past its bound or is not as it must be, each in one line."""
+    """Returns one line for each number that is past its bound or wrong."""
     checks = (
         _above("p95", found, bounds.max_p95_ms),
         _above("p99", found, bounds.max_p99_ms),
@@ -87,9 +87,9 @@ def _errors(found: dict[str, Any], bound: float) -> str:
 
 
 def _surprise(found: dict[str, Any]) -> str:
-    """Where every request was answered, a service that loses and doubles nothing gives the expected counts.
+    """Returns a line if the counts differ from the expected ones although every request was answered.
 
-    A request that was repeated may have been stored the first time; no count is off by more than such comments.
+    A repeated request may have been stored at its first try; the counts may differ by the comments of such requests.
     """
     expected = found.get("expected")
     if not expected or found["errors"]:
@@ -109,7 +109,7 @@ def _list(counts: dict[str, int]) -> str:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """The report for a person."""
+    """Returns the report for a person."""
     latency = "   ".join(f"{name} {value:,g}" for name, value in found["latency_ms"].items())
     lines = [
         f"{found['comments']:,} comments in {found['requests']:,} requests, {found['seconds']:g} s",

@@ -1,9 +1,9 @@
-"""Comment texts made up for load: lengths, languages, questions, links and mentions as in real ones."""
+"""Made-up comment texts, with lengths, languages, questions, links and mentions as in real ones."""
 
 import random
 from typing import Final
 
-# Several scripts, and what rules look for: questions, links, mentions, complaints, praise, shouting.
+# Several scripts, and the features that the analysis finds: questions, links, mentions, complaints, praise, shouting.
 SENTENCES: Final = (
     "love this",
     "first",
@@ -32,17 +32,17 @@ SENTENCES: Final = (
 )
 NAMES: Final = ("ana", "ben", "chen", "dara", "eli", "fatima", "goran", "hana", "ivan", "june")
 WORDS: Final = ("camera", "price", "song", "update", "battery", "ending", "delivery", "color", "match", "recipe")
-# Sentences in a comment: a median near 50 characters, and a few that run on.
+# Sentences in a comment: a median near 50 characters, and a few long comments.
 LENGTHS: Final = (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4, 6, 12, 40)
 
 
 def make_texts(choice: random.Random, amount: int) -> list[str]:
-    """So many texts; drawn once for a run, so that a comment costs the generator next to nothing."""
+    """Returns `amount` texts; drawn once for a run, so that a comment costs the generator next to nothing."""
     return [_text(choice) for _ in range(amount)]
 
 
 def make_tails(choice: random.Random, amount: int) -> list[str]:
-    """So many short endings: a text and an ending together are hardly ever the same twice."""
+    """Returns `amount` short endings: the same text with the same ending hardly ever comes twice."""
     return [f" {choice.choice(WORDS)} {choice.randrange(1, 100_000)}" for _ in range(amount)]
 
 

@@ -1,1 +1,1 @@
-"""What runs at intervals beside the requests."""
+"""The periodic jobs, which run beside the requests."""

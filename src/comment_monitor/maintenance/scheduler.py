@@ -1,4 +1,4 @@
-"""The periodic jobs: sending what waits or got lost, refreshing what is known of schema, cache and backlog."""
+"""The periodic jobs: sending unsent and lost outbox rows, and refreshing the state of schema, cache and backlog."""
 
 import asyncio
 import random
@@ -32,13 +32,13 @@ SWEEP_BATCH: Final = 500
 BACKLOG_INTERVAL: Final = 5.0
 CACHE_INTERVAL: Final = 2.0
 QUEUE_INTERVAL: Final = 1.0
-# Seconds for which a sweep takes a look at the queue for a new one.
+# Seconds for which a sweep uses the last measurement of the queue.
 QUEUE_FRESH: Final = 0.5
-# Rows that are due within so many seconds are put off, where they are: the time until the next look, and more.
+# Rows that are due within this number of seconds may be postponed: more than the time until the next measurement.
 POSTPONE_AHEAD: Final = 5.0
 INDEX_INTERVAL: Final = 600.0
 CHECK_POLL: Final = 60.0
-# Seconds after which a job that failed runs again, however long its interval: it would seem to fail for as long.
+# Seconds after which a failed job runs again, even if its interval is longer; until then the job counts as failing.
 AGAIN: Final = 5.0
 
 
@@ -55,12 +55,12 @@ class Scheduler:
         self._publisher = publisher
         self._rate = AnalysisRate()
         self._queue_measured = 0.0
-        # Each job that fails, and why.
+        # The reason of each failing job.
         self._failing: dict[str, str] = {}
 
     @property
     def trouble(self) -> str | None:
-        """Which job fails, and why; None: none does."""
+        """A failing job and the reason; None: no job fails."""
         return next((f"{name}: {why}" for name, why in self._failing.items()), None)
 
     @asynccontextmanager
@@ -81,14 +81,14 @@ class Scheduler:
         try:
             yield
         finally:
-            # Cancelling alone is not enough: a client that is just connecting may keep it to itself.
+            # Cancelling alone is not enough: a client that is just connecting may swallow the cancellation.
             stop.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def refresh_schema(self) -> None:
-        """Whether this process can work on the database, and under which prefix Redis remembers it."""
+        """Refreshes the state of the database, the namespace of the cache, and the gauges of the schema."""
         await self._schema.refresh(self._database)
         self._cache.use_namespace(self._schema.namespace, self._schema.namespace_until)
         metrics.SCHEMA_USABLE.set(not self._schema.problem)
@@ -98,29 +98,30 @@ class Scheduler:
             metrics.SCHEMA_AT_HEAD.set(self._schema.at_head)
 
     async def probe_cache(self) -> None:
-        """Whether Redis is there."""
+        """Probes Redis."""
         await self._cache.probe()
 
     async def measure_backlog(self) -> None:
-        """Sets the gauges of what is not yet analysed."""
+        """Sets the gauges of the analysis backlog."""
         await system_gauges.measure_waiting(self._database)
 
     async def measure_recent_index(self) -> None:
-        """Sets the gauge of when `cleanup` was last done."""
+        """Sets the gauge of the age of the recent index."""
         await system_gauges.measure_recent_index(self._database)
 
     async def run_invariant_checks(self) -> None:
-        """Reports the last check of the invariants, and checks them where that is due."""
+        """Exports the last check of the invariants, and checks them if a check is due."""
         await system_gauges.run_invariant_checks(self._settings, self._database)
 
     async def _check_in_intervals(self, stop: asyncio.Event) -> None:
-        # The database knows whether a check is due. Pods that start together do not ask together.
+        # The database has the time of the last check. The random wait keeps pods that start together from asking
+        # together.
         interval = min(self._settings.check_interval, CHECK_POLL)
         await _wait(stop, interval * random.random())  # noqa: S311 - no secret
         await self._every(interval, self.run_invariant_checks, stop)
 
     async def measure_queue(self) -> None:
-        """Bounds the queue before the workers in time: what waits there longer would be sent again."""
+        """Bounds the workers' queue by its work in seconds: rows that wait there longer would be sent again."""
         async with self._database.connection() as conn:
             [(rows, comments, inserted, updated, counted)] = await conn.fetch(outbox.OUTSTANDING, 2 * QUEUE_LIMIT)
             now = Outstanding(rows, comments, inserted, updated)
@@ -140,11 +141,11 @@ class Scheduler:
                 await conn.fetch(outbox.POSTPONE, POSTPONE_AHEAD, found.postpone)
 
     async def sweep(self) -> None:
-        """Sends due outbox rows, the longest due first, while there is room for them at the broker."""
+        """Sends due outbox rows, the longest due first, while the publisher has free capacity."""
         if time.monotonic() - self._queue_measured > QUEUE_FRESH:
             await self.measure_queue()
-        while room := self._publisher.free_capacity:
-            limit = min(room, SWEEP_BATCH)
+        while capacity := self._publisher.free_capacity:
+            limit = min(capacity, SWEEP_BATCH)
             async with self._database.transaction() as conn:
                 rows = await conn.fetch(
                     outbox.SWEEP, limit, self._settings.resend_after, self._settings.backoff_multiplier
@@ -171,7 +172,10 @@ class Scheduler:
             await _wait(stop, wait)
 
     def _log_unavailable(self, step: Job, error: Exception) -> None:
-        """`refresh_schema` reports a database that is away; nothing else would report a table that is closed to us."""
+        """Logs a failed job; an unavailable database only at DEBUG, because `refresh_schema` reports it.
+
+        A missing permission on a single table is a warning, because no other job would report it.
+        """
         name = type(error).__name__
         if isinstance(error, REFUSED_ERRORS) and not isinstance(error, CONFLICT_ERRORS) and not self._schema.problem:
             metrics.count_error("upkeep")

@@ -1,6 +1,6 @@
-"""Gauges of the system as a whole, which alerts go by: what waits, how old the recent index is, what is broken.
+"""Gauges of the whole system for alerts: the analysis backlog, the age of the recent index, violated invariants.
 
-Any process tells them, all the same; who sums them up takes the largest.
+Every process exports the same values, so aggregations over processes take the maximum.
 """
 
 from datetime import UTC, datetime
@@ -24,20 +24,20 @@ from comment_monitor.storage.postgres import Database, in_words, open_database
 
 logger = logs.get(__name__)
 
-# Seconds for one statement of a look, and between two slices.
+# Seconds for one statement of a check, and between two slices.
 CHECK_TIMEOUT: Final = 120.0
 CHECK_PAUSE: Final = 0.02
-NAMES: Final = [name_of(one) for one in INVARIANTS]
+NAMES: Final = [name_of(invariant) for invariant in INVARIANTS]
 TIMEOUTS_TO_WAIT: Final = 10
 
 
 async def measure_waiting(database: Database) -> None:
-    """What is stored and not yet analysed."""
+    """Sets the gauges of the comments that are stored and not yet analysed."""
     try:
         async with database.connection() as conn:
             [(comments, oldest)] = await conn.fetch(WAITING)
     except Exception:
-        # Scaling and alerts must not go by what was true before.
+        # Scaling and alerts must not use outdated values.
         metrics.BACKLOG.clear()
         metrics.OLDEST.clear()
         raise
@@ -46,7 +46,7 @@ async def measure_waiting(database: Database) -> None:
 
 
 async def measure_recent_index(database: Database) -> None:
-    """How far back the index of recent comments begins: the weekly cleanup sets it to seven days."""
+    """Sets the gauge of the age at which the recent index begins: the weekly cleanup resets it to seven days."""
     async with database.connection() as conn:
         begins = await retention.recent_index_begins(conn)
     if begins:
@@ -58,26 +58,26 @@ async def measure_recent_index(database: Database) -> None:
 
 
 async def run_invariant_checks(settings: Settings, database: Database) -> None:
-    """Tells what the last look at the invariants has found, and looks where that is an interval ago.
+    """Exports the results of the last invariant check, and checks again if that was an interval ago.
 
-    Once for the whole installation: another process that looks meanwhile is left alone, and its findings are read.
+    One process checks for the whole installation: if another process is checking, this one only reads its results.
 
     Args:
         settings: the settings.
-        database: for the short statements.
+        database: the pool for the short statements; the check opens its own.
     """
-    if await _tell_of_last_check(settings, database):
+    if await _export_last_check(settings, database):
         try:
             await _check_now(settings)
         except Exception as error:
-            # The gauge of the last success stays as it is, and an alert goes by that.
+            # The gauge of the last completed check keeps its value, and an alert uses it.
             logger.warning("invariant_check_failed", error=type(error).__name__, reason=in_words(error))
             raise
-        await _tell_of_last_check(settings, database)
+        await _export_last_check(settings, database)
 
 
-async def _tell_of_last_check(settings: Settings, database: Database) -> bool:
-    """Sets the gauges; True where a look is due."""
+async def _export_last_check(settings: Settings, database: Database) -> bool:
+    """Sets the gauges from the last check; returns whether a check is due."""
     async with database.connection() as conn:
         rows = await conn.fetch(LAST_CHECKS, settings.check_interval, NAMES)
         if len(rows) < len(NAMES):
@@ -92,18 +92,19 @@ async def _tell_of_last_check(settings: Settings, database: Database) -> bool:
 
 
 async def _check_now(settings: Settings) -> None:
-    """Looks at every invariant on a connection of its own; nothing where another process does."""
+    """Checks every invariant on a separate connection; does nothing if another process is checking."""
     own = await open_database(settings.postgres_dsn, size=1, timeout=CHECK_TIMEOUT, application="comment-monitor check")
     try:
-        # The lock ends with the connection, also where this process is killed.
+        # The lock ends with the connection, even if this process is killed.
         async with own.connection() as conn:
             if not await conn.value(LOCK_CHECK, CHECK_LOCK):
                 return
-            # Another process may have looked while this one was about to.
+            # Another process may have finished a check since this process read that one is due.
             if not any(row["due"] for row in await conn.fetch(LAST_CHECKS, settings.check_interval, NAMES)):
                 return
             oldest = TIMEOUTS_TO_WAIT * settings.processing_timeout
-            findings = await check(conn, oldest=oldest, pause=CHECK_PAUSE)
-            await conn.fetch(SAVE_CHECKS, [one.name for one in findings], [one.violations for one in findings])
+            results = await check(conn, oldest=oldest, pause=CHECK_PAUSE)
+            names, violations = [result.name for result in results], [result.violations for result in results]
+            await conn.fetch(SAVE_CHECKS, names, violations)
     finally:
         await own.close()

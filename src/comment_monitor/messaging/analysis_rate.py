@@ -1,35 +1,35 @@
-"""How fast the workers analyse, all of them together, and what follows for the queue between them and the senders.
+"""Measures the analysis rate of all workers together, and computes from it the bounds of their queue.
 
-Measured from what PostgreSQL counts, so every process knows it, whoever sends and whoever analyses.
+The rate is measured from PostgreSQL's statistics, so every process knows it, no matter which process sends or analyses.
 """
 
 from collections import deque
 from typing import Final, NamedTuple
 
-# Seconds over which the rate is measured; over the longer ones while so few comments are analysed.
+# Seconds over which the rate is measured; LONG_WINDOW while fewer than FEW comments are analysed within WINDOW.
 WINDOW: Final = 10.0
 LONG_WINDOW: Final = 60.0
 FEW: Final = 20
-# A rate below this many seconds is no measurement, but shows what workers can do at least.
+# A rate over fewer seconds than LEAST_WINDOW is only a lower bound; below FIRST_WINDOW it is ignored.
 LEAST_WINDOW: Final = 3.0
 FIRST_WINDOW: Final = 1.0
 
-# Outbox rows that may be outstanding before the rate is known; and whatever it is, so that a slow analyser's many
-# workers all have some, and workers that come back show that they do.
+# Outbox rows that may be outstanding before the rate is known (ROWS_AT_FIRST), and at any rate (LEAST_ROWS): then many
+# workers with a slow analyser all have rows, and workers that resume after an outage show a rate.
 ROWS_AT_FIRST: Final = 2_000
 LEAST_ROWS: Final = 100
-# Seconds of work in the queue at most, whatever COMMENT_RESEND_AFTER says: Redis, as a broker, gives a message that no
-# worker has acknowledged to another one after 300.
+# The most seconds of work in the queue, even with a longer COMMENT_RESEND_AFTER: Redis, as a broker, redelivers an
+# unacknowledged message to another worker after 300 seconds.
 LONGEST_QUEUE: Final = 120.0
-# Seconds of all workers' work in one message at most.
+# The most seconds of all workers' work in one message.
 SECONDS_A_MESSAGE: Final = 0.5
-# A row is not sent again while the queue holds more work than this share of COMMENT_RESEND_AFTER: it may be in there.
+# While the queue holds more work than this share of COMMENT_RESEND_AFTER, rows are not sent again: they may be queued.
 WAITING_SHARE: Final = 0.75
 LONGEST_WAIT: Final = 3600.0
 
 
 class Outstanding(NamedTuple):
-    """What has been sent and is neither ended nor overdue, and what PostgreSQL counted of `comment_analyses`."""
+    """The rows and comments sent but neither finished nor overdue, and PostgreSQL's counts for `comment_analyses`."""
 
     rows: int
     comments: int
@@ -44,21 +44,21 @@ class _Sample(NamedTuple):
 
 
 class AnalysisRate:
-    """Comments a second, from looks at what is outstanding."""
+    """The analysis rate in comments per second, from samples of the outstanding work."""
 
     def __init__(self) -> None:
         self.per_second: float | None = None
         self._samples: deque[_Sample] = deque()
 
     def observe(self, moment: float, now: Outstanding) -> None:
-        """Takes a look into account.
+        """Adds a sample.
 
-        Workers without work show nothing of how fast they are: the rate stays. A rate of zero means that there was
-        work, and nobody did it.
+        Idle workers do not show their speed, so without outstanding rows the rate is kept, or raised to a higher lower
+        bound. A rate of zero means that there was work and no worker did it.
         """
         sample = _Sample(moment, now.inserted, now.updated)
         if self._samples and _analysed(self._samples[-1], sample) < 0:
-            # The statistics were reset, or another server answers.
+            # The statistics were reset, or another server responds.
             self._samples.clear()
         self._samples.append(sample)
         self._forget(sample)
@@ -70,7 +70,7 @@ class AnalysisRate:
             self._take(least=False)
 
     def _forget(self, last: _Sample) -> None:
-        """Drops what lies before the window."""
+        """Drops samples before the window."""
         while len(self._samples) > 2 and (  # noqa: PLR2004 - a rate has two ends
             last.moment - self._samples[1].moment >= LONG_WINDOW
             or (
@@ -87,7 +87,7 @@ class AnalysisRate:
             return
         rate = _analysed(first, last) / elapsed
         if least or elapsed < LEAST_WINDOW:
-            # Not more than a lower bound; none at all where nothing was done.
+            # Only a lower bound; a rate of zero bounds nothing.
             if rate:
                 self.per_second = max(rate, self.per_second or 0.0)
         else:
@@ -95,10 +95,10 @@ class AnalysisRate:
 
 
 def _analysed(first: _Sample, last: _Sample) -> float:
-    """Comments analysed between two samples, at least.
+    """Returns the least number of comments analysed between two samples; negative if the counts went down.
 
-    A result is inserted, or updated where an earlier text had one; and for a result at most one other is updated, which
-    gets the label `repeated`.
+    A result is inserted, or updated if an earlier text had one. For each result at most one other result is updated,
+    which gets the label `repeated`.
     """
     inserted, updated = last.inserted - first.inserted, last.updated - first.updated
     if min(inserted, updated) < 0:
@@ -107,10 +107,10 @@ def _analysed(first: _Sample, last: _Sample) -> float:
 
 
 class Bounds(NamedTuple):
-    """What may be sent now.
+    """How much may be sent now.
 
-    `rows`: outbox rows beside those that are outstanding. `rows_a_message`: how many a message may name. `postpone`:
-    seconds by which sending again is put off; None: it is not.
+    `rows`: outbox rows in addition to the outstanding ones. `rows_a_message`: rows that a message may name. `postpone`:
+    seconds by which resending is postponed; None: not at all.
     """
 
     rows: int
@@ -121,14 +121,14 @@ class Bounds(NamedTuple):
 def bounds(
     rate: float | None, now: Outstanding, *, resend_after: float, batch_size: int, most_rows: int, waiting: bool
 ) -> Bounds:
-    """The queue's bounds: work for half of the time after which a row would be sent again.
+    """Computes the queue's bounds: at most work for half of the time after which a row would be sent again.
 
     Args:
-        rate: comments a second; None: not known.
-        now: what is outstanding.
+        rate: comments per second; None: not known.
+        now: the outstanding work.
         resend_after: seconds after which a row is sent again.
-        batch_size: comments of a row at most.
-        most_rows: rows that may be outstanding, however fast the workers are.
+        batch_size: the most comments in a row.
+        most_rows: the most outstanding rows at any rate.
         waiting: whether the broker holds messages that no worker has taken yet.
     """
     comments_a_row = now.comments / now.rows if now.rows else batch_size

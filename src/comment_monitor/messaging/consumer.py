@@ -1,7 +1,7 @@
-"""What the broker delivers to a worker: a task of ours, or something else, which is rejected here.
+"""Checks each message that the broker delivers to a worker, and rejects those that are not this program's tasks.
 
-Celery takes a message apart in several places, and what it can't read ends the whole worker in some of them. Nothing
-gets there that is not of the form which `producer.py` sends.
+Celery parses a message in several places, and in some of them an unreadable message ends the whole worker. So only
+messages in the form that `producer.py` sends get there.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from comment_monitor.observability import logs, metrics
 
 logger = logs.get(__name__)
 
-# What an outbox row's number may be (a bigint of PostgreSQL), and how many a message may name.
+# The largest id of an outbox row (PostgreSQL's bigint), and the most ids that a message may name.
 MAX_ID: Final = 2**63 - 1
 MAX_IDS: Final = 10_000
 MAX_NAME: Final = 200
 ARGUMENTS: Final = 3
-# Celery's own wishes that no message of ours has: a time limit of somebody else's, a later time, a task that follows.
+# Celery's headers that no message of this program sets: other time limits, a later start, a follow-up task.
 UNUSED: Final = (
     "eta", "expires", "timelimit", "group", "chord", "replaced_task_nesting", "stamps", "stamped_headers",
 )  # fmt: skip
@@ -28,7 +28,7 @@ EMPTY: Final[tuple[object, ...]] = (None, 0, "", [], {}, [None, None])
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer behind a look at each message."""
+    """Celery's consumer, with a check of each message before it."""
 
     def __init__(self, *args: Any, **more: Any):
         super().__init__(*args, **more)
@@ -36,7 +36,7 @@ class Consumer(CeleryConsumer):
         self.loop = self._loop_that_survives
 
     def create_task_handler(self, *args: Any, **more: Any) -> Callable[[Any], object]:
-        """What is called with each message."""
+        """Returns the function that handles each message."""
         handle: Callable[[Any], object] = super().create_task_handler(*args, **more)
 
         def on_message(message: Any) -> object:
@@ -45,7 +45,7 @@ class Consumer(CeleryConsumer):
         return on_message
 
     def _loop_that_survives(self, *args: Any, **more: Any) -> object:
-        """What the broker's client can't read (a foreign entry in Redis's list) is like a broken connection."""
+        """Treats a delivery that the client can't read (a foreign entry in Redis's list) as a lost connection."""
         try:
             return self._loop_of_celery(*args, **more)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -55,18 +55,18 @@ class Consumer(CeleryConsumer):
 
 
 class Dispatcher(EventDispatcher):
-    """Celery's sender of events, which does not wait for a broker that is away: the next connection takes them along.
+    """Celery's sender of events, but without retries: events that can't be sent wait for the next connection.
 
-    Celery sends a worker's heartbeat again and again until the broker is back, and meanwhile hears no signal.
+    Celery itself retries a worker's heartbeat until the broker is available, and handles no signal meanwhile.
     """
 
     def send(self, type: str, *args: Any, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
-        """Sends an event once."""
+        """Sends an event, without retries."""
         super().send(type, *args, **fields | {"retry": False})
 
 
 def rejects(message: Any, connection_errors: tuple[type[Exception], ...]) -> bool:
-    """Rejects a message that is none of ours, for good: it would be no other the next time. Whether it did."""
+    """Rejects a message that is not this program's, without requeueing; returns whether it did."""
     fault = fault_of(message)
     if fault is None:
         return False
@@ -77,30 +77,30 @@ def rejects(message: Any, connection_errors: tuple[type[Exception], ...]) -> boo
 
 
 def fault_of(message: Any) -> str | None:
-    """Why a message is none of ours; None where it is one."""
+    """Returns why a message is not this program's, or None."""
     headers = message.headers
     if not isinstance(headers, dict) or headers.get("task") != ANALYSE:
-        return "it is no analysis task"
+        return "it is not an analysis task"
     name = headers.get("id")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        return "its id is no text"
-    if any(headers.get(one) not in EMPTY for one in UNUSED) or not isinstance(headers.get("retries", 0), int):
-        return "its headers ask for what no message of ours does"
+        return f"its id is not a string of 1 to {MAX_NAME} characters"
+    if any(headers.get(header) not in EMPTY for header in UNUSED) or not isinstance(headers.get("retries", 0), int):
+        return "its headers request features that this program does not use"
     return _fault_of_body(message)
 
 
 def _fault_of_body(message: Any) -> str | None:
     try:
         payload = message.payload
-    except Exception as error:  # noqa: BLE001 - whatever its decoder makes of foreign bytes
+    except Exception as error:  # noqa: BLE001 - the decoder may raise anything on foreign bytes
         return f"its body can't be read ({type(error).__name__})"
     if not isinstance(payload, (list, tuple)) or len(payload) != ARGUMENTS:
-        return "its body has not the form of a task"
+        return "its body does not have the form of a task"
     ids, named, embedded = payload
     if named or not isinstance(named, dict) or not isinstance(embedded, dict) or any(embedded.values()):
-        return "its body has more than batches"
+        return "its body contains more than batches"
     if not isinstance(ids, (list, tuple)) or not 0 < len(ids) <= MAX_IDS or not all(map(_is_id, ids)):
-        return f"its batches are no numbers, or more than {MAX_IDS}"
+        return f"its batches are not 1 to {MAX_IDS} numbers"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Tells the workers, after the commit, which outbox rows wait. Best effort: the sweep repeats what gets lost."""
+"""Sends new outbox rows to the workers after the commit. Best effort: the sweep sends lost ones again."""
 
 import queue
 import threading
@@ -17,48 +17,48 @@ from comment_monitor.observability.correlation import RequestContext, RequestCon
 
 logger = logs.get(__name__)
 
-# Batches that may wait for the workers. What more there is to do waits in the outbox, which costs the broker nothing.
+# Batches that may wait in the workers' queue. Further ones wait in the outbox, which costs the broker nothing.
 QUEUE_LIMIT: Final = 10_000
-LOOK_EVERY: Final = 1.0
-# Seconds of waiting for an answer after which the broker counts as away; it may be given up only later.
+POLL_EVERY: Final = 1.0
+# Seconds without a response after which the broker counts as unavailable; the call may time out only later.
 SILENT_AFTER: Final = 5.0
 SPAN: Final = "send comment-analysis"
-# Messages that are sent before their confirmations are waited for.
+# Messages that are sent before waiting for their confirmations.
 MESSAGES_AT_ONCE: Final = 4
 
 
 class PendingId(NamedTuple):
-    """An outbox row that is to be sent, and the requests behind it."""
+    """An outbox row to send, and the requests behind it."""
 
     outbox_id: int
     contexts: Sequence[RequestContext]
 
 
 class Publisher:
-    """Sends from a thread of its own, so that a slow or absent broker delays no request.
+    """Sends from a separate thread, so that a slow or unavailable broker delays no request.
 
-    Holds at most 10,000 ids; beyond that, and while the broker is away, ids are dropped: their rows are in the outbox.
-    Without an application (no broker is named) all of them are. A message names at most `ids_per_message`: those that
-    are at hand when it is sent.
+    Holds at most 10,000 ids. Drops ids beyond that, and while the broker is unavailable: their rows are in the outbox.
+    Without an application (no broker is configured) drops all ids. A message names at most `ids_per_message` of the ids
+    that are queued when it is sent.
     """
 
     def __init__(self, app: Celery | None, *, ids_per_message: int = 1):
         self._link = ConfirmingProducer(app) if app else None
         self._max_ids_per_message = ids_per_message
         self._ids_per_message = ids_per_message
-        # Ids that may still be sent, as the last look at the outbox said; None: nobody has looked.
+        # Ids that may still be sent, as set by `bound`; None: not set yet.
         self._allowed: int | None = None
-        # Messages that no worker had taken at the last look at the broker.
+        # Messages that no worker had taken at the last poll of the broker.
         self._messages_waiting = 0
         self._ids: queue.Queue[PendingId | None] = queue.Queue(maxsize=QUEUE_LIMIT)
         self._breaker = Breaker()
         self._reached = False
-        # Since when (of `time.monotonic`) an answer of the broker is awaited.
-        self._asked: float | None = None
-        # Ids that waited at the last look, as far as messages tell, with those that were sent since.
+        # The begin (of `time.monotonic`) of the call to the broker that is in progress.
+        self._call_began: float | None = None
+        # The estimated number of ids in the workers' queue: those at the last poll, and those sent since.
         self._depth = 0.0
-        self._looked = -LOOK_EVERY
-        # Since then: ids and messages. Before it: how many ids were in a message.
+        self._polled = -POLL_EVERY
+        # The ids and the messages sent since the last poll, and the ids per message before it.
         self._sent = (0, 0)
         self._ids_a_message = 1.0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -67,38 +67,38 @@ class Publisher:
 
     @property
     def state(self) -> str:
-        """`ok`, `away` (also where it does not answer), or `off` where no broker is named; as far as is known."""
+        """The last known state: `ok`, `away` (unavailable or not responding), or `off` (no broker is configured)."""
         if not self._link:
             return "off"
-        silent = self._asked is not None and time.monotonic() - self._asked > SILENT_AFTER
+        silent = self._call_began is not None and time.monotonic() - self._call_began > SILENT_AFTER
         return "ok" if self._reached and not silent else "away"
 
     @property
     def free_capacity(self) -> int:
-        """How many more ids would reach the workers' queue now, as far as is known; 0 while the broker is away.
+        """The number of further ids that would reach the workers' queue now; 0 while the broker is unavailable.
 
-        Other processes send too, and each looks once a second, so the queue may grow somewhat above its limit.
+        Other processes send too, and each polls the broker once a second, so the queue may slightly exceed its limit.
         """
         if not (self._reached and self._breaker.closed):
             return 0
-        # Not the length of the queue: what the thread has taken out of it is on its way, and not yet in the depth.
-        # Asked before the depth: what is settled meanwhile counts twice, and never not at all.
+        # Not the queue's length: ids that the thread has taken out are not yet counted in the depth. Read before the
+        # depth: ids that are sent in between count twice, but are never missed.
         unfinished = self._ids.unfinished_tasks
-        room = QUEUE_LIMIT - unfinished - int(self._depth)
-        return max(0, room if self._allowed is None else min(room, self._allowed))
+        free = QUEUE_LIMIT - unfinished - int(self._depth)
+        return max(0, free if self._allowed is None else min(free, self._allowed))
 
     @property
     def messages_waiting(self) -> bool:
-        """Whether the broker holds messages that no worker has taken; False while the broker is away."""
+        """Whether the broker holds messages that no worker has taken; False while the broker is unavailable."""
         return self._reached and self._breaker.closed and self._messages_waiting > 0
 
     def bound(self, ids: int, *, ids_per_message: int) -> None:
-        """Says how many more ids may be sent until this is said again, and how many a message may name."""
+        """Sets the number of further ids that may be sent until the next call, and of ids that a message may name."""
         self._allowed = ids
         self._ids_per_message = max(1, min(ids_per_message, self._max_ids_per_message))
 
     def publish(self, outbox_ids: Sequence[int], contexts: RequestContexts | None = None) -> None:
-        """Hands ids to the thread, with the requests behind them where they are known; never blocks."""
+        """Hands ids, and the known requests behind them, to the thread; never blocks."""
         if not self._link or not self._breaker.closed:
             return
         for id_ in outbox_ids:
@@ -111,7 +111,10 @@ class Publisher:
                 self._allowed -= 1
 
     def close(self, timeout: float) -> None:
-        """Sends what is in hand, for `timeout` seconds at most."""
+        """Drains the queued ids and ends the thread.
+
+        Waits at most `timeout` seconds for a free place in the queue, and at most as long again for the thread.
+        """
         if not self._link:
             return
         try:
@@ -122,42 +125,42 @@ class Publisher:
 
     def _run(self) -> None:
         while True:
-            # Also where nobody sends anything: whether the broker is away, or back, shows only by asking it.
-            if time.monotonic() >= self._looked + LOOK_EVERY and self._breaker.closed:
-                self._try(self._look)
-                self._looked = time.monotonic()
+            # Polls also without ids to send: nothing else shows whether the broker is available.
+            if time.monotonic() >= self._polled + POLL_EVERY and self._breaker.closed:
+                self._try(self._poll)
+                self._polled = time.monotonic()
             try:
                 ids = self._take()
             except queue.Empty:
                 continue
             ending = ids[-1] is None
-            if (wanted := [one for one in ids if one is not None]) and self._breaker.closed:
-                self._try(partial(self._send, wanted))
+            if (pending := [id_ for id_ in ids if id_ is not None]) and self._breaker.closed:
+                self._try(partial(self._send, pending))
             for _ in ids:
                 self._ids.task_done()
             if ending:
-                self._try(self._leave)
+                self._try(self._disconnect)
                 return
 
     def _take(self) -> list[PendingId | None]:
-        """The ids at hand, at least one; None comes last, and for the end.
+        """Waits for and returns the queued ids, at least one. None, always last, means the end.
 
         Raises:
-            queue.Empty: none came for a while.
+            queue.Empty: no id arrived within `POLL_EVERY` seconds.
         """
-        ids = [self._ids.get(timeout=LOOK_EVERY)]
+        ids = [self._ids.get(timeout=POLL_EVERY)]
         with suppress(queue.Empty):
             while ids[-1] is not None and len(ids) < self._max_ids_per_message * MESSAGES_AT_ONCE:
                 ids.append(self._ids.get_nowait())
         return ids
 
     def _try(self, act: Callable[[], None]) -> None:
-        self._asked = time.monotonic()
+        self._call_began = time.monotonic()
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the sweep repeats it and the thread lives on
+        except Exception as error:  # noqa: BLE001 - after any error the sweep sends again and the thread continues
             self._reached = False
-            self._leave()
+            self._disconnect()
             metrics.count_error("broker")
             if self._breaker.failure():
                 logger.warning("broker_away", error=type(error).__name__, effect="the sweep sends again")
@@ -166,11 +169,11 @@ class Publisher:
             if self._breaker.success():
                 logger.info("broker_back")
         finally:
-            self._asked = None
+            self._call_began = None
 
-    def _look(self) -> None:
-        """Asks the broker how many messages wait; how many ids that makes is what the last ones sent from here say."""
-        assert self._link  # noqa: S101 - the thread runs only with one
+    def _poll(self) -> None:
+        """Polls the number of queued messages; estimates their ids from the messages that this process sent last."""
+        assert self._link  # noqa: S101 - the thread runs only with a broker
         ids, messages = self._sent
         if messages:
             self._ids_a_message = ids / messages
@@ -178,24 +181,26 @@ class Publisher:
         self._depth = self._messages_waiting * self._ids_a_message
         self._sent = (0, 0)
 
-    def _leave(self) -> None:
-        """A connection that failed may not know yet that it is dead: the next use makes another one."""
-        assert self._link  # noqa: S101 - the thread runs only with one
+    def _disconnect(self) -> None:
+        """Closes the connection, which may not have noticed that it is dead; the next use opens another one."""
+        assert self._link  # noqa: S101 - the thread runs only with a broker
         self._link.close()
 
     def _send(self, waiting: Sequence[PendingId]) -> None:
-        assert self._link  # noqa: S101 - the thread runs only with one
-        contexts = {one.outbox_id: one.contexts for one in waiting if one.contexts}
+        assert self._link  # noqa: S101 - the thread runs only with a broker
+        contexts = {row.outbox_id: row.contexts for row in waiting if row.contexts}
         with tracing.Several(SPAN, "PRODUCER", unique(contexts) if tracing.on() else ()) as spans:
-            # The trace goes on from the sending.
-            contexts = {id_: [spans.inside.get(one, one) for one in members] for id_, members in contexts.items()}
-            # Once: it may be changed meanwhile.
+            # The trace continues from the span of the sending.
+            contexts = {
+                id_: [spans.inside.get(context, context) for context in members] for id_, members in contexts.items()
+            }
+            # Read once, because another thread may change it.
             ids_per_message = self._ids_per_message
             groups = [waiting[at : at + ids_per_message] for at in range(0, len(waiting), ids_per_message)]
             messages = [
                 OutboxMessage(ids, {id_: contexts[id_] for id_ in ids if id_ in contexts})
                 for group in groups
-                if (ids := [one.outbox_id for one in group])
+                if (ids := [row.outbox_id for row in group])
             ]
             self._link.send(messages)
         self._depth += len(waiting)

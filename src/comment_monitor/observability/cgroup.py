@@ -1,6 +1,6 @@
-"""What this container uses of what it may use, read from its control group (version 2 or 1) at each scrape.
+"""The container's memory and CPU usage and limits, read from its control group (version 2 or 1) at each scrape.
 
-The names are our own, not cAdvisor's: both may be scraped, and a sum must not count a container twice.
+The metric names differ from cAdvisor's: both may be scraped, and a sum must not count a container twice.
 """
 
 import os
@@ -12,19 +12,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 ROOT: Final = Path("/sys/fs/cgroup")
-# Version 1 says "no limit" with a number beyond any machine's memory.
+# Version 1 represents "no limit" by a number beyond any machine's memory.
 UNLIMITED: Final = 1 << 60
 
 WORKING_SET: Final = (
     "comment_container_memory_working_set_bytes",
-    "Memory of this container that can't be taken back: what its limit is compared with.",
+    "Memory of this container that can't be reclaimed: the value that its limit applies to.",
 )
 MEMORY_LIMIT: Final = (
     "comment_container_memory_limit_bytes",
-    "Memory that it may use; without a limit, the machine's.",
+    "Memory that this container may use; without a limit, the machine's memory.",
 )
 CPU_USAGE: Final = ("comment_container_cpu_usage_seconds_total", "Processor time that this container has used.")
-CPU_LIMIT: Final = ("comment_container_cpu_limit_cores", "Processors that it may use; without a limit, the machine's.")
+CPU_LIMIT: Final = (
+    "comment_container_cpu_limit_cores",
+    "Processors that this container may use; without a limit, the machine's processors.",
+)
 DECLARED: Final = (
     (*WORKING_SET, "gauge"),
     (*MEMORY_LIMIT, "gauge"),
@@ -34,7 +37,7 @@ DECLARED: Final = (
 
 
 class Files(NamedTuple):
-    """Where a version of control groups keeps its figures."""
+    """The files in which a version of control groups keeps its figures."""
 
     used: str
     stat: str
@@ -49,13 +52,13 @@ VERSION_1: Final = Files(
 
 
 class ContainerCollector(Collector):
-    """Figures of the control group under `root`; where there is none, none."""
+    """Exports figures of the control group under `root`; without a control group, no figures."""
 
     def __init__(self, root: Path = ROOT):
         self._root = root
 
     def collect(self) -> Iterator[Metric]:
-        """As of now."""
+        """Yields the current figures."""
         for files in (VERSION_2, VERSION_1):
             used, inactive = self._number(files.used), self._field(files.stat, files.inactive)
             if used is not None and inactive is not None:

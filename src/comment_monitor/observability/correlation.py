@@ -1,6 +1,6 @@
-"""Which requests the comments of an analysis batch came with, as a message tells it to the workers.
+"""The requests of the comments in an analysis batch, as a message header passes them to the workers.
 
-For log lines and traces only: a message that is lost takes it along, and what is sent again is known by its batch.
+For log lines and traces only: a lost message loses them, and a batch that is sent again is identified by its id only.
 """
 
 import json
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 HEADER: Final = "origins"
-# Requests that a message names at most: its headers have to fit into one frame.
+# Maximum number of requests in a message, because its headers have to fit into one frame.
 MAX_REQUESTS: Final = 64
 
 
 class RequestContext(NamedTuple):
-    """A request: its id, and where its trace goes on (W3C traceparent; empty: it has none)."""
+    """A request: its id, and the parent of its further spans (W3C traceparent; empty: no trace)."""
 
     request_id: str
     trace: str = ""
@@ -24,27 +24,28 @@ RequestContexts = Mapping[int, Sequence[RequestContext]]
 
 
 def unique(contexts: RequestContexts) -> list[RequestContext]:
-    """Each request once, in the order of the batches."""
-    return list(dict.fromkeys(one for batch in contexts.values() for one in batch))
+    """Returns each request once, in the order of the batches."""
+    return list(dict.fromkeys(context for batch in contexts.values() for context in batch))
 
 
 def request_ids(contexts: RequestContexts, batches: Iterable[int]) -> list[str]:
-    """The ids of the requests behind these batches."""
-    return list(dict.fromkeys(one.request_id for batch in batches for one in contexts.get(batch, ())))
+    """Returns the ids of the requests whose comments are in these batches."""
+    return list(dict.fromkeys(context.request_id for batch in batches for context in contexts.get(batch, ())))
 
 
 def encode(contexts: RequestContexts) -> str:
-    """The header's value: `[request id, traceparent, [batch, ...]]` for each request, as JSON; empty: none is known."""
+    """Returns the header: a JSON list of `[request id, traceparent, [batch, ...]]`; empty where no request is known."""
     batches: dict[RequestContext, list[int]] = {}
     for batch, members in contexts.items():
-        for one in members:
-            if one in batches or len(batches) < MAX_REQUESTS:
-                batches.setdefault(one, []).append(batch)
-    return json.dumps([[*one, numbers] for one, numbers in batches.items()], separators=(",", ":")) if batches else ""
+        for context in members:
+            if context in batches or len(batches) < MAX_REQUESTS:
+                batches.setdefault(context, []).append(batch)
+    entries = [[*context, numbers] for context, numbers in batches.items()]
+    return json.dumps(entries, separators=(",", ":")) if entries else ""
 
 
 def decode(header: Any) -> dict[int, list[RequestContext]]:
-    """What `encode` said; a header that is none of ours says nothing."""
+    """Returns the contexts in a header of `encode`; for a foreign header, an empty dict."""
     result: dict[int, list[RequestContext]] = {}
     try:
         for request_id, trace, batches in json.loads(header or "[]"):
@@ -56,5 +57,5 @@ def decode(header: Any) -> dict[int, list[RequestContext]]:
 
 
 def merge(headers: Iterable[Any]) -> str:
-    """The header of several messages that become one."""
-    return encode({batch: members for one in headers for batch, members in decode(one).items()})
+    """Returns the header for a message that combines several messages."""
+    return encode({batch: members for header in headers for batch, members in decode(header).items()})

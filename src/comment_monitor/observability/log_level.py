@@ -1,6 +1,6 @@
-"""LOG_LEVEL at run time: a file whose word counts instead, as soon as it is there.
+"""Changes the log level at run time: the level in LOG_LEVEL_FILE replaces LOG_LEVEL.
 
-In Kubernetes it is a ConfigMap, which follows an edit within a minute; pods are not restarted.
+In Kubernetes the file comes from a ConfigMap, whose edits reach the pods within a minute, without a restart.
 """
 
 import os
@@ -13,21 +13,23 @@ from comment_monitor.observability import logs
 
 logger = logs.get(__name__)
 
-LOOK_EVERY: Final = 1.0
+# Seconds between two reads of the file.
+READ_EVERY: Final = 1.0
 
 
 class LevelFile:
-    """Follows a file; while it is missing or empty, `otherwise` counts."""
+    """Follows a file with a log level; while the file is missing or empty, `default` applies."""
 
-    def __init__(self, path: Path, otherwise: str):
+    def __init__(self, path: Path, default: str):
         self._path = path
-        self._otherwise = otherwise
-        self._level = otherwise
+        self._default = default
+        self._level = default
         self._word = ""
 
     def _read(self) -> str:
         try:
-            # A pipe would keep whoever opens it; of a device, or a file that is none of ours, the end may be far.
+            # Without O_NONBLOCK, opening a pipe would block. A device or a foreign file may be endless, so only a
+            # regular file is read, and only 64 bytes.
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return ""
@@ -40,38 +42,38 @@ class LevelFile:
         finally:
             os.close(descriptor)
 
-    def look(self) -> None:
-        """Takes over what the file says; a word that is no level is named once, and changes nothing."""
+    def refresh(self) -> None:
+        """Reads the file and sets its level; an unknown level is logged once and changes nothing."""
         word = self._read()
         if word == self._word:
             return
         self._word = word
-        level = word or self._otherwise
+        level = word or self._default
         if level not in logs.LEVELS:
             logger.warning("log_level_unknown", file=str(self._path), stays=self._level, known=logs.LEVELS)
         elif level != self._level:
             was, self._level = self._level, level
-            # Said at the lower of the two: whoever changed it wants to see that it took.
+            # Logged at the lower of the two levels, so that the operator sees that the change has taken effect.
             logs.set_level(min(was, level, key=logs.LEVELS.index))
             logger.warning("log_level_changed", was=was, now=level, process=os.getpid())
             logs.set_level(level)
 
     def follow(self) -> None:
-        """Looks now, and then every second, in a thread that ends with its process."""
-        self.look()
+        """Reads the file now, and then every second in a thread that ends with its process."""
+        self.refresh()
         threading.Thread(target=self._run, name="log-level", daemon=True).start()
 
     def _run(self) -> None:
         pause = threading.Event()
-        while not pause.wait(LOOK_EVERY):
-            self.look()
+        while not pause.wait(READ_EVERY):
+            self.refresh()
 
 
 _followed: LevelFile | None = None
 
 
 def follow(path: str, level: str) -> None:
-    """Follows LOG_LEVEL_FILE in this process, where one is named; the second time does nothing."""
+    """Follows LOG_LEVEL_FILE in this process if it is set; a second call does nothing."""
     global _followed  # noqa: PLW0603 - a process has one level
     if path and not _followed:
         _followed = LevelFile(Path(path), level)
@@ -79,6 +81,6 @@ def follow(path: str, level: str) -> None:
 
 
 def follow_after_fork() -> None:
-    """Goes on where the parent was: its thread did not survive the fork, its level did."""
+    """Continues in a forked process: the parent's level survives the fork, its thread does not."""
     if _followed:
         _followed.follow()

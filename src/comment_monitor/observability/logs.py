@@ -17,20 +17,20 @@ from comment_monitor.core.printable import all_printable, printable
 from comment_monitor.observability.redaction import plain_words, redact, redacted
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-# One line a request, a connection or a task would drown what matters.
+# Their lines for each request, connection or task would hide the important lines.
 NOISY: Final = (
     "uvicorn", "httpx", "asyncio", "amqp", "celery.worker.consumer", "celery.worker.strategy", "celery.app.trace",
     "celery.utils.functional", "celery.bootsteps", "alembic", "urllib3", "py3langid",
 )  # fmt: skip
-# Frames of an exception that a log line shows, the innermost last.
+# Maximum number of frames of an exception in a log line, the innermost last.
 FRAMES: Final = 6
 
 
 def configure(level: str) -> None:
-    """Sets up structlog, and sends the same way what others log, warn of, or end by."""
+    """Sets up structlog, and routes logs, warnings and uncaught exceptions of other libraries through it."""
     if sys.stderr is None:
-        # Closed by who started it (`2>&-`): nobody reads the log, and that is no reason not to work.
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+        # The parent closed stderr (`2>&-`): nobody reads the log, but the program must work.
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -56,8 +56,8 @@ def configure(level: str) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             _exception_by_name,
             redact,
-            # JSON writes such signs out by itself.
-            *([_written_out] if terminal else []),
+            # The JSON renderer escapes control characters itself.
+            *([_escape] if terminal else []),
             renderer,
         ],
     )
@@ -70,7 +70,7 @@ def configure(level: str) -> None:
 
 
 def set_level(level: str) -> None:
-    """From now on lines of this level and above: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    """Sets the level of the log: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     root = logging.getLogger()
     root.setLevel(level)
     for noisy in NOISY:
@@ -78,7 +78,10 @@ def set_level(level: str) -> None:
 
 
 def _take_over() -> None:
-    """What Python itself would print, words and all: warnings, ends by an exception, lines that can't be written."""
+    """Logs warnings and uncaught exceptions, which Python would print with their messages.
+
+    Errors while a log line is written are ignored.
+    """
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False
     crashed = get(__name__).critical
@@ -104,7 +107,7 @@ def _plain_words(_logger: object, _method: str, event: structlog.typing.EventDic
 
 
 def where(trace: TracebackType | None) -> list[str]:
-    """The innermost frames of a traceback, as `file:line function`."""
+    """Returns the innermost frames of a traceback, as `file:line function`."""
     frames = []
     while trace:
         code = trace.tb_frame.f_code
@@ -114,14 +117,14 @@ def where(trace: TracebackType | None) -> list[str]:
 
 
 def _exception_by_name(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """An exception as its type and its way, on one line.
+    """Replaces an exception by its type and its innermost frames, on one line.
 
-    Its own words are left out: a database's or a library's message may quote what a user sent.
+    Its message is left out: a message of the database or of a library may quote a user's data.
     """
     info: Any = event.pop("exc_info", None)
     if info:
         error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else sys.exc_info()[1]
-        # billiard hands an exception of another process over in a wrapper.
+        # billiard wraps an exception of another process.
         error = getattr(error, "exc", error)
         if error is not None:
             event["error"] = type(error).__name__
@@ -129,16 +132,16 @@ def _exception_by_name(_logger: object, _method: str, event: structlog.typing.Ev
     return event
 
 
-def _written_out(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A structlog processor for a terminal: no text of a line moves its cursor or begins another line."""
+def _escape(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A structlog processor for a terminal: escapes text that would move the cursor or begin another line."""
     return {name: all_printable(value) for name, value in event.items()}
 
 
-def from_a_signal(logger: str, words: str) -> None:
-    """A line of INFO from within a signal's handler: no lock is taken, which the line that it interrupts may hold."""
+def from_a_signal(logger: str, message: str) -> None:
+    """Logs at INFO from a signal handler without a lock, because the interrupted code may hold the log's lock."""
     if not logging.getLogger().isEnabledFor(logging.INFO):
         return
-    event = {"event": redacted(words.strip()), "logger": logger, "level": "info", "timestamp": _now()}
+    event = {"event": redacted(message.strip()), "logger": logger, "level": "info", "timestamp": _now()}
     line = printable(str(event["event"])) if sys.stderr.isatty() else json.dumps(event)
     with suppress(OSError, ValueError):
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
@@ -149,11 +152,11 @@ def _now() -> str:
 
 
 def at_debug() -> bool:
-    """Whether lines of DEBUG are written: what goes into one may take some reckoning."""
+    """Whether DEBUG lines are written, so that callers compute their contents only then."""
     return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of a module."""
+    """Returns the logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger

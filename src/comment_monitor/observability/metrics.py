@@ -1,4 +1,4 @@
-"""Every metric, declared once. docs/metrics.md is generated from this file, and a test holds code and page together.
+"""Every metric, declared once. docs/metrics.md is generated from this file, and a test compares both.
 
 No label has unbounded values: no ids, no addresses, no texts.
 """
@@ -13,23 +13,23 @@ from prometheus_client.core import Metric
 
 from comment_monitor.observability import multiprocess_metrics
 
-# Before any metric is made.
+# Must run before any metric is created.
 multiprocess_metrics.share()
-# A second series for each one, for a moment that `process_start_time_seconds` tells already.
+# Omits the `_created` series of each counter: `process_start_time_seconds` already gives that time.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-# Fine where a healthy batch is (milliseconds), with an edge at each threshold that alerts and settings use
-# (2, 10, 15 and 45 seconds).
+# Fine-grained for the durations of healthy batches (milliseconds), with a bucket limit at each threshold of alerts and
+# settings (2, 10, 15 and 45 seconds).
 DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 45, 60,
 )  # fmt: skip
 
 
 class OptionalGauge:
-    """A gauge that is there from its first value on.
+    """A gauge that is exported only after its first value is set.
 
-    A process that has not looked, or never looks (a worker, at the schema), would tell 0 and mean nothing by it.
-    `mode`: what is told of several processes that share their metrics, of those that live.
+    A process that has no value yet, or never has a value (a worker, for the schema), would otherwise export a wrong 0.
+    `mode`: how prometheus_client combines the values of the live processes that share their metrics.
     """
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str] = (), *, mode: str = "livemostrecent"):
@@ -48,34 +48,34 @@ class OptionalGauge:
         )
 
     def describe(self) -> Iterable[Metric]:
-        """Its name, type and meaning, without making it."""
+        """Returns the name, type and documentation without creating the gauge."""
         return [Metric(self._name, self._documentation, "gauge")]
 
     def set(self, value: float) -> None:
-        """The figure as it is now."""
+        """Sets the value."""
         self._gauge.set(value)
 
     def inc(self, amount: float) -> None:
-        """So much more, or less where negative."""
+        """Adds `amount`, which may be negative."""
         self._gauge.inc(amount)
 
     def labels(self, **labels: str) -> Gauge:
-        """The gauge of these labels."""
+        """Returns the gauge with these labels."""
         return self._gauge.labels(**labels)
 
     def clear(self) -> None:
-        """It can't be had now: until it is set again none is told, rather than that of an hour ago."""
+        """Marks the value as unknown: the series is omitted until set again, instead of exporting a stale value."""
         self._gauge.set(math.nan)
 
 
 PROCESSING_DURATION: Final = Histogram(
     "comment_processing_duration_seconds",
-    "Seconds from a batch's arrival to its commit, and to its note in Redis where there is one.",
+    "Seconds from a batch's arrival to its commit, including its entry in Redis where Redis is used.",
     buckets=DURATION_BUCKETS,
 )
 QUEUE_LENGTH: Final = OptionalGauge(
     "comment_processing_queue_length",
-    "Comments that this process has accepted and not yet committed; a worker, which accepts none, tells none.",
+    "Comments that this process has accepted and not yet committed. A worker accepts none and has no such series.",
     mode="livesum",
 )
 ERRORS: Final = Counter(
@@ -85,82 +85,82 @@ ERRORS: Final = Counter(
 )
 DUPLICATES: Final = Counter(
     "comment_duplicates_detected_total",
-    "Duplicates by where they were found: in the same write, in Redis, in PostgreSQL, among the earlier versions.",
+    "Duplicates by the place where they were found: the same write, Redis, PostgreSQL, or the earlier versions.",
     ["tier"],
 )
 DB_QUERY_DURATION: Final = Histogram(
     "comment_db_query_duration_seconds",
-    "Seconds of one statement, by its name.",
+    "Duration of a statement in seconds, by its name.",
     ["query"],
     buckets=DURATION_BUCKETS,
 )
 ATTEMPTS: Final = Counter("comment_processing_attempts_total", "Batches accepted for processing.")
 SUCCESS: Final = Counter("comment_processing_success_total", "Batches committed.")
 CACHE_HITS: Final = Counter(
-    "comment_dedup_cache_hits_total", "Comments that Redis knew to be stored with the same text."
+    "comment_dedup_cache_hits_total", "Comments that Redis had as stored with the same content."
 )
 CACHE_MISSES: Final = Counter(
-    "comment_dedup_cache_misses_total", "Comments that Redis did not know, so PostgreSQL was asked."
+    "comment_dedup_cache_misses_total", "Comments that Redis did not have, so PostgreSQL was asked."
 )
 RATE_LIMITED: Final = Counter("comment_rate_limited_total", "Requests answered 429.")
 STORED: Final = Counter("comment_stored_total", "Comments committed, by whether they were new or edited.", ["kind"])
 BODY_BYTES: Final = OptionalGauge(
     "comment_body_bytes_in_flight",
-    "Bytes of requests' bodies that this process holds (COMMENT_BODY_BYTES_IN_FLIGHT is the most).",
+    "Bytes of request bodies that this process holds; COMMENT_BODY_BYTES_IN_FLIGHT is the limit.",
     mode="livesum",
 )
 CONNECTIONS: Final = OptionalGauge(
-    "comment_connections", "Connections of clients to this process's HTTP port.", mode="livesum"
+    "comment_connections", "Client connections to this process's HTTP port.", mode="livesum"
 )
 BACKLOG: Final = OptionalGauge(
     "comment_analysis_backlog",
-    "Comments stored and not yet analysed, in the whole system; none while the database can't be asked.",
+    "Comments stored and not yet analysed, in the whole system; no series while the database is unavailable.",
 )
 OLDEST: Final = OptionalGauge(
     "comment_analysis_oldest_seconds",
-    "Seconds that the oldest batch has waited for its analysis, in the whole system; 0: none waits. "
-    "None while the database can't be asked.",
+    "Seconds that the oldest batch has waited for its analysis, in the whole system; 0: no batch waits. "
+    "No series while the database is unavailable.",
 )
 SCHEMA_USABLE: Final = OptionalGauge(
     "comment_schema_usable",
-    "1: the database is there, and migrated far enough for this process; else 0. A worker does not look.",
+    "1: the database is available and migrated far enough for this process; else 0. Not exported by workers.",
     mode="livemin",
 )
 SCHEMA_AT_HEAD: Final = OptionalGauge(
     "comment_schema_at_head",
-    "1: no migration of this process's release is missing in the database; 0: one is, which work may go on without "
-    "(comment_schema_usable). None while the database can't be asked. A worker does not look.",
+    "1: all migrations of this process's release have run; 0: a migration is missing, but work may go on "
+    "(comment_schema_usable). No series while the database is unavailable. Not exported by workers.",
     mode="livemin",
 )
 HEALTH: Final = OptionalGauge(
     "comment_health_check",
-    "1: what `/health` looks at is well; 0: it is not, and `/health` says why.",
+    "1: this check of `/health` passes; 0: it fails, and `/health` gives the reason.",
     ["check"],
     mode="livemin",
 )
 RECENT_INDEX: Final = OptionalGauge(
     "comment_recent_index_age_seconds",
-    "How far back the index of recent comments begins; `comment-monitor cleanup` sets it back to seven days.",
+    "Seconds since the first day in the index of recent comments; `comment-monitor cleanup` resets it to seven days.",
 )
 BROKEN: Final = OptionalGauge(
     "comment_invariant_violations",
-    "Violations of each of the data's promises (`comment-monitor check`), as last looked at.",
+    "Violations of each of the data's invariants (`comment-monitor check`) at the last check.",
     ["invariant"],
 )
 CHECKED: Final = OptionalGauge(
     "comment_invariant_check_timestamp_seconds",
-    "When each of the data's promises was last looked at to the end, in the whole system, in seconds since 1970. "
-    "Before the first time: since when they have been due.",
+    "Time of the last completed check of all the data's invariants, in the whole system, in seconds since 1970. "
+    "Before the first check: the time when the invariants were added.",
 )
 CHECK_INTERVAL: Final = OptionalGauge(
-    "comment_invariant_check_interval_seconds", "COMMENT_CHECK_INTERVAL, for what is overdue."
+    "comment_invariant_check_interval_seconds", "COMMENT_CHECK_INTERVAL, for detecting an overdue check."
 )
 OUTBOX_RESENT: Final = Counter(
     "comment_outbox_resent_total", "Analysis batches sent again because no result came in time."
 )
 ANALYSIS_DURATION: Final = Histogram(
     "comment_analysis_duration_seconds",
-    "Seconds from a worker's start on a batch to its stored results.",
+    "Seconds from the start of a batch's analysis to its stored results.",
     buckets=DURATION_BUCKETS,
 )
 ANALYSIS: Final = Counter(
@@ -195,8 +195,8 @@ ALL: Final = (
     ANALYSIS,
 )
 
-# The label values that can occur. They are made at import, so that a rate has a zero to start from and an alert
-# is never on an absent series.
+# The possible label values. Their series are created at import, so that a rate starts from zero and no alert depends on
+# an absent series.
 TIERS: Final = ("request", "cache", "database", "version")
 ERROR_REASONS: Final = (
     "all-rejected",
@@ -239,7 +239,7 @@ for _outcome in OUTCOMES:
 
 
 def count_error(reason: str, amount: int = 1) -> None:
-    """Counts an error under a declared reason; a reason not declared above is a programming error (KeyError)."""
+    """Counts an error under a reason of ERROR_REASONS; an undeclared reason is a programming error (KeyError)."""
     if reason not in ERROR_REASONS:
         raise KeyError(reason)
     ERRORS.labels(reason=reason).inc(amount)

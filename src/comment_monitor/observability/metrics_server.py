@@ -1,7 +1,7 @@
-"""`/metrics` on a port and threads of its own, so that a busy event loop is still scraped.
+"""Serves `/metrics` on a separate port and in separate threads, so that a busy event loop does not delay a scrape.
 
-Where PROMETHEUS_MULTIPROC_DIR is set, processes that share the folder are added up: a worker with its pool, and on one
-machine everything that `up` started, with an `ingest` beside it.
+Where PROMETHEUS_MULTIPROC_DIR is set, it serves the sum of all processes that share the folder: a worker with its pool,
+and on one machine all processes of `up` together with an `ingest`.
 """
 
 import math
@@ -24,38 +24,38 @@ from comment_monitor.observability.multiprocess_metrics import FOLDER_VARIABLE, 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-# Connections at the same time, a thread each; and so many may wait to be taken up.
+# Maximum number of connections, with a thread each, and of further connections in the listen queue.
 CONNECTIONS: Final = 64
 
 
 class WithoutUnknown(Collector):
-    """What another collector has, but for figures that nobody knows at the moment (`OptionalGauge.forget`)."""
+    """Exports another collector's metrics without gauges whose value is unknown (`OptionalGauge.clear`)."""
 
     def __init__(self, collector: Collector):
         self._collector = collector
 
     def collect(self) -> Iterator[Metric]:
-        """As of now."""
+        """Yields the current metrics."""
         for metric in self._collector.collect():
             if metric.type == "gauge":
-                metric.samples = [one for one in metric.samples if not math.isnan(one.value)]
+                metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
             if metric.type != "gauge" or metric.samples:
                 yield metric
 
 
 class _Handler(WSGIRequestHandler):
-    """Logs nothing of requests, and ends a connection that says nothing for so many seconds: each has a thread."""
+    """Logs no requests, and closes a connection that is idle for `timeout` seconds, because each occupies a thread."""
 
     timeout = 30
     open = 0
     lock = Lock()
 
     def handle(self) -> None:
-        """Counts the connections."""
+        """Handles a connection and counts it as open."""
         with self.lock:
             _Handler.open += 1
         try:
-            # One that says nothing, or goes away.
+            # The connection timed out, or the client disconnected.
             with suppress(OSError):
                 super().handle()
         finally:
@@ -63,11 +63,11 @@ class _Handler(WSGIRequestHandler):
                 _Handler.open -= 1
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the library calls it
-        """Nothing."""
+        """Logs nothing."""
 
 
 def _with_head(app: "WSGIApplication") -> "WSGIApplication":
-    """Answers HEAD as GET, without the body."""
+    """Wraps an application so that it answers HEAD like GET, without the body."""
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         head = environ["REQUEST_METHOD"] == "HEAD"
@@ -87,7 +87,7 @@ def _with_head(app: "WSGIApplication") -> "WSGIApplication":
 
 
 def serve_metrics(host: str, port: int) -> Callable[[], None]:
-    """Serves this process's metrics, or those of all that share its folder; returns what ends it.
+    """Serves this process's metrics, or those of all processes that share its folder; returns a function that stops it.
 
     Raises:
         ConfigurationError: the port can't be used.
@@ -95,7 +95,7 @@ def serve_metrics(host: str, port: int) -> Callable[[], None]:
     registry = prometheus_client.CollectorRegistry()
     if folder := os.environ.get(FOLDER_VARIABLE):
         registry.register(WithoutUnknown(SharedCounts(Path(folder))))
-        # What the shared folder does not hold: memory, processor time and open files of the process that is asked.
+        # Metrics that the shared folder does not have: memory, processor time and open files of the scraped process.
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
     else:
@@ -111,7 +111,7 @@ def serve_metrics(host: str, port: int) -> Callable[[], None]:
     server.set_app(_with_head(prometheus_client.make_wsgi_app(registry)))
     server.RequestHandlerClass = _Handler
     server.verify_request = lambda *_: _Handler.open < CONNECTIONS  # type: ignore[method-assign]
-    # The library's own is five, and who comes as the sixth asks again after a second.
+    # The library's listen queue has five places, and a sixth client would retry after a second.
     server.socket.listen(CONNECTIONS)
 
     def stop() -> None:

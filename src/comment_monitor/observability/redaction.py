@@ -1,6 +1,6 @@
-"""What no log line may hold, taken out of those that others wrote: the last line of defence.
+"""Removes confidential data from log lines of other libraries: the last line of defence.
 
-The first is that nothing of ours puts a comment's words, its author or a secret into a line; see docs/adr/0005.
+The first is that this program never puts a comment's text, its author or a secret into a line; see docs/adr/0005.
 """
 
 import re
@@ -10,36 +10,36 @@ from structlog.typing import EventDict
 
 # The password of an address such as amqp://user:password@host.
 _PASSWORD_IN_ADDRESS: Final = re.compile(r"(://[^\s:/@]*:)[^\s/]*@")
-# Looked for from the beginning of each word only: from every letter of a long one, the time would grow by its square.
+# Matches at the start of a word only: a match at every letter of a long word would take quadratic time.
 _NAMED_SECRET: Final = re.compile(
     r"""((?<![\w-])[\w-]*(?:password|passwd|pwd|secret|token|api[-_]?key)["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s"'&;}]+)""",
     re.IGNORECASE,
 )
 _AUTHORIZATION: Final = re.compile(r"""(authorization["']?\s*[=:]\s*)[^\n]+""", re.IGNORECASE)
 _BEARER: Final = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
-# Not the user of an address, whose host an operator needs.
+# Does not match user@host in a server's address, because an operator needs the host.
 _EMAIL: Final = re.compile(r"(?<![/\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-# With a country's code, or as three, three and four digits, or with a leading zero: no times, addresses or counts.
+# With a country code, as three, three and four digits, or with a leading zero; no times, IP addresses or counts.
 _PHONE: Final = re.compile(
     r"(?<![\w+])\+\d{1,3}(?:[ .()/-]{0,2}\d{1,4}){2,6}\b"
     r"|(?<![\w.-])\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?![\w-])"
     r"|(?<![\w.:-])0\d{2,4}[ /-]\d{4,}\b"
 )
 
-# Loggers that never see a comment, so that their words can be taken whole: queue, servers, migrations, traces.
+# Loggers that never see a comment, so that their messages are logged whole: queue, servers, migrations.
 TRUSTED: Final = (
     "comment_monitor", "celery", "kombu", "amqp", "multiprocessing", "uvicorn", "alembic",
 )  # fmt: skip
-# But for these, which show the exception that a task, or the whole worker, ended by.
+# Exceptions: loggers that quote the exception that ended a task or the whole worker.
 QUOTING: Final = ("celery.app.trace", "celery.worker")
-# Where the plain words of a message end and what it shows begins: a repr, a quotation, a second line.
+# The start of quoted data in a message: a repr, a quotation, a second line.
 _SHOWS: Final = re.compile(r"[\n(<'\"`{\[]|: ")
 
 
 def plain_words(logger: str, message: str) -> str:
-    """A third party's message; of one that may quote a comment, only its own words up to what it quotes.
+    """Returns a library's message, cut before quoted data where the logger may quote a comment.
 
-    asyncio, for one, shows a failed task with its exception's text and a callback with its arguments.
+    For example, asyncio shows a failed task with its exception's text, and a callback with its arguments.
     """
     if logger.partition(".")[0] in TRUSTED and logger not in QUOTING:
         # A second line is a traceback.
@@ -48,7 +48,7 @@ def plain_words(logger: str, message: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text without passwords, tokens, e-mail addresses and phone numbers."""
+    """Returns the text without passwords, tokens, e-mail addresses and phone numbers."""
     text = _PASSWORD_IN_ADDRESS.sub(r"\1***@", text)
     text = _AUTHORIZATION.sub(r"\1***", text)
     text = _NAMED_SECRET.sub(r"\1***", text)
@@ -58,7 +58,7 @@ def redacted(text: str) -> str:
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: every text of a line is redacted, at any depth."""
+    """A structlog processor that redacts every text of a line, at any depth."""
     return {key: value if key == "timestamp" else _anywhere(value) for key, value in event.items()}
 
 
@@ -66,8 +66,8 @@ def _anywhere(value: Any) -> Any:
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, dict):
-        return {key: _anywhere(one) for key, one in value.items()}
+        return {key: _anywhere(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_anywhere(one) for one in value]
-    # Whatever else a line holds is written by its repr.
+        return [_anywhere(item) for item in value]
+    # Any other value is logged by its repr.
     return value if value is None or isinstance(value, bool | int | float) else redacted(repr(value))

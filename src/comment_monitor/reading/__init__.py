@@ -1,1 +1,1 @@
-"""Comments and posts as they are asked for."""
+"""Queries for stored comments and posts."""

@@ -1,4 +1,4 @@
-"""Comments as they are asked for. Pages are keysets: a page costs the same wherever it lies, and none is skipped."""
+"""Queries for comments. Pages use keysets: every page costs the same, and no comment is skipped."""
 
 from datetime import datetime
 from typing import Any, Final, LiteralString
@@ -13,7 +13,7 @@ from comment_monitor.storage.postgres import Database, Query, Record
 _DETAILS: Final = """
     coalesce(c.posted_ahead, c.posted_at) AS posted_at, c.author_id, c.edited_at, c.url, c.likes, c.removed_at
 """
-# On the schema of the release before.
+# On a schema before revision 009.
 _NO_DETAILS: Final = """
     c.posted_at, NULL AS author_id, NULL::timestamptz AS edited_at, NULL AS url, NULL::bigint AS likes,
     NULL::timestamptz AS removed_at
@@ -24,7 +24,7 @@ _COLUMNS: Final = """
     a.sentiment_score, a.labels, a.analyser_version, a.analysed_at, a.error
 """
 
-# The earlier texts of a comment, the latest first, of which so many are shown.
+# Maximum number of earlier texts that a comment shows, the latest first.
 MAX_VERSIONS: Final = 100
 _VERSIONS: Final[LiteralString] = f"""
     LEFT JOIN LATERAL (
@@ -34,11 +34,11 @@ _VERSIONS: Final[LiteralString] = f"""
     ) AS versions ON true
 """  # noqa: S608 - constants
 
-# A filter's name, its condition and how its value is bound. All are given by position, in this order.
+# The condition of each filter; its value is bound as a positional parameter.
 FILTERS: Final[dict[str, LiteralString]] = {
     "post_id": "c.post_id = {}",
     "author": "c.author = {}",
-    # In the spelling that is asked for, or in the one that every source has: rows older than that rule may differ.
+    # In the requested spelling or the canonical one: rows older than the canonical spelling may have another.
     "source": "c.source = ANY ({}::text[])",
     "id": "c.comment_id = {}",
     "parent_id": "c.parent_id = {}",
@@ -52,7 +52,7 @@ FILTERS: Final[dict[str, LiteralString]] = {
 
 
 class AnalysisView(msgspec.Struct, kw_only=True):
-    """What the analysis found in the comment's latest text."""
+    """The result of the analysis of the comment's latest text."""
 
     status: str
     language: str | None
@@ -75,8 +75,8 @@ class VersionView(msgspec.Struct, kw_only=True):
 class CommentView(msgspec.Struct, kw_only=True):
     """A stored comment; `analysis` is null until its latest text is analysed.
 
-    `author` is null where the platform withholds it. `removed_at`: since when `text` is a notice that the comment is
-    gone. `versions`, of a comment that is asked for by its id: its earlier texts, the latest first.
+    `author` is null where the platform withholds it. `removed_at`: since when `text` has been a removal notice.
+    `versions`, only if the comment is requested by its id: its earlier texts, the latest first.
     """
 
     id: str
@@ -105,7 +105,7 @@ class CommentPage(msgspec.Struct, kw_only=True):
 
 
 def _select(*, versions: bool, before_009: bool) -> LiteralString:
-    """The comments with their results; those of an older text would speak of words no longer there."""
+    """Returns the SELECT of comments and their results, without results of an older text."""
     details = _NO_DETAILS if before_009 else _DETAILS
     more = ", versions.*" if versions else ""
     return f"""
@@ -118,17 +118,17 @@ def _select(*, versions: bool, before_009: bool) -> LiteralString:
 async def comments(
     database: Database, filters: dict[str, Any], *, limit: int, cursor: str | None, before_009: bool = False
 ) -> CommentPage:
-    """A page of comments, newest first; with their versions where one is asked for by its id.
+    """Returns a page of comments, newest first; with their versions if the filter `id` is given.
 
     Args:
-        database: where to read.
-        filters: name in FILTERS to value; None means not asked for.
-        limit: rows at most.
+        database: the pool for reading.
+        filters: name in FILTERS to value; None: no filter.
+        limit: maximum number of rows.
         cursor: `next_cursor` of the page before.
-        before_009: whether the schema is still that of the release before.
+        before_009: whether migration 009 has not run yet.
 
     Raises:
-        BadRequest: the cursor can't be read.
+        BadRequest: the cursor can't be decoded.
     """
     conditions: list[LiteralString] = []
     values: list[Any] = []
@@ -156,10 +156,10 @@ async def comments(
 
 
 async def comment(database: Database, source: str, comment_id: str, *, before_009: bool = False) -> CommentView:
-    """One comment by its identity.
+    """Returns one comment by its identity.
 
     Raises:
-        NotFound: it is not stored.
+        NotFound: the comment is not stored.
     """
     sql: LiteralString = f"""
         {_select(versions=True, before_009=before_009)}

@@ -1,4 +1,4 @@
-"""Posts as they are asked for: their list, and the numbers of one."""
+"""Queries for posts: their list, and the statistics of one post."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,14 +23,14 @@ class Post(msgspec.Struct, kw_only=True):
 
 
 class PostPage(msgspec.Struct, kw_only=True):
-    """Posts, the one with the newest comment first."""
+    """Posts, the post with the newest comment first."""
 
     items: list[Post]
     next_cursor: str | None
 
 
 class PostSummary(msgspec.Struct, kw_only=True):
-    """A post's comments in numbers."""
+    """Statistics of a post's comments."""
 
     source: str
     post_id: str
@@ -47,8 +47,8 @@ class PostSummary(msgspec.Struct, kw_only=True):
     labels: dict[str, int]
 
 
-# The posts, newest comment first. Distinct post ids are found by leaping through the index from one to the next,
-# each with its newest comment; only the posts of the page asked for are counted.
+# The posts, newest comment first. The query finds the distinct post ids by jumping through the index from each id to
+# the next, each with its newest comment, and counts only the comments of the requested page's posts.
 POSTS: Final = Query(
     "list_posts",
     """
@@ -74,10 +74,10 @@ POSTS: Final = Query(
 
 
 async def posts(database: Database, *, limit: int, cursor: str | None) -> PostPage:
-    """A page of posts. A post id that two sources share counts once towards `limit` and is listed for each.
+    """Returns a page of posts. A post id of two sources counts once towards `limit`, and is listed for each source.
 
     Raises:
-        BadRequest: the cursor can't be read.
+        BadRequest: the cursor can't be decoded.
     """
     moment, post_id = decode_cursor(cursor, PostId) if cursor is not None else (None, None)
     async with database.connection() as conn:
@@ -98,7 +98,7 @@ async def posts(database: Database, *, limit: int, cursor: str | None) -> PostPa
     return PostPage(items=items, next_cursor=encode_cursor(*keys[limit - 1]) if len(keys) > limit else None)
 
 
-# A post's numbers in one pass over its comments.
+# A post's statistics in one pass over its comments.
 SUMMARY: Final = Query(
     "post_summary",
     """
@@ -124,16 +124,16 @@ SUMMARY: Final = Query(
 
 
 async def post_summary(database: Database, source: str, post_id: str) -> PostSummary:
-    """The numbers of one post.
+    """Returns the statistics of one post.
 
     Raises:
-        NotFound: it has no comments.
+        NotFound: the post has no comments.
     """
     async with database.connection() as conn:
         rows = await conn.fetch(SUMMARY, post_id, spellings(source))
     total = next(row for row in rows if row["kind"] == "total")
     if not total["amount"]:
-        raise NotFound("No comment of such a post is stored.")
+        raise NotFound("No comment of this post is stored.")
     return PostSummary(
         source=normalise_source(source),
         post_id=post_id,

@@ -1,1 +1,1 @@
-"""PostgreSQL and Redis: connections, statements, migrations, and what keeps the tables small and true."""
+"""PostgreSQL and Redis: connections, statements, migrations, retention and invariant checks."""

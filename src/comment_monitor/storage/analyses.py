@@ -1,4 +1,4 @@
-"""Stores the results of the analysis, and ends the outbox rows behind them. No statement commits."""
+"""Stores the results of the analysis and deletes their outbox rows. The caller commits."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -6,22 +6,24 @@ from typing import Final, NamedTuple
 from comment_monitor.core.model import Analysis, Failure
 from comment_monitor.storage.postgres import Connection, Query
 
-# Two workers that store the same text at once must see each other, or neither finds the repetition.
+# Locks texts by their digest. Without the lock, two workers that store the same text at the same time would not see
+# each other's result, and neither would find the repetition.
 LOCK_TEXTS: Final = Query(
     "lock_texts",
     "SELECT pg_advisory_xact_lock(digest) FROM (SELECT DISTINCT unnest($1::bigint[]) AS digest ORDER BY 1) AS sorted",
 )
 
-# Stores results, never over those of a later revision, and ends their outbox rows ($1). A text that stands in
-# another comment too is labelled `repeated`, here and there. Of the others one is looked at, whatever their number:
-# either it is alone, and gets the label now, or all of them have it. Comments removed in the meantime are left out.
+# Stores results, except over results of a later revision, and deletes the outbox rows $1. A text that another comment
+# has too is labelled `repeated` in both comments. The statement reads only one of the other comments with the text: it
+# is either the only other one, and gets the label now, or all of them have the label already. Comments that were
+# deleted in the meantime are skipped.
 SAVE_RESULTS: Final = Query(
     "save_results",
     """
     WITH ended AS (
         DELETE FROM analysis_outbox WHERE id = ANY ($1::bigint[]) RETURNING id
     ), alive AS MATERIALIZED (
-        -- Locked, so that none is removed before its result is stored.
+        -- Locked, so that no comment is deleted before its result is stored.
         SELECT id FROM comments WHERE id = ANY ($2) ORDER BY id FOR KEY SHARE
     ), new AS (
         SELECT r.*, other.comment_id AS other, other.comment_id IS NOT NULL
@@ -61,14 +63,21 @@ Results = Sequence[tuple[int, int, Analysis | Failure]]
 
 
 class Saved(NamedTuple):
-    """The outbox rows that were still there and are ended now, and the comments whose result was stored."""
+    """The ids of the outbox rows that this call deleted, and of the comments whose result it stored."""
 
     ended: frozenset[int]
     comments: frozenset[int]
 
 
 async def save_results(conn: Connection, outbox_ids: Sequence[int], results: Results, version: str) -> Saved:
-    """Stores (comment id, revision, result) of this version of the analysis, each comment once, and ends these rows."""
+    """Stores results and deletes their outbox rows.
+
+    Args:
+        conn: a connection in a transaction.
+        outbox_ids: the outbox rows to delete.
+        results: (comment id, revision, result), each comment once.
+        version: the version of the analysis.
+    """
     done = [r if isinstance(r, Analysis) else None for _, _, r in results]
     digests = [d.text_digest if d else None for d in done]
     if found := [digest for digest in digests if digest is not None]:

@@ -1,11 +1,11 @@
-"""What waits for its analysis."""
+"""The statement that measures the analysis backlog."""
 
 from typing import Final
 
 from comment_monitor.storage.postgres import Query
 
-# Comments whose analysis is outstanding, and seconds since the first of them began to wait. An edit that waits beside
-# its first text counts twice: two analyses wait.
+# Comments whose analysis is outstanding, and seconds that the oldest of them has waited. An edited comment whose first
+# text is not analysed yet counts twice, because two analyses are queued.
 WAITING: Final = Query(
     "analysis_backlog",
     """

@@ -1,24 +1,24 @@
-"""The prefix of the keys in Redis: read, changed and given up here, and nowhere else.
+"""The prefix of the keys in Redis: the only module that reads and changes it.
 
-The database holds it, and what stands under another prefix proves nothing. So a change of the prefix disowns all that
-Redis remembers.
+The database holds the prefix, and entries under any other prefix are ignored. So a change of the prefix invalidates all
+entries in Redis.
 """
 
 from typing import Final, NamedTuple
 
 from comment_monitor.storage.postgres import Connection, Query
 
-# Seconds between two times that a process reads the prefix.
+# Seconds between two reads of the prefix by a process.
 READ_EVERY: Final = 2.0
-# Seconds for which a process goes by a prefix in Redis that it has read; a read that hangs does not make it longer. So
-# long after a change of the prefix no process goes by the one before.
+# Seconds for which a process uses a prefix that it has read, counted from the start of the read, so that a read that
+# hangs does not extend it. This time after a change of the prefix, no process uses the previous prefix.
 LEASE: Final = 2 * READ_EVERY + 1
 
 NAMESPACE: Final = Query(
     "cache_namespace",
     "SELECT cache_namespace, false, current_setting('transaction_read_only') = 'on' FROM installation",
 )
-# With whether some edit was committed that Redis was not told of: then no prefix may be gone by.
+# Also whether an edit was committed that Redis does not know of: then no prefix may be used.
 CACHE_STATE: Final = Query(
     "cache_state",
     """
@@ -26,9 +26,9 @@ CACHE_STATE: Final = Query(
     FROM installation
     """,
 )
-# Changes the prefix because of such edits, where the last change lies $1 seconds back: so no process is two behind.
-# Edits that are committed by now are disowned, and their notes go; a later one leaves its note for the next change. A
-# write that holds edits may have the row for a moment: it is not waited for.
+# Changes the prefix because of such edits, if the last change was at least $1 seconds ago, so that no process is two
+# prefixes behind. The change covers the edits that are committed by now, and deletes their notes; the note of a later
+# edit stays for the next change. A write with edits may lock the row briefly: the statement skips the row then.
 ANNOUNCE: Final = Query(
     "announce_edits",
     """
@@ -48,11 +48,11 @@ ANNOUNCE: Final = Query(
     """,
 )
 
-# Notes that this write holds edits which Redis was not told of: after the commit no process that looks believes it,
-# until the prefix of its keys is changed. An appended row, which no other write waits for.
+# Notes that this write has edits that Redis does not know of: from the commit on, a process that reads the prefix does
+# not use Redis until the prefix is changed. The note is an inserted row, so no other write waits for it.
 NOTE_UNANNOUNCED: Final = Query("note_unannounced_edits", "INSERT INTO unannounced_edits DEFAULT VALUES")
 
-# The same for a database without that table, one write after the other: disowns all that Redis remembers.
+# Invalidates all entries in Redis in a database without the table `unannounced_edits`. Such writes wait for each other.
 NEW_NAMESPACE: Final = Query(
     "new_cache_namespace",
     """
@@ -62,8 +62,9 @@ NEW_NAMESPACE: Final = Query(
     """,
 )
 
-# The same, where it can wait: not within $1 seconds of the last change. Edits tell Redis under two prefixes, so no
-# process may be two behind. (A change in the future is one by a server whose clock was ahead.)
+# Changes the prefix unless the last change was less than $1 seconds ago. Edits invalidate Redis keys under two
+# prefixes, so no process may be two prefixes behind. (A change in the future was made by a server whose clock was
+# ahead.)
 NEW_NAMESPACE_LATER: Final = Query(
     "new_cache_namespace_later",
     """
@@ -74,8 +75,8 @@ NEW_NAMESPACE_LATER: Final = Query(
     """,
 )
 
-# The prefix in Redis that holds when this transaction commits (nobody can change it until then), and the one before;
-# and whether neither may be believed.
+# The prefix that is valid when this transaction commits (the lock prevents a change until then), the previous prefix,
+# and whether neither may be used.
 NAMESPACES: Final = Query(
     "cache_namespaces",
     """
@@ -88,7 +89,7 @@ NAMESPACES_BEFORE_012: Final = Query(
 
 
 class Valid(NamedTuple):
-    """The prefixes by which some process may go when this transaction commits; `believed`: whether any may."""
+    """The prefixes that a process may be using when this transaction commits; `believed`: whether any may be used."""
 
     current: bytes
     previous: bytes
@@ -96,9 +97,9 @@ class Valid(NamedTuple):
 
 
 async def read(conn: Connection, *, before_012: bool) -> tuple[bytes | None, bool]:
-    """The prefix, and whether the database is read-only.
+    """Returns the prefix, and whether the database is read-only.
 
-    None: Redis holds what is not so any more, and the prefix can't be changed yet.
+    The prefix is None while Redis has outdated entries and the prefix can't be changed yet.
     """
     [(namespace, unannounced, read_only)] = await conn.fetch(NAMESPACE if before_012 else CACHE_STATE)
     if unannounced:
@@ -107,15 +108,15 @@ async def read(conn: Connection, *, before_012: bool) -> tuple[bytes | None, boo
 
 
 async def hold(conn: Connection, *, before_012: bool) -> Valid:
-    """Keeps the prefix as it is until this transaction ends."""
+    """Locks the prefix against changes until this transaction ends."""
     [(current, previous, unannounced)] = await conn.fetch(NAMESPACES_BEFORE_012 if before_012 else NAMESPACES)
     return Valid(current.bytes, previous.bytes, not unannounced)
 
 
 async def disown(conn: Connection, *, before_012: bool) -> bytes | None:
-    """With this transaction's commit nothing in Redis counts any more.
+    """Invalidates all entries in Redis as of this transaction's commit.
 
-    Returns the prefix to go by from now on; None: none until it was read again.
+    Returns the prefix to use from then on; None: no prefix may be used until it is read again.
     """
     if before_012:
         return bytes((await conn.value(NEW_NAMESPACE)).bytes)
@@ -124,11 +125,11 @@ async def disown(conn: Connection, *, before_012: bool) -> bytes | None:
 
 
 async def current(conn: Connection) -> bytes:
-    """The prefix, whether it may be gone by or not."""
+    """Returns the prefix, whether or not it may be used."""
     found: bytes = (await conn.value(NAMESPACE)).bytes
     return found
 
 
 async def change(conn: Connection) -> bool:
-    """Changes the prefix; False where its last change is less than LEASE ago."""
+    """Changes the prefix; returns False if its last change was less than LEASE ago."""
     return await conn.value(NEW_NAMESPACE_LATER, LEASE) is not None

@@ -1,4 +1,4 @@
-"""Writes and looks up comments. No function commits; `upsert.py` has the statements."""
+"""Writes and finds comments. The caller commits; `upsert.py` has the statements."""
 
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
@@ -11,8 +11,8 @@ from comment_monitor.storage.postgres import Connection
 from comment_monitor.storage.upsert import (
     ADD,
     ADD_DETAILS,
-    LOOK,
-    LOOK_BEFORE_009,
+    FIND_STORED,
+    FIND_STORED_BEFORE_009,
     UNCHANGED,
     WRITE,
     WRITE_BEFORE_009,
@@ -21,10 +21,10 @@ from comment_monitor.storage.upsert import (
 
 
 class Unchanged(NamedTuple):
-    """A stored comment whose text a write left as it was, and why.
+    """A stored comment whose text a write did not change, and why.
 
-    `outcome`: `same` (the row holds what came), `version` (what came is an earlier text, or an earlier edit) or
-    `conflict` (it is another comment, of the post `post_id`).
+    `outcome`: `same` (the row has the received text), `version` (the received text is an earlier text or edit) or
+    `conflict` (the stored comment is another comment, of the post `post_id`).
     """
 
     outcome: str
@@ -32,22 +32,22 @@ class Unchanged(NamedTuple):
     post_id: str | None
 
 
-# A row that holds just what came, whose revision was not asked for.
+# A row that is identical to the received comment, and whose revision was not read.
 SAME: Final = Unchanged("same", 0, None)
 
 
 class Written(NamedTuple):
-    """What a write did: the outcome and revision of each comment that is new or edited, and the outbox rows made.
+    """The result of a write: outcome and revision of each new or edited comment, and the ids of the new outbox rows.
 
-    The comments of `outcomes` fill the rows in this order, each row up to its size. `all_new`: every comment was
-    stored, and `outcomes` does not name them; they fill the rows in the order in which they were given. `unchanged`
-    names the others, but for those that are SAME.
+    The comments fill the outbox rows in the order of `outcomes`, each row up to its size. `all_new`: every comment was
+    new; then `outcomes` is empty, and the comments fill the rows in the order of the input. `unchanged` has the other
+    comments, except those that are SAME.
     """
 
     outcomes: dict[tuple[str, str], tuple[Outcome, int]]
     outbox: list[int]
     all_new: bool = False
-    unchanged: dict[tuple[str, str], Unchanged] = {}  # noqa: RUF012 - nobody changes it
+    unchanged: dict[tuple[str, str], Unchanged] = {}  # noqa: RUF012 - never changed
 
 
 async def write(
@@ -58,15 +58,15 @@ async def write(
     resend_after: float | None,
     before_009: bool = False,
 ) -> Written:
-    """Stores comments of distinct identity, sorted by it.
+    """Stores comments.
 
     Args:
         conn: a connection in a transaction.
-        comments: what to store.
-        batch_size: comments at most in an outbox row.
-        resend_after: seconds after which the sweep sends the rows again; None: they are not going to be sent by the
-            caller, so the sweep sends them as soon as it can.
-        before_009: whether the schema is still that of the release before.
+        comments: comments of distinct identity, sorted by it.
+        batch_size: maximum number of comments in an outbox row.
+        resend_after: seconds after which the sweep sends the rows again; None: the caller does not send them, so the
+            sweep sends them as soon as it can.
+        before_009: whether migration 009 has not run yet.
     """
     columns = _columns(comments)
     query = WRITE_BEFORE_009 if before_009 else WRITE
@@ -85,17 +85,17 @@ async def write(
     unchanged = _unchanged(row for row in rows if row["source"] is not None and row["outcome"] != "written")
     same = sum(row["id"] for row in rows if row["source"] is None and row["outcome"] == "same")
     if not before_009 and len(outcomes) + len(unchanged) + same < len(comments):
-        # Another writer stored one of them while the statement was under way.
-        others = [one for one in comments if one.key not in outcomes and one.key not in unchanged]
+        # Another writer stored some of them while the statement was running.
+        others = [comment for comment in comments if comment.key not in outcomes and comment.key not in unchanged]
         unchanged |= _unchanged(await conn.fetch(UNCHANGED, *_identity_columns(others)))
     return Written(outcomes, outbox, unchanged=unchanged)
 
 
 async def add(conn: Connection, comments: Sequence[Comment], *, batch_size: int, resend_after: float | None) -> Written:
-    """Stores those of the comments that are new, as `write` would, and leaves the others alone.
+    """Stores only the new comments, as `write` would.
 
     Args:
-        conn: a connection in autocommit: this is a transaction of its own.
+        conn: a connection in autocommit, so that this statement is its own transaction.
         comments: of distinct identity, sorted by it.
         batch_size: as for `write`.
         resend_after: as for `write`.
@@ -132,21 +132,21 @@ def _columns(comments: Sequence[Comment]) -> list[list[Any]]:
 
 
 def _any_details(comments: Sequence[Comment]) -> bool:
-    return any(one.removed or one.details != NO_DETAILS for one in comments)
+    return any(comment.removed or comment.details != NO_DETAILS for comment in comments)
 
 
 def _detail_columns(comments: Sequence[Comment]) -> list[list[Any]]:
-    return [*map(list, zip(*(one.details for one in comments), strict=True)), [one.removed for one in comments]]
+    return [*map(list, zip(*(c.details for c in comments), strict=True)), [c.removed for c in comments]]
 
 
 def _identity_columns(comments: Sequence[Comment]) -> list[list[Any]]:
     return [*_columns(comments)[:5], *_detail_columns(comments)]
 
 
-async def look_for(conn: Connection, comments: Sequence[Comment], *, before_009: bool = False) -> list[int]:
-    """Which of these, by their place, are stored just like this, so that a write would change nothing."""
+async def find_stored(conn: Connection, comments: Sequence[Comment], *, before_009: bool = False) -> list[int]:
+    """Returns the indexes of the comments that are stored identically, so that a write would change nothing."""
     if before_009:
-        rows = await conn.fetch(LOOK_BEFORE_009, *_columns(comments)[:5])
+        rows = await conn.fetch(FIND_STORED_BEFORE_009, *_columns(comments)[:5])
     else:
-        rows = await conn.fetch(LOOK, *_identity_columns(comments))
-    return [place for (place,) in rows]
+        rows = await conn.fetch(FIND_STORED, *_identity_columns(comments))
+    return [index for (index,) in rows]

@@ -1,4 +1,4 @@
-"""Connects asyncpg as libpq would: host by host, each with its own time, and with keepalives."""
+"""Connects asyncpg as libpq would: host by host, with a timeout for each host, and with TCP keepalives."""
 
 import asyncio
 import socket
@@ -8,30 +8,30 @@ import asyncpg
 
 from comment_monitor.core.dsn import CONNECT_TIMEOUT, Address, Host, Keepalive
 
-# Seconds that each of several hosts gets at least.
+# Minimum timeout of each of several hosts, in seconds.
 LEAST_TIMEOUT: Final = 2.0
 
 
 class ConnectTimeoutError(ConnectionError):
-    """No server answered in time; not a TimeoutError, which is a statement that took too long."""
+    """No server answered in time. It is no TimeoutError, because that means a statement that took too long."""
 
 
 class SessionRefusedError(ConnectionError):
-    """The server is there, and refuses what the DSN's `options` ask for."""
+    """The server is available, but rejects the `options` of the DSN."""
 
 
-# What a server says to a setting that it does not know, or to a value.
+# Errors of a server for an unknown setting, or for an invalid value of a setting.
 REFUSED: Final = (asyncpg.SyntaxOrAccessError, asyncpg.DataError, asyncpg.FeatureNotSupportedError)
 
 
 def timeout_of(address: Address, longest: float) -> float:
-    """Seconds for one host.
+    """Returns the timeout of one host, in seconds.
 
-    Without `connect_timeout` in the DSN, several hosts share the time of one.
+    Without `connect_timeout` in the DSN, several hosts share the timeout of one host.
 
     Args:
-        address: the reading of the DSN.
-        longest: seconds that a statement may take: connecting need not take longer.
+        address: the parsed DSN.
+        longest: the timeout of a statement in seconds; connecting need not take longer.
     """
     if address.connect_timeout is not None:
         return float(min(address.connect_timeout, longest))
@@ -45,20 +45,20 @@ async def connect(
     timeout: float,  # noqa: ASYNC109
     **session: Any,
 ) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection to the first host that answers and is what `target_session_attrs` asks for.
+    """Connects to the first host that answers and satisfies `target_session_attrs`.
 
     Args:
-        address: the reading of the DSN.
-        _dsn: what a pool hands over that was made without a DSN.
+        address: the parsed DSN.
+        _dsn: unused; a pool without a DSN passes None.
         timeout: seconds for each host.
         session: further arguments of asyncpg.
 
     Raises:
         ConnectTimeoutError: the last host did not answer in time.
-        SessionRefusedError: the server refuses the DSN's `options`.
-        asyncpg.PostgresError: a server refuses the user, the password or the database; no other is asked then.
-        OSError: no host takes the connection.
-        asyncpg.TargetServerAttributeNotMatched: none is what was asked for.
+        SessionRefusedError: the server rejects the `options` of the DSN.
+        asyncpg.PostgresError: a server rejects the user, the password or the database; no further host is tried.
+        OSError: no host accepts the connection.
+        asyncpg.TargetServerAttributeNotMatched: no host satisfies `target_session_attrs`.
     """
     wanted = [address.target_session_attrs]
     if wanted == ["prefer-standby"]:
@@ -106,8 +106,8 @@ async def _connect(
 
 
 def _keep_alive(connection: "asyncpg.Connection[asyncpg.Record]", keepalive: Keepalive) -> None:
-    """As libpq: a server that is gone without a word is noticed while nothing is sent."""
-    # asyncpg has no argument for it.
+    """Sets the keepalives of libpq, which detect a dead server on an idle connection."""
+    # asyncpg has no argument for keepalives.
     transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001
     raw: socket.socket | None = transport.get_extra_info("socket")
     if raw is None or raw.family not in {socket.AF_INET, socket.AF_INET6}:
@@ -117,7 +117,7 @@ def _keep_alive(connection: "asyncpg.Connection[asyncpg.Record]", keepalive: Kee
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive.on))
     if not keepalive.on:
         return
-    # Of another name on macOS.
+    # macOS has another name for it.
     idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
     for option, value in (
         (idle, keepalive.idle),

@@ -1,6 +1,6 @@
-"""What must be true of the data at every moment, each as a query for its violations.
+"""The invariants of the data, each with a query for its violations.
 
-Used by the tests, by `comment-monitor check` and by the service itself, once an interval.
+Used by the tests, by `comment-monitor check`, and periodically by the service itself.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from comment_monitor.storage.postgres import Connection, Query
 
 
 class Invariant(NamedTuple):
-    """A promise in words, and a statement that returns (count of violations, up to five examples as text).
+    """A description, and a statement that returns (count of violations, up to five examples as text).
 
-    Each statement has a snapshot of its own that holds all it compares, so no two need the same.
+    Each statement compares only data of its own snapshot, so no two statements need a common snapshot.
     """
 
-    promise: str
+    description: str
     query: Query
 
 
@@ -24,23 +24,23 @@ class InvariantResult(NamedTuple):
     """The outcome of one invariant."""
 
     name: str
-    promise: str
+    description: str
     violations: int
     examples: list[str]
 
 
 EXAMPLES: Final = 5
-# Comments that one statement looks at: some tens of milliseconds, in which nothing else is held up.
+# Comments that one statement checks, in some tens of milliseconds and without blocking other statements.
 SLICE: Final = 10_000
 
 LAST_COMMENT: Final = Query("check_last_comment", "SELECT max(id) FROM comments")
-# The last id of the slice after $1, of those up to $3.
+# The last id of the slice of $2 comments after id $1; no id is above $3.
 NEXT_SLICE: Final = Query(
     "check_next_slice",
     "SELECT max(id) FROM (SELECT id FROM comments WHERE id > $1 AND id <= $3 ORDER BY id LIMIT $2) AS slice",
 )
 IDENTITY: Final = "no two rows share source and comment id"
-# Whether the index is there by which the others of the same identity are found.
+# Whether the unique index exists by which the slices find other comments of the same identity.
 FIND_IDENTITY_INDEX: Final = Query(
     "check_identity_index",
     """
@@ -50,7 +50,7 @@ FIND_IDENTITY_INDEX: Final = Query(
     )
     """,
 )
-# Without it, in one scan of the whole table.
+# Without that index: one scan of the whole table.
 IDENTITY_WITHOUT_INDEX: Final = Invariant(
     IDENTITY,
     Query(
@@ -63,7 +63,7 @@ IDENTITY_WITHOUT_INDEX: Final = Invariant(
     ),
 )
 
-# Of the comments with ids above $1, up to $2.
+# Checked in slices: each statement checks the comments with ids above $1 and up to $2.
 OF_A_SLICE: Final = (
     Invariant(
         IDENTITY,
@@ -110,7 +110,7 @@ OF_A_SLICE: Final = (
         ),
     ),
     Invariant(
-        "no result is of a later text than the comment's own",
+        "no result is newer than its comment's text",
         Query(
             "check_results",
             """
@@ -123,7 +123,7 @@ OF_A_SLICE: Final = (
 )
 # Batches that have waited for more than $1 seconds.
 OUTBOX_AGE: Final = Invariant(
-    "nothing waits for its analysis longer than it may",
+    "no batch waits for its analysis longer than it may",
     Query(
         "check_outbox_age",
         """
@@ -134,10 +134,10 @@ OUTBOX_AGE: Final = Invariant(
 )
 INVARIANTS: Final = (*OF_A_SLICE, OUTBOX_AGE)
 
-# One process of the installation at a time.
+# Key of the advisory lock: only one process of the installation checks at a time.
 CHECK_LOCK: Final = 0x636865636B
 LOCK_CHECK: Final = Query("lock_check", "SELECT pg_try_advisory_lock($1)")
-# When each invariant was last checked (seconds since 1970), what was found, and whether that is $1 seconds ago.
+# The time of each invariant's last check (seconds since 1970), its violations, and whether it is due after $1 seconds.
 LAST_CHECKS: Final = Query(
     "last_checks",
     """
@@ -146,7 +146,7 @@ LAST_CHECKS: Final = Query(
     FROM invariant_checks WHERE name = ANY ($2::text[])
     """,
 )
-# An invariant that is new to the database is checked once an interval has passed.
+# Adds invariants that are new to the database. They are first checked after an interval has passed.
 ADD_CHECKS: Final = Query(
     "add_checks", "INSERT INTO invariant_checks (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 )
@@ -160,39 +160,42 @@ SAVE_CHECKS: Final = Query(
 
 
 def name_of(invariant: Invariant) -> str:
-    """Its name in metrics and tables, such as `analysed`."""
+    """Returns the name of an invariant in metrics and tables, such as `analysed`."""
     return invariant.query.name.removeprefix("check_")
 
 
 async def check(conn: Connection, *, oldest: float, slice_size: int = SLICE, pause: float = 0) -> list[InvariantResult]:
-    """Looks at every invariant, in slices by id: each statement is short, and holds no snapshot after its end.
+    """Checks every invariant, in slices by id, so that each statement is short and its snapshot ends with it.
 
-    Comments that come while it looks are left for the next look.
+    Comments that arrive during the check are left for the next check.
 
     Args:
         conn: a connection in autocommit.
         oldest: seconds that a batch may wait for its analysis.
-        slice_size: comments that one statement looks at.
-        pause: seconds between two slices, for whoever else needs the disk.
+        slice_size: comments that one statement checks.
+        pause: seconds between two slices, in which other work can use the disk.
     """
-    found = {one.promise: InvariantResult(name_of(one), one.promise, 0, []) for one in INVARIANTS}
+    found = {
+        invariant.description: InvariantResult(name_of(invariant), invariant.description, 0, [])
+        for invariant in INVARIANTS
+    }
     sliced: Sequence[Invariant] = OF_A_SLICE
     if not await conn.value(FIND_IDENTITY_INDEX):
-        await _look(conn, IDENTITY_WITHOUT_INDEX, found)
-        sliced = [one for one in OF_A_SLICE if one.promise != IDENTITY]
+        await _run(conn, IDENTITY_WITHOUT_INDEX, found)
+        sliced = [invariant for invariant in OF_A_SLICE if invariant.description != IDENTITY]
     after, end = 0, await conn.value(LAST_COMMENT) or 0
     while (last := await conn.value(NEXT_SLICE, after, slice_size, end)) is not None:
         for invariant in sliced:
-            await _look(conn, invariant, found, after, last)
+            await _run(conn, invariant, found, after, last)
         after = last
         await asyncio.sleep(pause)
-    await _look(conn, OUTBOX_AGE, found, oldest)
+    await _run(conn, OUTBOX_AGE, found, oldest)
     return list(found.values())
 
 
-async def _look(conn: Connection, invariant: Invariant, found: dict[str, InvariantResult], *arguments: float) -> None:
-    """Adds what one statement finds."""
+async def _run(conn: Connection, invariant: Invariant, found: dict[str, InvariantResult], *arguments: float) -> None:
+    """Runs the statement of one invariant and adds its violations to `found`."""
     [(violations, examples)] = await conn.fetch(invariant.query, *arguments)
-    before = found[invariant.promise]
+    before = found[invariant.description]
     shown = [*before.examples, *(examples or [])][:EXAMPLES]
-    found[invariant.promise] = before._replace(violations=before.violations + violations, examples=shown)
+    found[invariant.description] = before._replace(violations=before.violations + violations, examples=shown)

@@ -1,8 +1,8 @@
-"""The rows of the analysis queue: the statements on them that neither write comments nor store results. None commits.
+"""Statements on the outbox rows that neither write comments nor store results. The caller commits.
 
-`resends` of a row: -1 while its message has not been sent, 0 once it has been, then the times that the sweep sent it
-again. `starts`: the times that a worker began it and did not come to an end. `failures`: the times that an analyser
-raised on what is left in it.
+`resends` of a row: -1 while its message has not been sent, 0 once it has been sent, then the number of times that the
+sweep sent it again. `starts`: the number of times that a worker began it and did not come to an end. `failures`: the
+number of times that an analyser raised on the comments left in it.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from comment_monitor.core.removed import is_removed
 from comment_monitor.storage.postgres import Connection, Query
 
-# What workers have been sent and have not yet ended, unless it is overdue: rows and comments. Beside it the results
-# stored since the statistics began, new and overwritten ones, whichever process stored them. Reads at most $1 rows.
+# Rows, and their comments, that were sent to workers and are neither finished nor overdue. Also the number of results
+# that all processes have inserted and updated since the statistics began. Reads at most $1 rows.
 OUTSTANDING: Final = Query(
     "outstanding_batches",
     """
@@ -24,8 +24,8 @@ OUTSTANDING: Final = Query(
     """,
 )
 
-# Puts off, by $2 seconds, the rows whose message was sent and that are due within $1 seconds. It comes before they are
-# due: by then they would lie among those that were never sent, however many these are.
+# Postpones by $2 seconds the rows whose message was sent and that are due within $1 seconds. It runs before they are
+# due: afterwards they would be mixed with the due rows that were never sent, of which there may be any number.
 POSTPONE: Final = Query(
     "postpone_resending",
     """
@@ -38,7 +38,7 @@ POSTPONE: Final = Query(
     """,
 )
 
-# Takes due rows for sending, each due again after a longer time. Any process may run it at any time.
+# Takes due rows for sending; each is due again after a longer time. Any process may run it at any time.
 SWEEP: Final = Query(
     "sweep_outbox",
     """
@@ -49,9 +49,9 @@ SWEEP: Final = Query(
     """,
 )
 
-# Counts a start on each of the rows $1, before the analysis begins: how a row that kills its worker is told from one
-# that was lost. $2 holds the counts as they were before this delivery: the statement may run again where its answer
-# was lost, and counts once. A row whose failures are not those of $3 any more was dealt with by another worker.
+# Counts a start of each of the rows $1 before the analysis begins, which distinguishes a row that kills its worker from
+# a lost message. $2 has the counts before this delivery, so a statement that runs again because its response was lost
+# counts once. A row whose failures differ from those in $3 was processed by another worker meanwhile.
 COUNT_STARTS: Final = Query(
     "count_starts",
     """
@@ -66,7 +66,7 @@ COUNT_STARTS: Final = Query(
     """,
 )
 
-# A start that came to an end, if to no good one, says nothing of a comment that kills its worker.
+# Takes starts back that came to an end, even a bad end: they are no sign of a comment that kills its worker.
 TAKE_BACK_STARTS: Final = Query(
     "take_back_starts",
     """
@@ -75,8 +75,8 @@ TAKE_BACK_STARTS: Final = Query(
     """,
 )
 
-# Leaves rows to the next worker: the sweep sends them at once, as if for the first time. $2 names those whose start was
-# counted. A row that another worker is just ending is left to that one.
+# Returns rows to the queue: the sweep sends them at once, as if for the first time. $2 has the rows whose start was
+# counted. Skips a row that another worker is just finishing.
 GIVE_BACK: Final = Query(
     "give_back_batches",
     """
@@ -86,7 +86,7 @@ GIVE_BACK: Final = Query(
     """,
 )
 
-# Takes comments whose results are stored out of a row that has others; nothing where another worker was faster.
+# Removes comments with stored results from a row that has other comments; does nothing if another worker was faster.
 SHRINK: Final = Query(
     "shrink_batch",
     """
@@ -96,9 +96,9 @@ SHRINK: Final = Query(
     """,
 )
 
-# Keeps in the outbox row only the comments that failed, for a later try in $3 seconds (with jitter, at most an hour).
-# This try came to its end, so it says nothing of a comment that ends its worker. Where another worker was faster ($4 is
-# not the row's count any more), the row is as that one left it.
+# Keeps only the failed comments in the outbox row, for another attempt in $3 seconds (with jitter, at most an hour).
+# This attempt came to its end, so its start is no sign of a comment that kills its worker. If another worker was faster
+# ($4 is no longer the row's count of failures), the row stays as that worker left it.
 KEEP_FAILING: Final = Query(
     "keep_failing",
     """
@@ -108,7 +108,7 @@ KEEP_FAILING: Final = Query(
     """,
 )
 
-# The same where the row has comments that were not begun: those that failed get a row of their own.
+# As KEEP_FAILING, for a row with comments that were not begun: the failed comments move to a new row.
 SPLIT_FAILING: Final = Query(
     "split_failing",
     """
@@ -124,8 +124,8 @@ SPLIT_FAILING: Final = Query(
     """,
 )
 
-# Gives each comment of a row a row of its own, due now: one that kills its worker must not take others with it. A start
-# is counted on each from the beginning, so that workers do not analyse them in groups.
+# Splits a row into one row per comment, due now, so that a comment that kills its worker does not affect the others.
+# Each new row begins with one counted start, so that workers do not analyse it in a group.
 SPLIT_BATCH: Final = Query(
     "split_batch",
     """
@@ -135,7 +135,7 @@ SPLIT_BATCH: Final = Query(
     """,
 )
 
-# The comments of outbox rows as they are now; the rows stay until their results are stored.
+# The current comments of outbox rows. The rows stay until their results are stored.
 LOAD_BATCHES: Final = Query(
     "load_batches",
     """
@@ -150,10 +150,10 @@ LOAD_BATCHES: Final = Query(
 
 
 class Loaded(NamedTuple):
-    """A batch to analyse: (id, revision, text) of each comment that still exists, and its row's counters.
+    """A batch to analyse: (id, revision, text) of each comment that still exists, and the counters of its row.
 
-    The text is empty where it is a notice that the comment is gone: nothing is to be read out of it. `more`: these are
-    not all of the row's comments.
+    The text is empty where the stored text is a removal notice, because a notice is not analysed. `more`: whether the
+    row has further comments.
     """
 
     outbox_id: int
@@ -165,7 +165,7 @@ class Loaded(NamedTuple):
 
 
 async def load_batches(conn: Connection, outbox_ids: Sequence[int]) -> list[Loaded]:
-    """The batches behind outbox rows; one that is done already is left out."""
+    """Returns the batches of outbox rows; a batch that is finished already is left out."""
     batches: dict[int, Loaded] = {}
     for outbox_id, starts, resends, failures, id_, revision, source, text in await conn.fetch(LOAD_BATCHES, outbox_ids):
         batch = batches.get(outbox_id)

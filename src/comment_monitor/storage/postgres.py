@@ -1,4 +1,4 @@
-"""The PostgreSQL pool; every statement has a name and is timed by it."""
+"""The PostgreSQL pool. Every statement has a name, under which its duration is recorded."""
 
 import asyncio
 import os
@@ -19,14 +19,14 @@ from comment_monitor.storage.connecting import ConnectTimeoutError, SessionRefus
 
 logger = logs.get(__name__)
 
-# It is there and lets nobody in, or not us: as while somebody restores a backup.
+# The server is available but denies access, to everybody or to this user, for example while a backup is restored.
 REFUSED_ERRORS: Final = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.InsufficientPrivilegeError)
-# What PostgreSQL or the way to it may answer when it is not there, restarting, full or closed.
+# Errors of PostgreSQL or of the network while it is unavailable, restarting, full or closed.
 UNAVAILABLE_ERRORS: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
-    # What asyncpg makes of a statement on a connection that the server has just ended.
+    # asyncpg raises it for a statement on a connection that the server has just closed.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -35,48 +35,48 @@ UNAVAILABLE_ERRORS: Final = (
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    # Its files are gone, or can't be read or written.
+    # The server's files are missing, or can't be read or written.
     asyncpg.PostgresSystemError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     *REFUSED_ERRORS,
 )
-# It answers, and takes no writes: a look at it, which reads, finds nothing wrong.
+# The server answers but accepts no writes; a probe, which only reads, succeeds.
 REFUSES_WRITES: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.PostgresSystemError,
     *REFUSED_ERRORS,
 )
-# What this process was given to connect with is wrong, and waiting makes it no better.
+# The connection settings of this process are wrong, and waiting does not help.
 REFUSES_US: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     SessionRefusedError,
     ssl.SSLCertVerificationError,
 )
-# Another transaction was in the way; the same write may succeed at once.
+# A conflict with another transaction; an immediate retry may succeed.
 CONFLICT_ERRORS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
-# The schema is not there, or not yet as this code knows it.
+# The schema is missing, or is not migrated to the state that this code needs.
 SCHEMA_MISSING_ERRORS: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
 
-# Of a comment that PostgreSQL can't store as it is, whenever it is sent.
+# Errors for a comment that PostgreSQL can never store as it is.
 NOT_STORABLE_ERRORS: Final = (asyncpg.DataError, asyncpg.StatementTooComplexError, asyncpg.ProgramLimitExceededError)
 
 Record = asyncpg.Record
 
-# The first that fits.
+# The text for each error; the first match is used.
 WORDS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
     (asyncpg.InvalidCatalogNameError, "the server has no such database"),
     (asyncpg.InvalidAuthorizationSpecificationError, "the server refuses the user or the password"),
     (socket.gaierror, "the host's name is not known"),
-    (ssl.SSLCertVerificationError, "its certificate is of no authority that is trusted here, or is another host's"),
-    (ssl.SSLError, "it does not speak the TLS that was asked for"),
+    (ssl.SSLCertVerificationError, "its certificate is not from a trusted authority, or is for another host"),
+    (ssl.SSLError, "it does not support the TLS that was requested"),
     ((TimeoutError, ConnectTimeoutError), "it did not answer in time"),
     (SessionRefusedError, "it refuses the `options` of POSTGRES_DSN"),
-    (asyncpg.TargetServerAttributeNotMatched, "no host is what `target_session_attrs` asks for"),
-    # One of them is a kind of the next.
+    (asyncpg.TargetServerAttributeNotMatched, "no host satisfies `target_session_attrs`"),
+    # Must precede REFUSED_ERRORS, which has a base class of one of them.
     (CONFLICT_ERRORS, "{}"),
     (asyncpg.ReadOnlySQLTransactionError, "it takes no writes: it is read-only"),
     (asyncpg.DiskFullError, "it takes no writes: its disk is full"),
@@ -89,8 +89,8 @@ CLOSE_TIMEOUT: Final = 2.0
 
 
 def in_words(error: BaseException) -> str:
-    """Why PostgreSQL could not be used, without its own words, which may hold more than may be shown."""
-    # The numbers of these are none of the system's.
+    """Returns why PostgreSQL could not be used, without the server's message, which may contain confidential data."""
+    # gaierror and SSLError have numbers of their own, which are no system error numbers.
     if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror | ssl.SSLError):
         return os.strerror(error.errno).lower()
     words = next((words for kinds, words in WORDS if isinstance(error, kinds)), "{}")
@@ -98,30 +98,30 @@ def in_words(error: BaseException) -> str:
 
 
 def refuses_us(error: BaseException) -> bool:
-    """Whether PostgreSQL is there and refuses login, database, options or certificate, or the host's name is unknown.
+    """Whether the error is a wrong connection setting: login, database, options, certificate or host name.
 
-    An outage is none of this, and neither is a resolver that does not answer.
+    An outage does not count, nor does a resolver that does not answer.
     """
     return isinstance(error, REFUSES_US) or (isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME)
 
 
 def _options(address: Address) -> dict[str, str]:
-    """The DSN's own, which count for less than the settings beside them."""
+    """Returns the `options` of the DSN as a server setting; the other server settings take precedence."""
     return {"options": address.options} if address.options else {}
 
 
 async def require_login(dsn: str, *, timeout: float, application: str) -> None:  # noqa: ASYNC109
-    """Connects once, for a process that would learn of a wrong address only with its first work.
+    """Connects once, for a process that would otherwise notice wrong connection settings only at its first task.
 
-    A database that is away is logged: it may come back.
+    An unavailable database is only logged, because it may become available later.
 
     Args:
         dsn: libpq URI or keyword string.
-        timeout: seconds for it.
+        timeout: seconds for the connection.
         application: shown in pg_stat_activity.
 
     Raises:
-        ConfigurationError: the database refuses what the DSN says.
+        ConfigurationError: the database rejects the DSN's settings.
     """
     address = read_dsn(dsn)
     try:
@@ -139,20 +139,20 @@ async def require_login(dsn: str, *, timeout: float, application: str) -> None: 
 
 
 class Query(NamedTuple):
-    """A statement with the name under which it is timed."""
+    """A statement, and the name under which its duration is recorded."""
 
     name: str
     sql: LiteralString
 
 
 class Connection:
-    """One connection whose statements are timed by name."""
+    """A connection that records the duration of its statements by name."""
 
     def __init__(self, raw: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"):
         self.raw = raw
 
     async def fetch(self, query: Query, *args: Any) -> Sequence[asyncpg.Record]:
-        """All rows."""
+        """Returns all rows."""
         started = time.perf_counter()
         try:
             with tracing.query(query.name):
@@ -161,7 +161,7 @@ class Connection:
             metrics.DB_QUERY_DURATION.labels(query=query.name).observe(time.perf_counter() - started)
 
     async def value(self, query: Query, *args: Any) -> Any:
-        """The first column of the first row; None where there is no row."""
+        """Returns the first column of the first row; None where there is no row."""
         rows = await self.fetch(query, *args)
         return rows[0][0] if rows else None
 
@@ -174,18 +174,18 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection in autocommit: each statement is its own transaction."""
+        """Yields a connection in autocommit: each statement is its own transaction."""
         async with self.pool.acquire() as raw:
             yield Connection(raw)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection in a transaction that commits at the end of the block."""
+        """Yields a connection in a transaction that commits at the end of the block."""
         async with self.pool.acquire() as raw, raw.transaction():
             yield Connection(raw)
 
     async def close(self) -> None:
-        """Closes the pool; a connection that is not given back within two seconds is cut."""
+        """Closes the pool; terminates the connections that are not released within CLOSE_TIMEOUT."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.pool.close()
@@ -193,16 +193,16 @@ class Database:
             self.pool.terminate()
 
 
-# A plan for the values at hand: only so can the planner prove that a query lies within the partial index of recent
-# comments.
+# A new plan for each set of values: only then can the planner prove that the partial index of recent comments covers a
+# query.
 CUSTOM_PLANS: Final = {"plan_cache_mode": "force_custom_plan"}
-# One plan for all values: planning is a third of the time of a small write. It was made when the table may have been
-# empty, so it must not depend on that: each row is looked up by an index.
+# One plan for all values, because planning is a third of the time of a small write. The table may be empty when the
+# plan is made, so sequential scans are disabled: every row is found by an index.
 GENERIC_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
 
-async def _nothing_to_forget(_: Any) -> None:
-    """Of a transaction that was left open, asyncpg itself sees to the end."""
+async def _no_reset(_: Any) -> None:
+    """Does nothing: asyncpg itself ends a transaction that was left open."""
 
 
 async def open_database(
@@ -214,16 +214,16 @@ async def open_database(
     plans: dict[str, str] = CUSTOM_PLANS,
     stateless: bool = False,
 ) -> Database:
-    """A pool that connects when it is first used, so that the start needs no database.
+    """Creates a pool that connects at its first use, so that the start needs no database.
 
     Args:
         dsn: libpq URI or keyword string.
-        size: connections at most.
+        size: maximum number of connections.
         timeout: seconds for each statement.
         application: shown in pg_stat_activity.
         plans: how PostgreSQL plans the statements.
-        stateless: whether nothing that outlives its transaction is ever done (a lock, a setting): then a connection
-            that is given back needs no round trip to forget it.
+        stateless: whether the statements leave no state beyond their transaction, such as a lock or a setting; then a
+            connection is released without a round trip that resets it.
     """
     address = read_dsn(dsn)
     pool = asyncpg.create_pool(
@@ -233,7 +233,7 @@ async def open_database(
         timeout=timeout_of(address, timeout),
         command_timeout=timeout,
         max_inactive_connection_lifetime=300,
-        reset=_nothing_to_forget if stateless else None,
+        reset=_no_reset if stateless else None,
         server_settings={
             **_options(address),
             "application_name": application,

@@ -1,4 +1,4 @@
-"""Clients of one Redis, of a Redis Cluster, and of a Redis that Sentinels watch over, by their URLs."""
+"""Opens clients of a single Redis, of a Redis Cluster, and of a Redis behind Sentinels, by their URLs."""
 
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -12,9 +12,9 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from comment_monitor.core.errors import ConfigurationError
 
-# Seconds for connecting and for each command: Redis is a side path, and a slow one must not hold up a write.
+# Seconds for connecting and for each command: Redis is a side path, and a slow Redis must not delay a write.
 REDIS_TIMEOUT: Final = 0.5
-# What a Redis, or the way to it, may raise. (The client's own exception for a cluster is no RedisError.)
+# Errors of Redis or of the network. (The client's own exception for a cluster is no RedisError.)
 UNAVAILABLE: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 SENTINEL_SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
@@ -26,29 +26,29 @@ FORM: Final = (
 
 
 class Sentinels(NamedTuple):
-    """Where to ask for the Redis that is the master now, and how to connect to it."""
+    """The Sentinels that name the current master, and how to connect to that master."""
 
     hosts: list[tuple[str, int]]
     service: str
     database: int
-    # Of the Redis; that of the Sentinels is `sentinel_password` in the URL's query.
+    # Credentials of the Redis; the Sentinels' password is `sentinel_password` in the URL's query.
     username: str | None
     password: str | None
     sentinel_password: str | None
     tls: bool
-    # What else the query says, such as `socket_timeout`.
+    # Further parameters of the query, such as `socket_timeout`.
     options: dict[str, Any]
 
 
 def read_sentinels(url: str, variable: str = "REDIS_URL") -> Sentinels | None:
-    """The Sentinels that a URL names; None where it is of another kind.
+    """Returns the Sentinels that a URL names; None for any other URL.
 
     Args:
         url: such as `redis+sentinel://:PASSWORD@a:26379,b:26379/SERVICE/0?sentinel_password=...`.
-        variable: the setting, for the message.
+        variable: the name of the setting, for the message.
 
     Raises:
-        ConfigurationError: it names Sentinels, and can't be read. (The message does not repeat it.)
+        ConfigurationError: the URL names Sentinels, and can't be parsed. (The message does not repeat the URL.)
     """
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in SENTINEL_SCHEMES:
@@ -62,7 +62,7 @@ def read_sentinels(url: str, variable: str = "REDIS_URL") -> Sentinels | None:
         options: dict[str, Any] = {**parse_url(f"redis://localhost?{query}")} if query else {}
         options.pop("host", None)
         found = Sentinels(
-            hosts=[_host(one) for one in hosts.split(",")],
+            hosts=[_host(host) for host in hosts.split(",")],
             service=unquote(service),
             database=int(database or 0),
             username=unquote(username) or None,
@@ -88,14 +88,14 @@ def _host(text: str) -> tuple[str, int]:
 
 
 def open_redis(url: str, *, connections: int | None = None) -> "redis.asyncio.Redis | None":
-    """A client that gives up soon; None for an empty URL.
+    """Opens a client with short timeouts; returns None for an empty URL.
 
     Args:
-        url: of any form that REDIS_URL may have.
-        connections: at most; None: as many as are asked for at once.
+        url: in any form that REDIS_URL permits.
+        connections: maximum number of connections; None: unlimited.
 
     Raises:
-        ConfigurationError: the URL can't be read.
+        ConfigurationError: the URL can't be parsed.
     """
     if not url:
         return None
@@ -111,7 +111,7 @@ def open_redis(url: str, *, connections: int | None = None) -> "redis.asyncio.Re
 
 
 async def close_redis(client: "redis.asyncio.Redis | redis.asyncio.RedisCluster") -> None:
-    """Closes a client's connections, those to its Sentinels too: the library leaves them to whoever made these."""
+    """Closes a client's connections, including those to its Sentinels, which the library does not close."""
     await client.aclose()
     pool = getattr(client, "connection_pool", None)
     if isinstance(pool, SentinelConnectionPool):
@@ -119,7 +119,7 @@ async def close_redis(client: "redis.asyncio.Redis | redis.asyncio.RedisCluster"
 
 
 def open_cluster(url: str) -> "redis.asyncio.RedisCluster":
-    """A client of the whole cluster of which the URL names one node."""
+    """Opens a client of the whole cluster to which the node in the URL belongs."""
     client: redis.asyncio.RedisCluster = redis.asyncio.RedisCluster.from_url(
         url, **_patience(), retry=_one_repeat(), require_full_coverage=False
     )
@@ -127,9 +127,9 @@ def open_cluster(url: str) -> "redis.asyncio.RedisCluster":
 
 
 def _open_master(sentinels: Sentinels, connections: int | None) -> "redis.asyncio.Redis":
-    """Asks the Sentinels at each new connection, so that a failover is followed."""
+    """Opens a client that asks the Sentinels at each new connection, so that it follows a failover."""
     common: dict[str, Any] = {**_patience(), **sentinels.options, "ssl": sentinels.tls}
-    asked = Sentinel(  # type: ignore[no-untyped-call]
+    manager = Sentinel(  # type: ignore[no-untyped-call]
         sentinels.hosts,
         sentinel_kwargs={**common, "password": sentinels.sentinel_password},
         **common,
@@ -137,7 +137,9 @@ def _open_master(sentinels: Sentinels, connections: int | None) -> "redis.asynci
         password=sentinels.password,
         db=sentinels.database,
     )
-    client: redis.asyncio.Redis = asked.master_for(sentinels.service, retry=_one_repeat(), max_connections=connections)
+    client: redis.asyncio.Redis = manager.master_for(
+        sentinels.service, retry=_one_repeat(), max_connections=connections
+    )
     return client
 
 
@@ -146,5 +148,5 @@ def _patience() -> dict[str, Any]:
 
 
 def _one_repeat() -> redis.asyncio.retry.Retry:
-    # At once: a pooled connection may have been closed by a restart of the server.
+    # Without a wait: a restart of the server may have closed a pooled connection.
     return redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1)

@@ -1,4 +1,4 @@
-"""Removal of old comments, and the index of recent ones kept recent: both beside live traffic."""
+"""Deletes old comments and moves the index of recent comments forward, both during live traffic."""
 
 import asyncio
 import itertools
@@ -15,22 +15,22 @@ from comment_monitor.storage.postgres import CONFLICT_ERRORS, Connection, Databa
 
 RECENT_DAYS: Final = 7
 BATCH: Final = 1000
-# Between two batches, so that removal never takes the disk from ingestion.
+# Seconds between two batches, so that deletion leaves disk time for ingestion.
 PAUSE: Final = 0.02
 MAX_TRIES: Final = 6
-# So long after a change of the prefix in Redis no process goes by the one before.
+# Seconds after a change of the prefix in Redis until no process uses the previous prefix.
 SETTLED: Final = cache_namespace.LEASE
 INDEX_PREFIX: Final = "comments_recent_"
 
-# How many comments were stored before $1, and when the first of them was.
+# The number of comments stored before $1, and the time of the first of them.
 COUNT_OLD: Final = Query("count_old_comments", "SELECT count(*), min(created_at) FROM comments WHERE created_at < $1")
 
 # The highest id of a comment stored before $1.
 LAST_OLD: Final = Query("last_old_comment", "SELECT max(id) FROM comments WHERE created_at < $1")
 
-# Removes the oldest comments stored before $1, at most $2. Ids grow with time, so this walks the primary key from its
-# low end up to $3; rows that someone is writing to wait for the next batch, and no other row is locked. Results and
-# versions go with them (cascade), and an outbox row that names only comments that are gone ends when a worker takes it.
+# Deletes the oldest comments stored before $1, at most $2. Ids grow with time, so this walks the primary key from its
+# low end up to $3. Rows locked by a writer are left for the next batch, and only the deleted rows are locked. Results
+# and versions are deleted with them (cascade). An outbox row of deleted comments only ends when a worker takes it.
 DELETE_OLD: Final = Query(
     "delete_old_comments",
     """
@@ -43,8 +43,8 @@ DELETE_OLD: Final = Query(
     """,
 )
 
-# The indexes of recent comments that there are, with whether each is valid (a build that was cut short is not). An
-# index is this program's if it is just what this program makes, by name, columns and predicate: a name proves nothing.
+# The existing indexes of recent comments, and whether each is valid (an interrupted build leaves an invalid index). An
+# index counts only if name, columns and predicate are as this program creates them: a name alone proves nothing.
 RECENT_INDEXES: Final = Query(
     "recent_indexes",
     r"""
@@ -59,33 +59,33 @@ RECENT_INDEXES: Final = Query(
 )
 
 
-# One at a time: two builds of the same index would deadlock.
+# Key of the advisory lock: two concurrent builds of the same index would deadlock.
 ROLL_LOCK: Final = 0x726563656E74
 LOCK_ROLL: Final = Query("lock_recent_index", "SELECT pg_try_advisory_lock($1)")
 UNLOCK_ROLL: Final = Query("unlock_recent_index", "SELECT pg_advisory_unlock($1)")
 
 
 class Old(NamedTuple):
-    """What a removal would take away."""
+    """The number of comments that a deletion would remove, and the time of the oldest."""
 
     amount: int
     oldest: datetime | None
 
 
 async def count_old(database: Database, before: datetime) -> Old:
-    """Counts the comments stored before a moment."""
+    """Counts the comments stored before a time."""
     async with database.connection() as conn:
         (row,) = await conn.fetch(COUNT_OLD, before)
     return Old(*row)
 
 
 async def delete_old(database: Database, before: datetime) -> AsyncIterator[int]:
-    """Removes comments stored before a moment, a small transaction at a time; yields how many each took."""
+    """Deletes comments stored before a time in small transactions; yields the number that each deleted."""
     async with database.connection() as conn:
         last = await conn.value(LAST_OLD, before)
     if last is not None:
-        # Redis may remember one that is gone, and call it a duplicate when it is sent again: no process goes by what
-        # it remembers now once the first is gone, however this run ends.
+        # Redis may have an entry for a deleted comment, and would report it as a duplicate when it is sent again. So
+        # all entries are invalid before the first comment is deleted, however this run ends.
         await _disown(database)
         await asyncio.sleep(SETTLED)
     try:
@@ -93,13 +93,13 @@ async def delete_old(database: Database, before: datetime) -> AsyncIterator[int]
             yield removed
             await asyncio.sleep(PAUSE)
     finally:
-        # It may remember one that came again during the run, before it was removed. Also where nothing was removed:
-        # the run before this one may have been killed.
+        # Redis may have an entry for a comment that was sent again during the run, before its deletion. Needed even if
+        # this run deleted nothing, because the previous run may have been killed.
         await _disown(database)
 
 
 async def _disown(database: Database) -> None:
-    """Waits for a change of the prefix in Redis, its own or another's."""
+    """Changes the prefix in Redis, or waits until another process has changed it."""
     async with database.connection() as conn:
         before = await cache_namespace.current(conn)
         while await cache_namespace.current(conn) == before:
@@ -114,7 +114,7 @@ async def _delete_batch(database: Database, before: datetime, last: int) -> int:
                 removed: int = await conn.value(DELETE_OLD, before, BATCH, last)
                 return removed
         except CONFLICT_ERRORS:
-            # With a worker that stores the result of a comment to be removed.
+            # A worker is storing the result of a comment that is to be deleted.
             if tries == MAX_TRIES:
                 raise
             await asyncio.sleep(PAUSE * 2**tries * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
@@ -122,27 +122,27 @@ async def _delete_batch(database: Database, before: datetime, last: int) -> int:
 
 
 def recent_index_name(since: date) -> str:
-    """The name of the partial index whose predicate starts at this day."""
+    """Returns the name of the partial index whose predicate starts at this day."""
     return f"{INDEX_PREFIX}{since:%Y%m%d}"
 
 
 async def recent_index_begins(conn: Connection) -> date | None:
-    """The first day that the index of recent comments holds; None where there is no such index."""
+    """Returns the first day that the index of recent comments covers; None where there is no such index."""
     names = [row["name"] for row in await conn.fetch(RECENT_INDEXES) if row["valid"]]
     return datetime.strptime(max(names), f"{INDEX_PREFIX}%Y%m%d").replace(tzinfo=UTC).date() if names else None
 
 
 async def roll_recent_index(database: Database, today: date | None = None) -> tuple[str, list[str]]:
-    """Makes the index of recent comments start seven days ago; returns its name and those it replaced.
+    """Rebuilds the index of recent comments to start seven days ago; returns its name and the replaced indexes.
 
-    Builds the new one first and drops the old one last, both CONCURRENTLY: queries always have one, writers never
-    wait. Cut short at any point, a repeat completes it: an invalid index is dropped and built again. Where another
-    process is at it, nothing is done.
+    It builds the new index first and drops the old one last, both CONCURRENTLY, so queries always have an index and
+    writers never wait. After an interruption, a repeat completes it: an invalid index is dropped and built again. If
+    another process is doing this, nothing is done.
     """
     since = (today or datetime.now(UTC).date()) - timedelta(days=RECENT_DAYS)
     name = recent_index_name(since)
     async with database.connection() as conn:
-        # Not waited for: a session that waits would hold up the other one's CREATE INDEX CONCURRENTLY.
+        # Does not wait for the lock: a waiting session would block the other session's CREATE INDEX CONCURRENTLY.
         if not await conn.value(LOCK_ROLL, ROLL_LOCK):
             return name, []
         await conn.raw.execute("SET statement_timeout = 0")
@@ -164,8 +164,8 @@ async def _roll(conn: Connection, name: str, since: date) -> list[str]:
                 f"WHERE occurred_at >= '{since.isoformat()} 00:00:00+00'"
             )
         except asyncpg.DuplicateTableError:
-            raise ConfigurationError(f"{name} is there and is not the index of recent comments: rename it") from None
-    replaced = [one for one in existing if one != name]
-    for one in replaced:
-        await conn.raw.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {one}")
+            raise ConfigurationError(f"{name} exists, but is not the index of recent comments: rename it") from None
+    replaced = [index for index in existing if index != name]
+    for index in replaced:
+        await conn.raw.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
     return replaced

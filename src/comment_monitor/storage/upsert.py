@@ -1,20 +1,20 @@
-"""The statements that store comments, and what decides between new, edit, rename, repeat and conflict.
+"""The statements that store comments, and the conditions that decide between new, edit, rename, repeat and conflict.
 
-`c` is the stored row, `{new}` what came. The row is locked when the conditions are looked at, so they see its latest
-state whatever else is under way.
+`c` is the stored row, `{new}` the received comment. The row is locked when the conditions are evaluated, so they see
+its latest state whatever other transactions do.
 """
 
 from typing import Final, LiteralString
 
 from comment_monitor.storage.postgres import Query
 
-# A time of edit that lies more than a day ahead is kept, but orders nothing: it would win for ever.
+# An `edited_at` more than a day in the future is stored but not used for ordering, because it would always win.
 _BELIEVED: Final = "CASE WHEN {0}.edited_at <= now() + interval '1 day' THEN {0}.edited_at END"
 _NEW_EDIT: Final = _BELIEVED.replace("{0}", "{new}")
 _OLD_EDIT: Final = _BELIEVED.replace("{0}", "c")
 
-# The row after the comment is taken in. A notice that the comment is gone has no author of its own, and a second
-# notice changes nothing. What the sender does not say stays as it is.
+# The columns of the row after the write. A removal notice does not change `author`, and a second notice changes
+# nothing. Fields that the sender does not give keep their values.
 AFTER: Final[dict[str, LiteralString]] = {
     "text": "CASE WHEN c.removed_at IS NOT NULL AND {new}.removed_at IS NOT NULL THEN c.text ELSE {new}.text END",
     "author": "CASE WHEN {new}.removed_at IS NULL THEN coalesce({new}.author, c.author) ELSE c.author END",
@@ -26,17 +26,18 @@ AFTER: Final[dict[str, LiteralString]] = {
 }
 _CHANGED: Final = f"({', '.join(AFTER.values())}) IS DISTINCT FROM ({', '.join(f'c.{column}' for column in AFTER)})"
 _SAME_TEXT: Final = f"({AFTER['text']}) = c.text"
-# Identifiers of authors decide where both are known; names do elsewhere, together with the text.
+# Where both comments have an `author_id`, it decides whether they are the same; otherwise the names together with the
+# text do.
 _ELSEWHERE: Final = "c.post_id <> {new}.post_id OR coalesce(c.author_id <> {new}.author_id, false)"
 _OTHER_NAME: Final = (
     "coalesce(c.author <> {new}.author, false) AND coalesce(c.author_id <> {new}.author_id, true)"
     " AND {new}.removed_at IS NULL"
 )
 _STALE: Final = f"coalesce({_NEW_EDIT} < {_OLD_EDIT}, false) AND {{new}}.removed_at IS NULL"
-# What the row takes: nothing of another comment's, nothing older than what it holds. (Whether the text is a kept
-# version, the trigger knows.)
+# Whether the row takes the new values: not from another comment, and no older text than it has. (The trigger checks
+# whether the text is a kept version.)
 TAKEN: Final = f"NOT ({_ELSEWHERE}) AND ({_SAME_TEXT} OR NOT (({_OTHER_NAME}) OR ({_STALE}))) AND {_CHANGED}"
-# Why the row took nothing.
+# Why the row did not take the new values.
 WHY: Final = f"""
     CASE WHEN {_ELSEWHERE} THEN 'conflict'
         WHEN {_SAME_TEXT} THEN 'same'
@@ -47,7 +48,7 @@ WHY: Final = f"""
         ELSE 'version' END
 """
 
-# The fields of a comment beside its identity, as parameters $3 to $8, and $9 to $13 where some comment has one of them.
+# The columns of a comment as parameters: $1 to $8, and also $9 to $13 where a comment has one of the optional fields.
 _PLAIN: Final = "source, comment_id, post_id, author, text, posted_at, parent_id, metadata"
 _PLAIN_ARRAYS: Final = (
     "$1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[]"
@@ -69,7 +70,7 @@ _INSERT: Final = """
             parent_id, metadata::json{values}
         FROM unnest({arrays}) AS new ({names})
 """
-# {resends} is -1 for rows that are left to the sweep, else 0.
+# {resends}: -1 for rows that are left to the sweep, else 0.
 _OUTBOX: Final = """
         INSERT INTO analysis_outbox (comment_ids, due_at, resends)
         SELECT array_agg(id ORDER BY id), now() + make_interval(secs => {after}), {resends} FROM numbered GROUP BY part
@@ -77,13 +78,15 @@ _OUTBOX: Final = """
         RETURNING id
 """
 
-# Stores new comments, takes what is new of known ones (a trigger keeps an old text as a version), and queues what is
-# new or edited for analysis in rows of at most {size} comments: all in one statement, whatever the number of comments.
-# The comments arrive sorted by identity, so that two writers lock in one order. Where all of them are new, no row says
-# so: their ids rise as they came. Of the others each is named whose row changed, or was not to be changed; those that
-# are stored just like this are counted. `unchanged` locks the rows once more (this transaction holds their locks
-# already), so as to see them as they are now and not as this statement's snapshot does; it looks each up by the unique
-# index, whatever the planner believes of the table's size.
+# Stores new comments, updates known comments (a trigger keeps an old text as a version), and queues new and edited
+# comments for analysis in outbox rows of at most {size} comments, in one statement for any number of comments.
+# The comments are sorted by identity, so that all writers lock in the same order.
+# Rows of the result: if all comments are new, only the outbox rows, because the ids ascend in the order of the input.
+# Otherwise also a row for each comment whose stored row changed or refused the change, and one row with the number of
+# comments that are stored identically.
+# `unchanged` locks the rows again (this transaction holds their locks already) in order to read their current state
+# instead of the state in this statement's snapshot. It finds each row by the unique index, whatever table size the
+# planner assumes.
 _WRITE: Final = f"""
     WITH written AS ({_INSERT}
         ON CONFLICT (source, comment_id) DO UPDATE SET {{set}}, previous_revision = c.revision
@@ -114,8 +117,9 @@ _WRITE: Final = f"""
     SELECT id, NULL, NULL, NULL, NULL, NULL FROM outbox
 """  # noqa: S608 - constants
 
-# Stores and queues those of the comments that are new, and leaves the others alone: what it may not yet do with them
-# (see `Pipeline`) depends on what they change. Where all are new, no row says so; else each that is.
+# Stores and queues only the new comments. `Pipeline` writes the others in a transaction, because edits need further
+# steps before their commit. If all comments are new, the result has only the outbox rows; otherwise also a row for each
+# new comment.
 _ADD: Final = f"""
     WITH written AS ({_INSERT}
         ON CONFLICT (source, comment_id) DO NOTHING
@@ -144,7 +148,7 @@ def _query(sql: LiteralString, *, details: bool) -> Query:
             set=", ".join(f"{column} = {value}" for column, value in AFTER.items()).replace("{new}", "excluded"),
             taken=TAKEN.replace("{new}", "excluded"),
             why=WHY.replace("{new}", "rest"),
-            # The parameters behind the comments' fields.
+            # The parameters after those of the comments' fields.
             after=f"${first:d}",
             size=f"${first + 1:d}::int",
             resends=f"${first + 2:d}",
@@ -157,7 +161,7 @@ WRITE_DETAILS: Final = _query(_WRITE, details=True)
 ADD: Final = _query(_ADD, details=False)
 ADD_DETAILS: Final = _query(_ADD, details=True)
 
-# The same on the schema of the release before, for as long as the migration has yet to run: another text is an edit.
+# WRITE for a database whose migration 009 has not run yet: there, any other text is an edit.
 WRITE_BEFORE_009: Final = Query(
     "write_comments_before_009",
     """
@@ -185,7 +189,7 @@ WRITE_BEFORE_009: Final = Query(
     """,
 )
 
-# The fields that say which comment it is, and what of it the row may take.
+# The fields that identify a comment, and those that decide whether its row takes the new values.
 _IDENTITY: Final = """
     unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[],
         $9::bigint[], $10::boolean[]) WITH ORDINALITY
@@ -194,9 +198,9 @@ _IDENTITY: Final = """
 """
 _NEW: Final = f"(SELECT * FROM {_IDENTITY}) AS new"  # noqa: S608 - constants
 
-# Which of some comments are stored just like this, so that writing them would change nothing. A conflict in the
-# statement above locks its row, which makes a page dirty and is logged; this does neither.
-LOOK: Final = Query(
+# Finds the comments that are stored identically, so that a write would change nothing. A conflict in WRITE locks the
+# row, which dirties a page and writes WAL; this query does neither.
+FIND_STORED: Final = Query(
     "look_for_comments",
     f"""
     SELECT place - 1 FROM {_NEW} CROSS JOIN LATERAL (
@@ -205,7 +209,7 @@ LOOK: Final = Query(
     WHERE NOT ({_ELSEWHERE}) AND {_SAME_TEXT} AND NOT ({_CHANGED})
     """.replace("{new}", "new"),  # noqa: S608 - constants
 )
-LOOK_BEFORE_009: Final = Query(
+FIND_STORED_BEFORE_009: Final = Query(
     "look_for_comments_before_009",
     """
     SELECT place - 1 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
@@ -215,8 +219,8 @@ LOOK_BEFORE_009: Final = Query(
     """,
 )
 
-# Why the rows of some comments took nothing: asked by itself for those that another writer stored while the writing
-# statement was under way, whose snapshot does not show them.
+# Why the rows of some comments took nothing. It is a separate query for comments that another writer stored while the
+# writing statement was running, because that statement's snapshot does not have them.
 UNCHANGED: Final = Query(
     "unchanged_comments",
     f"""

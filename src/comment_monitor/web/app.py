@@ -1,4 +1,4 @@
-"""The HTTP application: routes, errors and lifetime in one table."""
+"""The HTTP application: its routes, error handlers and lifespan in one table."""
 
 import asyncio
 import importlib.resources
@@ -31,13 +31,13 @@ ASSET: Final = re.compile(r"/?(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}/){0,10}[A-Za-
 
 @get("/", include_in_schema=False)
 async def home() -> Redirect:
-    """Where a person lands."""
+    """Redirects a browser to the documentation."""
     return Redirect("/docs")
 
 
 @get("/openapi.json", include_in_schema=False, media_type="application/json")
 async def openapi_json(request: Request[Any, Any, State]) -> Response[bytes]:
-    """The OpenAPI document: made once, for it takes as long as a hundred other requests."""
+    """Returns the OpenAPI document, which is made once: making it takes as long as a hundred other requests."""
     state = request.app.state
     if "openapi" not in state:
         state.openapi = msgspec.json.encode(request.app.openapi_schema.to_schema())
@@ -45,7 +45,7 @@ async def openapi_json(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 async def _only_plain_names(request: Request[Any, Any, State]) -> None:
-    """The files' names are plain; what else is asked for may be none that the system takes."""
+    """Answers 404 to all but plain names of files: the operating system rejects some other names."""
     if not ASSET.fullmatch(request.scope["path"]):
         raise NotFoundException
 
@@ -55,7 +55,7 @@ def _no_such_file(request: Request[Any, Any, State], _: Exception) -> Response[d
 
 
 def provide_lifecycle(state: State) -> Lifecycle:
-    """The service of this process."""
+    """Returns the HTTP side of this process."""
     lifecycle: Lifecycle = state.lifecycle
     return lifecycle
 
@@ -65,17 +65,17 @@ async def _lifespan(app: Litestar) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with open_runtime(settings, application="comment-monitor orchestrator") as runtime:
         lifecycle = app.state.lifecycle = Lifecycle(runtime)
-        watching = [asyncio.create_task(one) for one in (lifecycle.bodies.watch(), health.watch(runtime))]
+        watching = [asyncio.create_task(watcher) for watcher in (lifecycle.bodies.watch(), health.watch(runtime))]
         try:
             yield
         finally:
-            for one in watching:
-                one.cancel()
+            for task in watching:
+                task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
 
 
 def create_app(settings: Settings) -> Litestar:
-    """The application for these settings; its lifespan opens and closes everything it needs."""
+    """Returns the application for these settings; its lifespan opens and closes everything it needs."""
     assets = Path(str(importlib.resources.files("litestar_offline_docs"))) / "static"
     return Litestar(
         route_handlers=[
@@ -94,7 +94,7 @@ def create_app(settings: Settings) -> Litestar:
                 directories=[assets],
                 include_in_schema=False,
                 before_request=_only_plain_names,
-                # The framework's word for what the system says of a name below a file, for one.
+                # The framework raises this for errors of the file system, such as a path below a file.
                 exception_handlers={InternalServerException: _no_such_file},
             ),
         ],
@@ -106,7 +106,7 @@ def create_app(settings: Settings) -> Litestar:
             HTTPException: problems.render_http,
             Exception: problems.render_unexpected,
         },
-        # Who reads a body counts it: see `bodies`.
+        # The handler bounds the body itself: see `bodies`.
         request_max_body_size=None,
         openapi_config=openapi_config(),
         logging_config=None,
@@ -114,7 +114,7 @@ def create_app(settings: Settings) -> Litestar:
 
 
 def create_asgi(app: Litestar) -> RequestId:
-    """The application with what has to happen before routing: an unknown path has a request id too."""
+    """Returns the application with the middleware that runs before routing: an unknown path has a request id too."""
 
     def is_leaving() -> bool:
         lifecycle: Lifecycle | None = app.state.get("lifecycle")

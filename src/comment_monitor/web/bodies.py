@@ -1,6 +1,6 @@
-"""The bodies of requests that one process holds: how many bytes, for how long, and who gives way where room is short.
+"""Bounds the request bodies of one process: their bytes, their time, and which body is dropped when capacity is short.
 
-A body counts from its first byte until its request is answered, for what is made of it is held as long.
+A body counts from its first byte until its request is answered, because its comments are held as long.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from comment_monitor.observability import metrics
 if TYPE_CHECKING:
     from litestar.types import Receive
 
-# Bytes up to which a body is small: a quarter of the room is left to such, for large ones that crawl are no reason
-# to refuse them.
+# Bytes up to which a body is small. A quarter of the capacity is reserved for small bodies, so that slow large bodies
+# are no reason to refuse them.
 SMALL: Final = 65_536
 LARGE_SHARE: Final = 0.75
-# Seconds without a byte after which a body is given up, and seconds for the whole of one.
+# Seconds without a byte after which a body is given up, and seconds for a whole body.
 PATIENCE: Final = 30.0
 LONGEST: Final = 600.0
-# Seconds within which a body's speed says nothing yet.
+# Seconds after a body's start in which its speed says nothing yet.
 EARLY: Final = 5.0
-# Seconds that a client gets for the rest of its request once this process takes no new ones.
+# Seconds that a client gets for the rest of its request once this process drains.
 GRACE: Final = 2.0
-# Seconds between two looks at the clocks of the bodies.
-LOOK_EVERY: Final = 1.0
+# Seconds between two checks of the bodies' timeouts.
+CHECK_INTERVAL: Final = 1.0
 
 
 class Body:
-    """One request's body: its bytes so far, and the clock of its reading."""
+    """One request's body: its bytes so far, and the times of its reading."""
 
     __slots__ = ("_bodies", "began", "gives_up", "limit", "moved", "size")
 
@@ -39,26 +39,26 @@ class Body:
         self._bodies = bodies
         self.size = 0
         self.began = self.moved = now
-        # While it is being read: what ends the reading, and why where something did.
+        # While the body is being read: the timeout that ends the reading, and the reason if it was ended.
         self.limit: asyncio.Timeout | None = None
         self.gives_up: errors.Problem | None = None
 
     def speed(self, now: float) -> float:
-        """Bytes a second."""
+        """Returns the average speed in bytes a second."""
         return self.size / (now - self.began)
 
     async def read(self, receive: "Receive", most: int) -> bytes:
-        """All of it.
+        """Reads the whole body.
 
         Args:
-            receive: the ASGI callable of its request.
-            most: bytes that it may have.
+            receive: the ASGI callable of the request.
+            most: the number of bytes that the body may have.
 
         Raises:
-            Overloaded: this process has no room for it, or needs the room for a faster one.
-            BodyTooSlow: nothing came for too long, or the whole took too long.
-            Draining: this process is on its way out, and the rest did not come within the grace.
-            TooLarge: it has more bytes.
+            Overloaded: this process has no free capacity for the body, or needs its capacity for a faster one.
+            BodyTooSlow: no byte came for too long, or the whole body took too long.
+            Draining: this process is shutting down, and the rest did not come within the grace period.
+            TooLarge: the body has more bytes.
             Incomplete: the connection ended.
         """
         chunks: list[bytes] = []
@@ -81,27 +81,27 @@ class Body:
             ) from None
 
     def grow(self, count: int) -> None:
-        """So many bytes more.
+        """Adds `count` bytes to the body.
 
         Raises:
-            Overloaded: there is no room for them.
+            Overloaded: this process has no free capacity for them.
         """
         self._bodies.take(self, count)
         self.moved = asyncio.get_running_loop().time()
 
     def give_up(self, problem: errors.Problem) -> None:
-        """Ends its reading, at the reader's next turn."""
+        """Ends the reading with this problem, at the reader's next turn."""
         if self.limit and not self.gives_up and not self.limit.expired():
             self.gives_up = problem
             self.limit.reschedule(asyncio.get_running_loop().time())
 
 
 class Bodies:
-    """Room for so many bytes.
+    """All bodies of one process, with a capacity in bytes.
 
-    Where it is used up, the slowest of the bodies that are still being read lose their places, if they had time to
-    show their speed and if that is enough: who holds much and sends little is not to hold up the rest. A large one
-    takes the places of large ones only.
+    When the capacity is used up, the slowest of the bodies that are still being read are given up, if they had time to
+    show their speed and if that frees enough: a large, slow body must not block the others. A large body replaces
+    large bodies only.
     """
 
     def __init__(self, capacity: int):
@@ -113,12 +113,12 @@ class Bodies:
 
     @property
     def held(self) -> int:
-        """Bytes at the moment."""
+        """Bytes of all bodies at the moment."""
         return self._held
 
     @contextmanager
     def hold(self) -> Iterator[Body]:
-        """A body; its bytes are free again at the end of the block."""
+        """Yields a new body, and releases its bytes at the end of the block."""
         body = Body(self, asyncio.get_running_loop().time())
         try:
             yield body
@@ -126,19 +126,19 @@ class Bodies:
             self._release(body)
 
     def reading(self, body: Body) -> "_Reading":
-        """The body is being read: within this it can be given up, by a TimeoutError."""
+        """Returns a block for reading the body, in which the body can be given up with a TimeoutError."""
         return _Reading(body, self._reading, self._ends)
 
     def take(self, body: Body, count: int) -> None:
-        """Gives a body room for so many bytes more.
+        """Gives a body capacity for `count` more bytes.
 
         Raises:
-            Overloaded: there is none.
+            Overloaded: there is no free capacity.
         """
         size = body.size + count
         if not self._fits(body, size):
-            for slow in self._who_gives_way(body, size):
-                slow.give_up(errors.Overloaded("A faster request needed the room of this one; repeat it."))
+            for slow in self._replaceable(body, size):
+                slow.give_up(errors.Overloaded("A faster request needed the capacity of this one; repeat it."))
                 self._reading.discard(slow)
                 self._release(slow)
         self._held += count
@@ -147,23 +147,24 @@ class Bodies:
         body.size = size
 
     def _fits(self, body: Body, size: int, *, without: Sequence[Body] = ()) -> bool:
-        held = self._held - body.size + size - sum(one.size for one in without)
-        large = self._large - sum(one.size for one in (body, *without) if one.size > SMALL)
+        held = self._held - body.size + size - sum(other.size for other in without)
+        large = self._large - sum(other.size for other in (body, *without) if other.size > SMALL)
         if size > SMALL:
-            # The only large one fits always: else one above the room would be refused for ever.
+            # A single large body always fits: otherwise a body above the capacity would be refused forever.
             return not large or (held <= self._capacity and large + size <= self._capacity * LARGE_SHARE)
         return held <= self._capacity or held - large <= self._capacity * (1 - LARGE_SHARE)
 
-    def _who_gives_way(self, body: Body, size: int) -> list[Body]:
-        """The slowest, as many as are needed; a large one takes the place of large ones only.
+    def _replaceable(self, body: Body, size: int) -> list[Body]:
+        """Returns the slowest bodies, as many as `body` has to replace; a large body replaces large bodies only.
 
         Raises:
-            Overloaded: all who are slower would not be enough, and then none gives way.
+            Overloaded: all slower bodies would not be enough; then none is replaced.
         """
         now = asyncio.get_running_loop().time()
-        known = [one for one in self._reading if now - one.began > EARLY and one.size > (SMALL if size > SMALL else 0)]
+        least = SMALL if size > SMALL else 0
+        known = [other for other in self._reading if now - other.began > EARLY and other.size > least]
         chosen: list[Body] = []
-        for slow in sorted(known, key=lambda one: one.speed(now)):
+        for slow in sorted(known, key=lambda other: other.speed(now)):
             if slow is body:
                 break
             chosen.append(slow)
@@ -178,25 +179,25 @@ class Bodies:
         body.size = 0
 
     def drain(self) -> None:
-        """From now on what is being read has the grace to be complete."""
+        """Ends all reading after the grace period, which begins now."""
         self._ends = asyncio.get_running_loop().time() + GRACE
         for body in self._reading:
             if body.limit and not body.gives_up:
                 body.limit.reschedule(self._ends)
 
     async def watch(self) -> None:
-        """Looks at the clocks of all bodies each second, for ever: a timer for each would cost more."""
+        """Checks the timeouts of all bodies each second, forever: a timer for each body would cost more."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(LOOK_EVERY)
-            self.look(loop.time())
+            await asyncio.sleep(CHECK_INTERVAL)
+            self.check(loop.time())
             metrics.BODY_BYTES.set(self._held)
 
-    def look(self, now: float) -> None:
-        """Gives up what kept us waiting for too long.
+    def check(self, now: float) -> None:
+        """Gives up the bodies that have kept this process waiting for too long.
 
         Args:
-            now: the loop's time.
+            now: the loop's time in seconds.
         """
         for body in tuple(self._reading):
             if now - body.moved > PATIENCE:
@@ -206,18 +207,18 @@ class Bodies:
 
 
 def _too_slow(detail: str) -> errors.BodyTooSlow:
-    # Its rest is not waited for either.
+    # The connection closes, because nothing waits for the rest of the body.
     return errors.BodyTooSlow(detail, headers={"Connection": "close"})
 
 
 class _Reading:
-    """What `Bodies.reading` returns; by hand, for a generator's way costs more on each request."""
+    """The context manager of `Bodies.reading`; a class, because a generator costs more on each request."""
 
     __slots__ = ("_all", "_body", "_limit")
 
-    def __init__(self, body: Body, everyone: set[Body], ends: float | None):
+    def __init__(self, body: Body, reading: set[Body], ends: float | None):
         self._body = body
-        self._all = everyone
+        self._all = reading
         self._limit = asyncio.timeout_at(ends)
 
     async def __aenter__(self) -> None:
@@ -229,5 +230,5 @@ class _Reading:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._all.discard(self._body)
-        # It raises TimeoutError where it ended the block.
+        # Raises TimeoutError if the timeout ended the block.
         await self._limit.__aexit__(kind, error, trace)

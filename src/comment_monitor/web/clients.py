@@ -1,8 +1,8 @@
-"""Who sent a request: the address that is counted, also behind proxies that are trusted to say it.
+"""Identifies the client of a request by its address, also behind trusted proxies.
 
-Each proxy adds the address that it was asked from at the right of `X-Forwarded-For` or `Forwarded` (RFC 7239); what is
-further left came with the request, and anybody can write it. So the addresses are gone through from the right, for as
-long as the one before was a trusted proxy's.
+Each proxy appends the address of its peer at the right of `X-Forwarded-For` or `Forwarded` (RFC 7239). The addresses
+further left came with the request, and any client can forge them. So the addresses are read from the right, for as
+long as the previous address was a trusted proxy's.
 """
 
 import re
@@ -16,27 +16,27 @@ from comment_monitor.core.config import Network
 Address = IPv4Address | IPv6Address
 Headers = Iterable[tuple[bytes, bytes]]
 
-# One host of IPv6 has a whole network of this length, and so as many addresses as it likes.
+# An IPv6 host has a whole network of this prefix length, and can use any address in it.
 IPV6_HOST: Final = 64
-# Proxies in a row that are gone through, and characters of a header that are looked at: from the right.
+# Proxies in a row that are followed, and characters of a header that are read, both from the right.
 MOST_HOPS: Final = 32
 MOST_CHARACTERS: Final = 2_048
-# One parameter of an element, its value quoted or not: a quoted one may hold a `for=` of the client's.
+# One parameter of an element, its value quoted or not: a quoted value may hold a `for=` that the client forged.
 _PARAMETER: Final = re.compile(r'(?:^|;)\s*+([\w-]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"|([^\s;,"]*+))\s*+(?=;|$)')
-# Quotes only around a whole value: else one that a client left open would end with the first one of the proxy's, and
-# hide what the proxy says.
+# Quotes only around a whole value: otherwise a quote that a client left open would end at the proxy's first quote, and
+# hide the proxy's element.
 _LIST: Final = re.compile(r'(?:[^"]++|(?<==)"(?:[^"\\]++|\\.)*+"(?=\s*+(?:[;,]|$)))*+')
 _ELEMENTS: Final = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++')
 _WITH_PORT: Final = re.compile(r"\[([^\]]*)\](?::\w+)?|([0-9.]+):\w+")
 
 
 def client_of(peer: str, headers: Headers, trusted: Sequence[Network]) -> str:
-    """Whom to count for a request, as an opaque name.
+    """Returns an opaque name of the client that a request counts for.
 
     Args:
-        peer: the address at the other end of the connection; empty where there is none, as at a Unix socket.
-        headers: the request's, as ASGI has them.
-        trusted: the networks of proxies whose word counts.
+        peer: the address at the other end of the connection; empty if there is none, as with a Unix socket.
+        headers: the request's headers in the form of ASGI.
+        trusted: the networks of the proxies whose headers are believed.
     """
     address = _parse(peer)
     if address is not None and trusted and _is_in(address, trusted):
@@ -45,10 +45,10 @@ def client_of(peer: str, headers: Headers, trusted: Sequence[Network]) -> str:
 
 
 def _behind(proxy: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
-    """The client of a trusted proxy.
+    """Returns the client behind a trusted proxy.
 
-    A proxy writes one of the two headers and passes on the other as it came. Where both are there and differ, nobody
-    knows which one it wrote, and the proxy itself is counted.
+    A proxy writes one of the two headers and passes on the other unchanged. If both exist and differ, it is unknown
+    which one the proxy wrote, and the proxy itself counts as the client.
     """
     found = {
         _from_the_right(proxy, addresses, trusted)
@@ -59,12 +59,12 @@ def _behind(proxy: Address, headers: Headers, trusted: Sequence[Network]) -> Add
 
 
 def _from_the_right(proxy: Address, words: Iterator[str], trusted: Sequence[Network]) -> Address:
-    """The first address that is no trusted proxy's; the last one that can be read, where there is none."""
+    """Returns the first address that is not a trusted proxy's; if there is none, the last readable address."""
     latest = proxy
     for _, word in zip(range(MOST_HOPS), words, strict=False):
         address = _parse(word)
         if address is None:
-            # `unknown`, a name, or a forgery: who said it is the last who is known.
+            # `unknown`, a name, or a forgery: the proxy that passed it on is the last known address.
             break
         latest = address
         if not _is_in(address, trusted):
@@ -83,7 +83,7 @@ def _forwarded(headers: Headers) -> Iterator[str] | None:
 
 
 def _named(lines: Sequence[str]) -> Iterator[str]:
-    """Whom the lines' elements name, from the right; a line that can't be read names nobody, and ends it."""
+    """Yields the `for` of the lines' elements from the right; at an unreadable line it yields "" and ends."""
     for line in reversed(lines):
         if len(line) > MOST_CHARACTERS or not _LIST.fullmatch(line):
             yield ""
@@ -92,15 +92,17 @@ def _named(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _for(element: str) -> str:
-    """Whom an element names; empty where it names nobody, or more than one."""
+    """Returns the `for` of an element; empty if the element has none, or several."""
     found = [
-        one[2] if one[2] is not None else one[3] for one in _PARAMETER.finditer(element) if one[1].lower() == "for"
+        match[2] if match[2] is not None else match[3]
+        for match in _PARAMETER.finditer(element)
+        if match[1].lower() == "for"
     ]
     return found[0] if len(found) == 1 else ""
 
 
 def _joined(headers: Headers, name: bytes) -> str | None:
-    """The header's lines as one (RFC 9110, 5.2), or its right end where it is long; None where it is not there."""
+    """Returns the header's lines as one (RFC 9110, 5.2), or its right end if it is long; None if it is absent."""
     lines = [value for key, value in headers if key == name]
     return b",".join(lines)[-MOST_CHARACTERS:].decode("latin-1") if lines else None
 

@@ -1,7 +1,7 @@
 """One connection of a client: uvicorn's, with bounds on the size of a head, on each wait and on pipelined requests.
 
-The parser glues a header's fragments together for as long as they come, and no clock of uvicorn's runs while a head, a
-rest of a body or a reader is awaited. See docs/adr/0036.
+The parser joins a header's fragments for as long as they come, and uvicorn has no timeout while it waits for a head,
+for the rest of a body or for a client to read its answer. See docs/adr/0036.
 """
 
 import asyncio
@@ -21,53 +21,54 @@ from comment_monitor.web.problems import MEDIA_TYPE, content_of
 if TYPE_CHECKING:
     from comment_monitor.web.door import Door
 
-# Bytes of a request's line and headers together, and of what a chunked body may bring as trailers.
+# Bytes of a request's line and headers together, including the trailers of a chunked body.
 HEAD_BYTES: Final = 65_536
-# Headers of a request, and trailers: each takes some twenty times the bytes of a short one.
+# Headers of a request, including trailers: in memory, each takes some twenty times the bytes of a short header.
 HEAD_LINES: Final = 200
-# Seconds for a head, for the rest of a body that was answered early, and for a client that takes no more of its answer.
+# Seconds for a head, for the rest of a body that was answered early, and for a client that reads no more of its answer.
 PATIENCE: Final = 30.0
 # Seconds for the head of a connection beyond the limit.
 EXCESS_PATIENCE: Final = 5.0
 # Seconds between an answer and the next request of a connection.
 KEEP_ALIVE: Final = 75.0
-# Seconds in which a refused client is heard out, so that it can read its answer: a connection closed over bytes that
-# nobody read is reset, and the answer with it.
-GOODBYE: Final = 2.0
-# Chunks of a body from which on they have to hold so many bytes on average: each is a call, whatever it holds.
+# Seconds in which the bytes of a refused client are still read, so that it can read its answer: closing a connection
+# with unread bytes resets it, and the answer is lost.
+LINGER: Final = 2.0
+# Beyond CHUNKS chunks, a body's chunks must hold CHUNK_BYTES bytes on average: each chunk is a call, whatever its size.
 CHUNKS: Final = 4_096
 CHUNK_BYTES: Final = 8
 # Requests that a connection may have sent before the first of them is answered.
 PIPELINED: Final = 100
+UPGRADE_HEADERS: Final = frozenset((b"upgrade", b"http2-settings"))
 
-# uvicorn warns of each connection that speaks no HTTP, or wants a WebSocket: a flood of them would fill the log. They
-# are counted here, and told of once a second.
+# uvicorn warns of each connection that does not speak HTTP or asks for a WebSocket: a flood of them would fill the log.
+# They are counted here instead, and logged once a second.
 _quiet: Final = logging.getLogger("uvicorn.error.connections")
 _quiet.setLevel(logging.ERROR)
 
 
 class _Flow(FlowControl):
-    """Reads no further while whole requests wait for their turn."""
+    """Does not resume reading while complete requests wait in the pipeline."""
 
-    def __init__(self, transport: asyncio.Transport, waiting: "Connection"):
+    def __init__(self, transport: asyncio.Transport, connection: "Connection"):
         super().__init__(transport)
-        self._waiting: Connection | None = waiting
+        self._connection: Connection | None = connection
 
     def resume_reading(self) -> None:
-        if self._waiting and not self._waiting.pipeline:
+        if self._connection and not self._connection.pipeline:
             super().resume_reading()
 
     def forget(self) -> None:
-        """The connection is gone."""
-        self._waiting = None
+        """Drops the reference to the lost connection."""
+        self._connection = None
 
 
 def _nothing() -> None:
-    """What a request does after its answer that nobody gets."""
+    """Replaces the callback after an answer that no client gets."""
 
 
 class Connection(HttpToolsProtocol):
-    """One connection; `door` counts them all and looks at their clocks."""
+    """One connection; `door` counts all connections and checks their timeouts."""
 
     door: "Door"
 
@@ -76,11 +77,11 @@ class Connection(HttpToolsProtocol):
         self.door = door
         self.logger = _quiet
         self.excess = False
-        # When the wait began that it is in; what it waits for follows from the rest.
+        # The start of the current wait; the other attributes determine its kind.
         self._since = 0.0
-        # The request that is being answered; those after it are in the pipeline.
+        # The request that is being answered; later requests are in the pipeline.
         self._current: RequestResponseCycle | None = None
-        # Whether the parser came to the end of something within the bytes it was given last.
+        # Whether the parser reached the end of an element within the latest bytes.
         self._moved = False
         self._head_lines = 0
         self._chunks = self._chunk_bytes = 0
@@ -96,25 +97,25 @@ class Connection(HttpToolsProtocol):
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there."""
+        """Registers the connection and starts the wait for its first request."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
         self._since = self.loop.time()
         self.door.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """Gives up the connection's requests and frees what it holds."""
         self._give_up_requests()
         super().connection_lost(exc)
         self.door.leave(self)
-        # They hold each other: left so, only the collector would find them, and it comes seldom.
+        # These objects refer to each other: otherwise only the garbage collector would free them, and it runs rarely.
         self.pipeline.clear()
         if isinstance(self.flow, _Flow):
             self.flow.forget()
         self.headers, self._upgrading = [], None
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came; those of a refused client are read and dropped."""
+        """Parses received bytes; those of a refused client are dropped."""
         if self._refused or self.transport.is_closing():
             return
         self._moved = False
@@ -129,15 +130,16 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on_without_upgrade(data[upgrade.args[0] :])
             return
-        # The parser keeps what it has of a header, a trailer or a chunk's extension that has no end yet.
+        # The parser buffers a header, a trailer or a chunk's extension until its end.
         self._pending = 0 if self._moved else self._pending + len(data)
         if self._pending > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Takes a request that would like another protocol as what it is in this one, with its body.
+        """Handles a request that asks for another protocol as an ordinary HTTP request, with its body.
 
-        The parser takes all that follows such a head for the other protocol, and HTTP lets a server pass over it.
+        The parser takes all bytes after such a head for the other protocol. HTTP lets a server ignore the upgrade, so
+        the request is parsed again without it.
         """
         if self._refused or not self._upgrading:
             return
@@ -145,15 +147,15 @@ class Connection(HttpToolsProtocol):
         lines = [first]
         for name, value in headers:
             if name.lower() == b"connection":
-                kept = [one for one in value.split(b",") if one.strip().lower() not in {b"upgrade", b"http2-settings"}]
+                kept = [option for option in value.split(b",") if option.strip().lower() not in UPGRADE_HEADERS]
                 lines += [b"connection: %b\r\n" % b",".join(kept)] if kept else []
-            elif name.lower() not in {b"upgrade", b"http2-settings"}:
+            elif name.lower() not in UPGRADE_HEADERS:
                 lines.append(b"%b: %b\r\n" % (name, value))
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"".join(lines) + b"\r\n" + rest)
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Begins a request."""
         super().on_message_begin()
         self._moved = self._in_head = True
         self._head_bytes = self._head_lines = 0
@@ -162,13 +164,13 @@ class Connection(HttpToolsProtocol):
             self.scope["state"]["excess"] = True
 
     def on_url(self, url: bytes) -> None:
-        """A part of its path."""
+        """Takes a part of the request's path."""
         super().on_url(url)
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole header, or a trailer of a chunked body."""
-        # Trailers come after the head of a request that is being worked on: they are not added to its headers.
+        """Takes a whole header, or a trailer of a chunked body."""
+        # Trailers come after the head, when the request is already being handled: they are not added to its headers.
         if self._in_head:
             super().on_header(name, value)
         self._moved = True
@@ -181,7 +183,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """Its head is complete."""
+        """Checks the complete head and starts the request."""
         self._in_head = False
         self._moved = True
         if self._refused:
@@ -201,7 +203,7 @@ class Connection(HttpToolsProtocol):
         self._chunks = self._chunk_bytes = 0
 
     def _fault_of_head(self) -> HTTPStatus | None:
-        """What the parser lets pass and HTTP does not (RFC 9112, 3.2 and 6.1)."""
+        """Returns the status for a head that the parser accepts and HTTP does not (RFC 9112, 3.2 and 6.1)."""
         hosts = 0
         for name, value in self.headers:
             if name == b"host":
@@ -217,7 +219,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        """A part of its body."""
+        """Takes a part of the request's body."""
         self._moved = True
         if self._refused or self._upgrading:
             return
@@ -228,18 +230,18 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_chunk_header(self) -> None:
-        """A chunk of it begins."""
+        """Counts a chunk of the body."""
         self._chunks += 1
 
     def on_message_complete(self) -> None:
-        """All of it came."""
+        """Completes the request."""
         self._moved = True
         self._body_open = False
         if not (self._refused or self._upgrading):
             super().on_message_complete()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The client sends no more, and may still wait for answers: those of whole requests it gets."""
+        """Answers the complete requests of a client that sends no more, then closes the connection."""
         if not self._answering or self._body_open:
             return None
         self.cycle.keep_alive = False
@@ -247,30 +249,30 @@ class Connection(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
-        """It is answered."""
+        """Starts the wait for the next request."""
         super().on_response_complete()
-        # The door's clock counts for all connections at once; one for each answer would cost more.
+        # The door checks all connections with one timer; a keep-alive timer for each answer would cost more.
         self._unset_keepalive_if_required()
         self._since = self.loop.time()
 
     def pause_writing(self) -> None:
-        """The client takes no more of its answer for now."""
+        """Reports that the client reads no more of its answer for now."""
         super().pause_writing()
         self.door.stuck(self)
 
     def resume_writing(self) -> None:
-        """It takes more."""
+        """Reports that the client reads its answer again."""
         super().resume_writing()
         self.door.moves(self)
 
     @property
     def unsent(self) -> int:
-        """Bytes of its answers that its client has yet to take."""
+        """Bytes of answers that the client has yet to read."""
         return self.transport.get_write_buffer_size()
 
     @property
     def _latest(self) -> RequestResponseCycle | None:
-        """The last request whose head is complete; the library's type knows no connection without one."""
+        """The latest request whose head is complete, or None; the library's type leaves out None."""
         return self.cycle
 
     @property
@@ -280,7 +282,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """Between two requests: it can be closed, and its client opens another."""
+        """Whether the connection is between two requests: it can be closed, and the client opens another one."""
         return (
             self._latest is not None
             and self._latest.response_complete
@@ -292,63 +294,63 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle_since(self) -> float:
-        """The loop's time of its last answer."""
+        """The loop's time of the last answer."""
         return self._since
 
-    def look(self, now: float) -> None:
-        """Ends it where it has kept us waiting for too long.
+    def check(self, now: float) -> None:
+        """Ends the connection if its client has kept it waiting for too long.
 
         Args:
-            now: the loop's time.
+            now: the loop's time in seconds.
         """
         unsent, self._unsent_before = self._unsent_before, self.unsent
         if self._unsent_before:
-            # What is written and not taken keeps a connection open that is closed, too.
+            # Unread bytes of an answer also keep a closed connection open.
             if self._unsent_before < unsent or not unsent:
                 self._stuck_since = now
             elif now - self._stuck_since > PATIENCE:
                 self._end(self.transport.abort)
         elif self.transport.is_closing():
             self._closing_since = self._closing_since or now
-            if now - self._closing_since > GOODBYE:
+            if now - self._closing_since > LINGER:
                 self._end(self.transport.abort)
         elif not self._answering:
-            self._look_at_client(now - self._since)
+            self._check_client(now - self._since)
 
-    def _end(self, how: Callable[[], None]) -> None:
-        """Closes the connection over requests that may be under way."""
+    def _end(self, close: Callable[[], None]) -> None:
+        """Closes the connection and gives up requests that may be under way."""
         self._give_up_requests()
-        how()
+        close()
 
     def _give_up_requests(self) -> None:
-        """Nobody is there for their answers: the library marks the latest only, and others would write to nobody."""
+        """Marks all requests as disconnected; the library marks only the latest, and the others would go on writing."""
         waiting = [cycle for cycle, _ in self.pipeline]
         for cycle in waiting:
             cycle.on_response = _nothing
             cycle.body = bytearray()
-        for one in (self._current, self._latest, *waiting):
-            if one and not one.response_complete:
-                one.disconnected = True
-                one.message_event.set()
+        for request in (self._current, self._latest, *waiting):
+            if request and not request.response_complete:
+                request.disconnected = True
+                request.message_event.set()
         self._current = None
 
-    def _look_at_client(self, waited: float) -> None:
+    def _check_client(self, waited: float) -> None:
         patience = EXCESS_PATIENCE if self.excess else PATIENCE
         if self._refused:
-            if waited > GOODBYE:
+            if waited > LINGER:
                 self.transport.close()
         elif self._in_head:
             if waited > patience:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         elif self._latest is None or self._body_open:
-            # Not one byte of a first request, or the rest of one that is answered.
+            # No byte of a first request came, or the rest of a body that was answered early is missing.
             if waited > patience:
                 self.transport.close()
-        elif (self.excess and waited > GOODBYE) or waited > KEEP_ALIVE:
+        elif (self.excess and waited > LINGER) or waited > KEEP_ALIVE:
             self.transport.close()
 
     def _refuse(self, status: HTTPStatus, answer: bytes = b"") -> None:
-        """Answers for a request that never reaches the application, and takes no more."""
+        """Answers a request without the application, and drops all further bytes."""
         if self._refused:
             return
         self._refused = True
@@ -357,13 +359,13 @@ class Connection(HttpToolsProtocol):
         if not self._answering:
             self.transport.write(answer or ANSWERS[status])
         elif self._body_open and self.cycle is self._current and not self.cycle.response_started:
-            # Its handler waits for a rest that can't be read any more.
+            # The handler waits for the rest of a body, which can't be read any more.
             self._give_up_requests()
             self.transport.write(answer or ANSWERS[status])
         elif self._body_open:
             self._end(self.transport.close)
         else:
-            # Words between the bytes of another request's answer would spoil it: it is the connection's last.
+            # Bytes in the middle of another request's answer would corrupt it: that answer is the connection's last.
             self.cycle.keep_alive = False
 
 
@@ -377,13 +379,13 @@ def _answer(status: HTTPStatus, detail: str) -> bytes:
 
 
 NOT_ENCODED: Final = _answer(
-    HTTPStatus.BAD_REQUEST, "The address holds characters that have to be percent-encoded (curl -G --data-urlencode)."
+    HTTPStatus.BAD_REQUEST, "The URL holds characters that have to be percent-encoded (curl -G --data-urlencode)."
 )
 ANSWERS: Final = {
     status: _answer(status, detail)
     for status, detail in {
         HTTPStatus.BAD_REQUEST: "This is not HTTP/1.1, whose requests have one Host header each.",
-        HTTPStatus.NOT_IMPLEMENTED: "A Transfer-Encoding is `chunked`; how a body is packed, Content-Encoding says.",
+        HTTPStatus.NOT_IMPLEMENTED: "Transfer-Encoding must be `chunked`; Content-Encoding names a body's compression.",
         HTTPStatus.REQUEST_TIMEOUT: f"The request's head did not come within {PATIENCE:.0f} seconds.",
         HTTPStatus.TOO_MANY_REQUESTS: f"More than {PIPELINED} requests were sent before the first was answered.",
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (

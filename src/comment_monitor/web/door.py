@@ -1,4 +1,4 @@
-"""All connections of this process: how many there may be, and the one clock that ends those which keep it waiting."""
+"""All connections of this process: the limit on their number, and the one timer that ends stalled connections."""
 
 import asyncio
 import resource
@@ -12,22 +12,22 @@ from comment_monitor.web.refusals import Refusals
 
 logger = logs.get(__name__)
 
-# Seconds between two looks at the connections.
-LOOK_EVERY: Final = 1.0
-# Connections beyond the limit that are heard, so that a probe is answered and the rest is told to come back.
+# Seconds between two checks of the connections.
+CHECK_INTERVAL: Final = 1.0
+# Connections that are accepted beyond the limit, so that probes get an answer and other requests a 503.
 EXCESS: Final = 64
-# Bytes of answers that are kept for clients which do not take them.
+# Bytes of answers that are buffered for clients that do not read them.
 ANSWERS: Final = 64 * 1024 * 1024
-# Files that this process needs for itself: its servers, logs, metrics.
+# File descriptors that this process needs for itself: connections to servers, logs, metrics.
 OWN_FILES: Final = 128
 MOST_FILES: Final = 65_536
 
 
 class Door:
-    """Counts connections.
+    """Counts connections and enforces their limit.
 
-    Beyond the limit the connection that has been idle longest makes room. Where none is idle, a new one is heard
-    nevertheless, for `/health` has to be answered in a flood too, but its other requests are answered 503.
+    Beyond the limit, the connection that has been idle longest is closed. If none is idle, the new connection is
+    accepted all the same, because `/health` has to be answered in a flood too; its other requests are answered 503.
     """
 
     def __init__(self, limit: int):
@@ -35,11 +35,11 @@ class Door:
         if self.limit < limit:
             logger.warning("connections_limited", limit=self.limit, wanted=limit, reason="the system's limit of files")
         self._all: set[Connection] = set()
-        # In the order in which they came: the loop's clock counts milliseconds, and of two that are idle since the same
-        # one the first goes.
+        # In order of arrival: the loop's clock counts milliseconds, and of two connections idle since the same
+        # millisecond the first is closed.
         self._inside: dict[Connection, None] = {}
         self._excess: dict[Connection, None] = {}
-        # Whose answers are not taken, the longest first.
+        # Connections whose client does not read its answers, the longest stalled first.
         self._stuck: dict[Connection, None] = {}
         self._refusals = Refusals()
 
@@ -47,9 +47,9 @@ class Door:
         return len(self._all)
 
     def enter(self, connection: Connection) -> None:
-        """A connection is made."""
+        """Registers a new connection."""
         self._all.add(connection)
-        if len(self._inside) < self.limit or self._make_room():
+        if len(self._inside) < self.limit or self._close_idle():
             self._inside[connection] = None
             return
         connection.excess = True
@@ -60,7 +60,7 @@ class Door:
             oldest.transport.abort()
 
     def leave(self, connection: Connection) -> None:
-        """A connection is lost."""
+        """Removes a lost connection; the oldest one beyond the limit may take its place."""
         self._all.discard(connection)
         self._inside.pop(connection, None)
         self._excess.pop(connection, None)
@@ -71,8 +71,9 @@ class Door:
             oldest.excess = False
             self._inside[oldest] = None
 
-    def _make_room(self) -> bool:
-        idle = min((one for one in self._inside if one.idle), key=lambda one: one.idle_since, default=None)
+    def _close_idle(self) -> bool:
+        candidates = (connection for connection in self._inside if connection.idle)
+        idle = min(candidates, key=lambda connection: connection.idle_since, default=None)
         if idle is None:
             return False
         del self._inside[idle]
@@ -80,46 +81,46 @@ class Door:
         return True
 
     def stuck(self, connection: Connection) -> None:
-        """Its client takes no more of its answer.
+        """Notes that a client has stopped reading its answer.
 
-        What such clients leave to us to keep is bounded: the first to go is the one that takes nothing for longest.
+        The bytes buffered for such clients are bounded: beyond the bound, the longest stalled connections are aborted.
         """
         self._stuck[connection] = None
-        kept = sum(one.unsent for one in self._stuck)
-        for one in tuple(self._stuck):
-            if kept <= ANSWERS or one is connection:
+        kept = sum(stalled.unsent for stalled in self._stuck)
+        for stalled in tuple(self._stuck):
+            if kept <= ANSWERS or stalled is connection:
                 return
-            kept -= one.unsent
-            del self._stuck[one]
-            one.transport.abort()
+            kept -= stalled.unsent
+            del self._stuck[stalled]
+            stalled.transport.abort()
             self._refusals.note("answer-not-taken")
 
     def moves(self, connection: Connection) -> None:
-        """It takes more."""
+        """Notes that the client reads its answer again."""
         self._stuck.pop(connection, None)
 
     def refused(self, status: HTTPStatus) -> None:
-        """A connection answered for itself."""
+        """Counts a request that its connection refused without the application."""
         metrics.count_error("bad-http")
         self._refusals.note("bad-http", status=status.value)
 
     async def watch(self) -> None:
-        """Looks at every connection each second, for ever."""
+        """Checks every connection each second, forever."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_INTERVAL)
             now = loop.time()
             for connection in tuple(self._all):
-                connection.look(now)
+                connection.check(now)
             metrics.CONNECTIONS.set(len(self))
 
 
 def open_files() -> int:
-    """How many files this process may have open: as many as the system lets it have, from here on."""
+    """Raises this process's limit of open files as far as the system allows, and returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        # A system may take less than it says.
+        # The system may accept less than the limit that it reports.
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

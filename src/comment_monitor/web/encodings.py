@@ -1,4 +1,4 @@
-"""Bodies that came compressed: gzip and zstd, unpacked within the bounds of any body."""
+"""Decompresses bodies in gzip and zstd, within the bounds of any body."""
 
 import asyncio
 import sys
@@ -16,21 +16,21 @@ else:
     from backports import zstd
 
 TAKEN: Final = "gzip, zstd"
-# Bytes that are unpacked at a time.
+# Decompressed bytes at a time.
 PIECE: Final = 1_048_576
-# A frame says how much memory its unpacking takes: 2^23 bytes is what every reader of zstd has to give (RFC 8878).
+# A frame declares how much memory its decompression takes: every decoder has to support 2^23 bytes (RFC 8878).
 WINDOW: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
-# Large bodies that are unpacked at the same time; each takes a thread, and up to a window of memory.
+# Large bodies that are decompressed at the same time; each takes a thread, and up to a window of memory.
 AT_ONCE: Final = 4
-# Bytes that are given to the unpacking at a time, and parts that a body may have: a part of nothing takes 20 bytes.
+# Compressed bytes per step, and parts that a body may have: an empty part takes 20 bytes.
 SLICE: Final = 16_384
 MOST_PARTS: Final = 10_000
-# Slices that are unpacked in a turn.
+# Steps in a turn.
 STEPS: Final = 200
 
 
 class _Parts(ABC):
-    """A packed body of one or more parts (members of gzip, frames of zstd), unpacked piece by piece."""
+    """A compressed body of one or more parts (members of gzip, frames of zstd), decompressed piece by piece."""
 
     name: ClassVar[str]
     error: ClassVar[type[Exception]]
@@ -42,10 +42,10 @@ class _Parts(ABC):
         self._part = self._begin()
 
     def piece(self) -> bytes | None:
-        """Some PIECE bytes, what is left, or what so many steps brought; None: that was all.
+        """Returns about PIECE bytes, or fewer after STEPS steps or at the end of the body; None after the end.
 
         Raises:
-            ValueError: it is damaged, or cut short, or of too many parts.
+            ValueError: the body is damaged, or truncated, or has too many parts.
         """
         found: list[bytes] = []
         size = 0
@@ -66,7 +66,7 @@ class _Parts(ABC):
             if self._parts > MOST_PARTS:
                 raise ValueError(f"it has more than {MOST_PARTS} parts")
             self._part = self._begin()
-        # In slices, for each part gives back a copy of what it did not need.
+        # In slices, because each part returns a copy of its unused input.
         data = self._packed[self._at : self._at + SLICE] if self._hungry() else self._packed[:0]
         try:
             found: bytes = self._part.decompress(self._left() or data, PIECE)
@@ -81,18 +81,18 @@ class _Parts(ABC):
 
     @abstractmethod
     def _begin(self) -> Any:
-        """A decompressor for the next part."""
+        """Returns a decompressor for the next part."""
 
     @abstractmethod
     def _hungry(self) -> bool:
-        """Whether the part needs more of what is packed before it gives more."""
+        """Returns whether the part needs more compressed bytes before it returns more."""
 
     def _left(self) -> bytes:
         return b""
 
 
 class Gzip(_Parts):
-    """A gzip file."""
+    """A body in gzip."""
 
     name = "gzip"
     error = zlib.error
@@ -109,7 +109,7 @@ class Gzip(_Parts):
 
 
 class Zstd(_Parts):
-    """A zstd file."""
+    """A body in zstd."""
 
     name = "zstd"
     error = zstd.ZstdError
@@ -125,10 +125,10 @@ KINDS: Final[dict[str, type[Gzip] | type[Zstd]]] = {"gzip": Gzip, "x-gzip": Gzip
 
 
 def encoding_of(headers: Iterable[tuple[bytes, bytes]]) -> type[Gzip] | type[Zstd] | None:
-    """How the body is packed, by its request's headers; None: it is not.
+    """Returns the class that decompresses the body, by the request's headers; None if the body is not compressed.
 
     Raises:
-        UnsupportedEncoding: in a way that is not taken, or in several.
+        UnsupportedEncoding: the encoding is not supported, or there are several.
     """
     named = [value for name, value in headers if name == b"content-encoding"]
     if not named:
@@ -140,43 +140,43 @@ def encoding_of(headers: Iterable[tuple[bytes, bytes]]) -> type[Gzip] | type[Zst
     if len(packed) == 1 and packed[0] in KINDS:
         return KINDS[packed[0]]
     raise errors.UnsupportedEncoding(
-        f"A body may be packed with one of {TAKEN}, or not at all.", headers={"Accept-Encoding": TAKEN}
+        f"A body may be compressed with one of {TAKEN}, or not at all.", headers={"Accept-Encoding": TAKEN}
     )
 
 
 class Unpacker:
-    """Unpacks bodies; of large ones a few at a time, beside the event loop."""
+    """Decompresses bodies; large ones in threads, a few at a time."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def unpack(self, body: Body, packed: bytes, kind: type[Gzip] | type[Zstd], most: int) -> bytes:
-        """What was packed.
+        """Returns the decompressed body.
 
         Args:
-            body: its place among the bodies that this process holds; it grows with what is unpacked.
-            packed: as it came.
-            kind: how it is packed.
-            most: bytes that it may have.
+            body: its entry among the bodies that this process holds; it grows with the decompressed bytes.
+            packed: the compressed bytes.
+            kind: the class of the encoding.
+            most: the number of decompressed bytes that it may have.
 
         Raises:
-            NotJson: it can't be unpacked.
-            TooLarge: it has more bytes.
-            Overloaded: this process has no room for it.
+            NotJson: the body can't be decompressed.
+            TooLarge: the body has more bytes.
+            Overloaded: this process has no free capacity for the body.
         """
         reader = kind(packed)
         pieces: list[bytes] = []
         size = 0
-        # A small one is done in one turn; how much comes out of it shows only then.
+        # The first piece of a small body needs no thread; its decompressed size is known only afterwards.
         large = len(packed) > SMALL
         try:
             while (piece := await self._piece(reader, large=large)) is not None:
                 size += len(piece)
                 if size > most:
-                    raise errors.TooLarge(f"A request may hold at most {most} bytes, unpacked too.")
+                    raise errors.TooLarge(f"A request may hold at most {most} bytes, also when decompressed.")
                 body.grow(len(piece))
                 pieces.append(piece)
-                # The next one of a small body too: many parts take long, however little is in them.
+                # Further pieces of a small body need a thread too: many parts take long, however little they hold.
                 large = True
         except ValueError as error:
             raise errors.NotJson(f"The body is not {kind.name}, as Content-Encoding says: {error}.") from None

@@ -1,4 +1,4 @@
-"""What every request passes through: its id, slashes inside path segments, and the goodbye to its connection."""
+"""The middleware of every request: its id, its span, HEAD, slashes in path segments, refused or closing connections."""
 
 import re
 import uuid
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-# What probes ask, for ever and whatever else is asked.
+# Paths of the probes, which come at all times and under any load.
 PROBES: Final = frozenset(("/health", "/health/started"))
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
-# Stands for a slash that belongs to an id while the router splits the path. No id holds a lone surrogate, and
-# decoding a path never gives one.
+# Replaces a slash that belongs to an id while the router splits the path. No id holds a lone surrogate, and decoding a
+# path never yields one.
 SLASH: Final = "\ud82f"
 ENCODED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 
 
 class RequestId:
-    """Binds a request's id (the caller's, where it is sane) to its log lines and sends it back."""
+    """Binds a request's id (the caller's, if it is well-formed) to its log lines and returns it to the caller."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
@@ -55,13 +55,13 @@ class RequestId:
 
 
 class Traced:
-    """A server's span around each request, in the caller's trace where it has one; not for probes, which never end."""
+    """Opens a server span for each request, in the caller's trace if there is one; not for the endless probes."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on; its span is named by its route, for a path holds ids that are not for a trace."""
+        """Passes the request on; the span has the route's name, because a path holds ids, which no trace may hold."""
         if scope["type"] != ScopeType.HTTP or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
@@ -89,9 +89,9 @@ class Traced:
 
 
 class CloseOnDrain:
-    """Ends each connection with its next answer, once this process is on its way out.
+    """Closes each connection after its next answer once this process is shutting down.
 
-    Else a client would go on using it, and sooner or later send a request at the moment at which it is closed.
+    Otherwise a client would go on using the connection, and might send a request at the moment at which it is closed.
     """
 
     def __init__(self, app: "ASGIApp", is_leaving: Callable[[], bool]):
@@ -99,24 +99,24 @@ class CloseOnDrain:
         self.is_leaving = is_leaving
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on; whether it is the connection's last shows when its answer begins."""
+        """Passes the request on; whether the connection closes is decided when the answer begins."""
 
-        async def send_with_farewell(message: "Message") -> None:
+        async def send_and_close(message: "Message") -> None:
             if message["type"] == "http.response.start" and self.is_leaving():
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self.app(scope, receive, send_with_farewell)
+        await self.app(scope, receive, send_and_close)
 
 
 class Excess:
-    """Answers 503 on a connection beyond the limit, but for `/health`: a flood is no reason for a restart."""
+    """Answers 503 on a connection beyond the limit, except to probes: a flood is no reason for a restart."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on where its connection is one of those that may be there."""
+        """Passes the request on if its connection is within the limit, or if it is a probe."""
         state = scope.get("state") or {}
         if not state.get("excess") or scope["path"] in PROBES:
             await self.app(scope, receive, send)
@@ -136,13 +136,13 @@ class Excess:
 
 
 class Head:
-    """Answers HEAD wherever GET is answered: with the same head, and without the body."""
+    """Answers HEAD wherever GET is answered, with the same head and without the body."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on, HEAD as GET; and lists HEAD where an answer lists GET."""
+        """Passes the request on, HEAD as GET; adds HEAD to an `Allow` that lists GET."""
         if scope["type"] == ScopeType.HTTP and scope["method"] == "HEAD":
             await self._as_get(scope, receive, send)
             return
@@ -159,7 +159,7 @@ class Head:
     async def _as_get(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         async def send_head(message: "Message") -> None:
             if message["type"] == "http.response.body":
-                # Of a body in pieces, the last one ends the answer.
+                # Of a body in several messages, only the last one is sent, empty: it ends the answer.
                 message = {**message, "body": b""}
                 if message.get("more_body"):
                     return
@@ -170,13 +170,13 @@ class Head:
         try:
             await self.app(inner, receive, send_head)
         finally:
-            # The span of the request is named by it.
+            # The span of the request takes its name from the route.
             if route := inner.get("path_template"):
                 scope["path_template"] = route
 
 
 def _with_head(allowed: bytes) -> bytes:
-    methods = {one.strip() for one in allowed.split(b",")}
+    methods = {method.strip() for method in allowed.split(b",")}
     return b", ".join(sorted(methods | {b"HEAD"} if b"GET" in methods else methods))
 
 
@@ -187,7 +187,7 @@ class EncodedSlash:
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on with its path decoded but for slashes."""
+        """Passes the request on with its path decoded except for slashes."""
         raw: bytes | None = scope.get("raw_path") if scope["type"] == ScopeType.HTTP else None
         if raw and b"%2f" in raw.lower():
             text = raw.split(b"?", 1)[0].decode("latin-1")

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond the handlers' types; Swagger UI from files of our own."""
+"""The OpenAPI document beyond the handlers' types, and Swagger UI from installed files."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,27 +19,27 @@ PHRASES: Final = {
     404: "Not found",
     408: "The body came too slowly; a repeat is safe",
     413: "The request is too large",
-    415: "The body is packed in a way that is not taken; `Accept-Encoding` says what is",
-    422: "The request has not the right shape, or every comment was rejected",
-    429: "Too many requests; `Retry-After` says when to come back",
-    503: "Not now; `Retry-After` says when to repeat, which is safe",
+    415: "The body's compression is not supported; `Accept-Encoding` names the supported ones",
+    422: "The request has the wrong structure, or every comment was rejected",
+    429: "Too many requests; `Retry-After` says when to repeat",
+    503: "Not available at the moment; `Retry-After` says when to repeat, which is safe",
 }
 
 
 class ProblemDocument(msgspec.Struct, kw_only=True):
-    """RFC 9457, with the id under which the logs know the request."""
+    """A problem document (RFC 9457) with the request's id, which its log lines hold too."""
 
     type: str
     title: str
     status: int
     detail: str
     request_id: str
-    # Of `all-rejected`: each comment, and why.
+    # Only of `all-rejected`: each comment, and the reason.
     rejected: list[Rejection] | msgspec.UnsetType = msgspec.UNSET
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The problem documents that an operation may answer."""
+    """Returns the problem documents that an operation may answer."""
     return {
         status: ResponseSpec(
             ProblemDocument,
@@ -65,20 +65,20 @@ COMMENT: Final = Schema(
         "author": Schema(
             type=NULLABLE,
             max_length=MAX_AUTHOR,
-            description="Who wrote it; absent, null or blank: unknown, as where a platform withholds names.",
+            description="The author's name; absent, null or blank: unknown, such as when a platform withholds names.",
         ),
         "author_id": Schema(
             type=NULLABLE,
             max_length=MAX_AUTHOR,
-            description="The author's identifier at the source. Where given, it decides instead of the name whether "
+            description="The author's identifier at the source. If given, it decides instead of the name whether "
             "two authors are the same.",
         ),
         "edited_at": Schema(
             type=NULLABLE,
             description="When the text was edited last, RFC 3339 with an offset: the latest edit wins, in whichever "
-            "order edits come.",
+            "order edits arrive.",
         ),
-        "url": Schema(type=NULLABLE, max_length=MAX_URL, description="Where the comment stands; kept as it comes."),
+        "url": Schema(type=NULLABLE, max_length=MAX_URL, description="The comment's address; stored unchanged."),
         "likes": Schema(
             type=[OpenAPIType.INTEGER, OpenAPIType.NULL],
             description="As last sent.",
@@ -86,9 +86,11 @@ COMMENT: Final = Schema(
             maximum=2**63 - 1,
         ),
         "timestamp": Schema(type=NULLABLE, description="RFC 3339 with an offset; absent or blank: unknown."),
-        "parent_id": Schema(type=NULLABLE, max_length=MAX_ID, description="The comment that this one answers."),
+        "parent_id": Schema(
+            type=NULLABLE, max_length=MAX_ID, description="The id of the comment that this one replies to."
+        ),
         "metadata": Schema(
-            type=[OpenAPIType.OBJECT, OpenAPIType.NULL], description="Kept as it comes; at most 65,536 characters."
+            type=[OpenAPIType.OBJECT, OpenAPIType.NULL], description="Stored unchanged; at most 65,536 characters."
         ),
     },
 )
@@ -96,8 +98,8 @@ REQUEST: Final = Schema(
     type=OpenAPIType.OBJECT,
     required=["post_id", "comments"],
     properties={
-        "post_id": _text(1, MAX_NAME, "The post under which the comments stand."),
-        "source": _text(1, MAX_NAME, "The platform, in lower case whichever way it is sent.", default="threads"),
+        "post_id": _text(1, MAX_NAME, "The post of the comments."),
+        "source": _text(1, MAX_NAME, "The platform; stored in lower case.", default="threads"),
         "comments": Schema(type=OpenAPIType.ARRAY, items=COMMENT, description="At most 10,000."),
     },
 )
@@ -112,7 +114,7 @@ EXAMPLE: Final = {
 
 @dataclass
 class ProcessOperation(Operation):
-    """`POST /comments/process` reads its body itself, comment by comment; here it says what it expects."""
+    """Declares the body of `POST /comments/process`, which its handler reads itself, comment by comment."""
 
     def __post_init__(self) -> None:
         self.request_body = RequestBody(
@@ -125,19 +127,19 @@ class ProcessOperation(Operation):
         )
 
 
-def _only_what_is_there(request: Request[Any, Any, Any]) -> None:
-    """The framework's own page for other paths below /docs is HTML; ours is a problem document like any other."""
+def _no_other_pages(request: Request[Any, Any, Any]) -> None:
+    """Answers other paths below /docs with a problem document; the framework's own answer is an HTML page."""
     if request.path_params:
         raise NotFoundException("Not Found")
 
 
 def openapi_config() -> OpenAPIConfig:
-    """`/openapi.json` and `/docs`."""
+    """Returns the configuration of `/openapi.json` and `/docs`."""
     return OpenAPIConfig(
         title="Comment Monitoring Pipeline",
         version=__version__,
-        description="Comments in, each once; stored, analysed, searchable. 200 means committed.",
-        openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, before_request=_only_what_is_there),
+        description="Stores each comment once, analyses it and makes it searchable. 200 means committed.",
+        openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, before_request=_no_other_pages),
         render_plugins=[
             SwaggerRenderPlugin(
                 path="/",

@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457)."""
+"""Renders every error as a problem document (RFC 9457)."""
 
 import logging
 from http import HTTPStatus
@@ -17,14 +17,14 @@ from comment_monitor.web.refusals import Refusals
 logger = logs.get(__name__)
 refusals = Refusals()
 
-# What comes in floods: one line a second of each.
+# Statuses that come in floods: each kind of problem has at most one log line a second.
 OFTEN: Final = frozenset((400, 404, 405, 408, 413, 415, 422, 429, 503))
 MEDIA_TYPE: Final = "application/problem+json"
 AnyRequest = Request[Any, Any, State]
 
 
 def render(request: AnyRequest, problem: errors.Problem) -> Response[dict[str, object]]:
-    """The document of a problem."""
+    """Returns the document of a problem."""
     return _document(
         request, problem.status, problem.slug, problem.title, problem.detail, problem.extra,
         {**problem.headers, **({"Retry-After": str(problem.retry_after)} if problem.retry_after else {})},
@@ -32,7 +32,7 @@ def render(request: AnyRequest, problem: errors.Problem) -> Response[dict[str, o
 
 
 def render_http(request: AnyRequest, error: HTTPException) -> Response[dict[str, object]]:
-    """The document of an error that the framework raised: an unknown path or method, a parameter out of bounds."""
+    """Returns the document of the framework's errors: an unknown path or method, a parameter out of bounds."""
     title = HTTPStatus(error.status_code).phrase
     slug = title.lower().replace(" ", "-")
     detail = _in_words(error.extra) if isinstance(error.extra, list) else error.detail
@@ -40,17 +40,17 @@ def render_http(request: AnyRequest, error: HTTPException) -> Response[dict[str,
 
 
 def _in_words(faults: list[dict[str, str]]) -> str:
-    """What the framework found wrong with the parameters."""
+    """Returns the framework's faults of the parameters as one line."""
     return "; ".join(f"`{fault.get('key', 'request')}`: {_in_short(fault.get('message', ''))}" for fault in faults)
 
 
 def _in_short(message: str) -> str:
-    """The decoder's message, without the names that Python gives to things."""
+    """Returns the decoder's message without Python's names of types."""
     return message.replace("`int`", "a number").replace("`str`", "a text").replace(" | null", "").replace("`", "")
 
 
 def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, object]]:
-    """The document of any other error: the database's trouble by name, the rest without a word of its inside."""
+    """Returns the document of any other error: database errors by name, all others without internal details."""
     if isinstance(error, asyncpg.QueryCanceledError | TimeoutError):
         return render(request, errors.QueryTooSlow("Narrow it with `post_id`, `since` or `until`."))
     if isinstance(error, SCHEMA_MISSING_ERRORS):
@@ -58,11 +58,11 @@ def render_unexpected(request: AnyRequest, error: Exception) -> Response[dict[st
     if isinstance(error, UNAVAILABLE_ERRORS):
         return render(request, errors.DatabaseUnavailable("The database does not answer."))
     if isinstance(error, asyncpg.DataError):
-        return render(request, errors.BadRequest("A parameter holds a value that can't be looked for."))
+        return render(request, errors.BadRequest("A parameter holds a value that the database can't search for."))
     metrics.count_error(errors.Problem.slug)
-    # The exception itself is left out of the log: its message may quote what a user sent.
+    # The log line leaves out the exception's message, which may quote a user's text.
     logger.error("request_failed", error=type(error).__name__, at=logs.where(error.__traceback__))
-    return render(request, errors.Problem("An error of ours. The request_id finds it in the logs."))
+    return render(request, errors.Problem("Server error. The request_id finds it in the logs."))
 
 
 def _document(  # noqa: PLR0913, PLR0917 - the members of the document
@@ -80,7 +80,7 @@ def _document(  # noqa: PLR0913, PLR0917 - the members of the document
         often=status in OFTEN,
         status=status,
         method=request.method,
-        # Not the path: what a user put into it is not for the log.
+        # Not the path, which may hold a user's text.
         route=request.scope.get("path_template") or "unknown",
     )
     request_id = request.scope["state"].get("request_id")
@@ -89,5 +89,5 @@ def _document(  # noqa: PLR0913, PLR0917 - the members of the document
 
 
 def content_of(status: int, slug: str, title: str, detail: str) -> dict[str, object]:
-    """The members that every problem document has."""
+    """Returns the members that every problem document has."""
     return {"type": f"urn:comment-monitor:problem:{slug}", "title": title, "status": status, "detail": detail}

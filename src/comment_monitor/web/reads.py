@@ -1,7 +1,7 @@
-"""Turns at the connections for reading: who looks for words waits for no less than it costs, and holds up nobody else.
+"""Bounds concurrent reads, so that slow searches block neither other reads nor other clients.
 
-Three kinds share the pool. A search may take half of its connections, lists all but one, and one comment by its name
-any: so a lookup finds a connection whatever is being searched for.
+Three kinds share the pool. Searches may take half of its connections, lists all but one, and lookups of one comment
+any: a lookup finds a connection whatever the searches do.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from typing import Final
 
 from comment_monitor.core import errors
 
-# Seconds at most that a reader waits for its turn, and how many may wait for each connection.
+# Seconds that a read waits at most for a connection, and reads under way for each connection, waiting ones included.
 PATIENCE: Final = 5.0
 WAITING: Final = 25
-# Of the reads that one client may have under way, one in so many may be a search.
+# Of the reads that one client may have under way, one in SEARCHES may be a search.
 SEARCHES: Final = 4
 
 
 class Kind(Enum):
-    """What a read costs: an index names its rows, it pages through them in order, or it may look at all of them."""
+    """The cost of a read: a lookup uses an index, a list pages in an index's order, a search may scan every row."""
 
     LOOKUP = "lookup"
     LIST = "list"
@@ -29,11 +29,11 @@ class Kind(Enum):
 
 
 class Reads:
-    """The turns of one process.
+    """The reads of one process.
 
     Args:
-        connections: of the pool for reading.
-        per_client: reads that one client may have under way at a time, waiting ones too; 0: any number.
+        connections: the number of connections in the pool for reading.
+        per_client: reads that one client may have under way at a time, waiting ones included; 0: any number.
     """
 
     def __init__(self, connections: int, per_client: int):
@@ -49,11 +49,11 @@ class Reads:
 
     @asynccontextmanager
     async def turn(self, client: str, kind: Kind) -> AsyncIterator[None]:
-        """Within the block there is a connection for it.
+        """Reserves a connection of the pool for one read until the end of the block.
 
         Raises:
-            TooManyReads: this client has as many under way as it may.
-            ReadsBusy: no turn came in time, or too many wait.
+            TooManyReads: this client has its maximum of reads under way.
+            ReadsBusy: no connection became free in time, or too many reads wait.
         """
         self._require(client, kind)
         self.under_way += 1
@@ -86,7 +86,7 @@ class Reads:
             raise _busy()
 
     def _gates(self, kind: Kind) -> tuple[asyncio.Semaphore, ...]:
-        # The narrow one first: who waits at it holds no place at a wider one.
+        # The narrowest gate first: a read that waits there holds no place at a wider one.
         return {
             Kind.LOOKUP: (self._lookups,),
             Kind.LIST: (self._lists, self._lookups),
@@ -95,14 +95,14 @@ class Reads:
 
 
 def _less(counter: Counter[str], client: str, amount: int) -> None:
-    # Without a trace of clients that are gone.
+    # A client without reads leaves no entry behind.
     counter[client] -= amount
     if counter[client] <= 0:
         del counter[client]
 
 
-def _too_many(most: int, what: str) -> errors.TooManyReads:
-    return errors.TooManyReads(f"One client may have {most} {what} under way at a time; wait for an answer.")
+def _too_many(most: int, kind: str) -> errors.TooManyReads:
+    return errors.TooManyReads(f"One client may have {most} {kind} under way at a time; wait for an answer.")
 
 
 def _busy() -> errors.ReadsBusy:

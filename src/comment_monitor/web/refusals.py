@@ -1,4 +1,4 @@
-"""The log's lines of refused requests: of each kind one a second, with a count, however many there are."""
+"""Logs refused requests: at most one line a second for each kind, with a count."""
 
 import asyncio
 import logging
@@ -13,24 +13,24 @@ EVERY: Final = 1.0
 
 
 class Refusals:
-    """Writes the first refusal of a kind at once, and those that follow within a second as one line with a count."""
+    """Logs the first refusal of a kind at once, and further ones within a second as one line with a count."""
 
     def __init__(self) -> None:
         self._quiet: dict[str, int] = {}
 
-    def note(self, problem: str, *, level: int = logging.WARNING, often: bool = True, **what: Any) -> None:
-        """A request was refused.
+    def note(self, problem: str, *, level: int = logging.WARNING, often: bool = True, **members: Any) -> None:
+        """Records a refused request.
 
         Args:
-            problem: the kind, one of few.
-            level: of the line.
-            often: it may come in floods; else each has its line.
-            what: the line's other members; of several refusals those of the first.
+            problem: the kind of the refusal, one of few.
+            level: the level of the line.
+            often: whether the kind may come in floods; otherwise each refusal has its own line.
+            members: the line's other members; a line with a count has none.
         """
         if often and problem in self._quiet:
             self._quiet[problem] += 1
             return
-        logger.log(level, "refused", problem=problem, **what)
+        logger.log(level, "refused", problem=problem, **members)
         if not often:
             return
         self._quiet[problem] = 0

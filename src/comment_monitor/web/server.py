@@ -1,4 +1,4 @@
-"""The process that serves: uvicorn, the metrics port, and an orderly way out."""
+"""The process that serves HTTP: uvicorn, its listening socket, and an orderly shutdown."""
 
 import asyncio
 import os
@@ -25,27 +25,27 @@ BACKLOG: Final = 2048
 
 
 class Server(uvicorn.Server):
-    """uvicorn that leaves the signals to us: its own first act on SIGTERM is to close the door."""
+    """uvicorn without its signal handlers, which on SIGTERM would stop listening first."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
+        """Captures no signals."""
         yield
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The socket to serve on.
+    """Returns the socket to serve on.
 
     Raises:
         ConfigurationError: the port can't be used.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # `::` is all addresses of both families, whatever the system's default is.
+        # `::` means all addresses of both families, whatever the system's default is.
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        # The library adds what it tried, address and all, to the system's words.
+        # `create_server` appends the attempted address to the system's message.
         reason = (error.strerror or str(error)).partition(" (while ")[0]
         raise ConfigurationError(
             f"Port {port} on {host} can't be used ({reason}); choose another with --port."
@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(settings: Settings, listening: socket.socket) -> bool:
-    """Serves until SIGTERM or SIGINT, then drains; False where the start failed (uvicorn has logged why)."""
+    """Serves until SIGTERM or SIGINT, then drains; returns False if the start failed (uvicorn has logged why)."""
     app = create_app(settings)
     door = Door(settings.max_connections)
     server = Server(
@@ -65,7 +65,7 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
             lifespan="on",
             log_config=None,
             access_log=False,
-            # Whom to believe is said by COMMENT_TRUSTED_PROXIES; uvicorn would believe whoever is on this host.
+            # COMMENT_TRUSTED_PROXIES names the proxies to believe; uvicorn would believe any process on this host.
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
@@ -81,7 +81,7 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not serving.done():
-        # A signal may come before the start is over: then nothing is there to be drained.
+        # A signal may come before the start is complete: then there is nothing to drain.
         if lifecycle := app.state.get("lifecycle"):
             await _drain(lifecycle, settings)
         server.should_exit = True
@@ -91,9 +91,9 @@ async def serve(settings: Settings, listening: socket.socket) -> bool:
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets. SIGINT after that, a second Ctrl-C, ends the process at once.
+    """Returns an event that SIGTERM or SIGINT sets. A later SIGINT, such as a second Ctrl-C, ends the process at once.
 
-    What was answered is committed by then, and what was not answered may be repeated.
+    The comments of answered requests are committed by then, and clients may repeat unanswered requests.
     """
     stop = asyncio.Event()
 
@@ -110,7 +110,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _drain(lifecycle: Lifecycle, settings: Settings) -> None:
-    """`/health` says 503 first; then no new work, and what was accepted is finished."""
+    """Turns `/health` to 503 first, then refuses new work; accepted work is finished."""
     lifecycle.not_ready = True
     logger.info("leaving", drain_delay=settings.drain_delay)
     await asyncio.sleep(settings.drain_delay)

@@ -1,1 +1,1 @@
-"""What is read out of a text. Pure: no storage, no I/O."""
+"""The findings of a text. Pure functions: no storage, no I/O."""

@@ -1,4 +1,4 @@
-"""What emoji and emoticons say, in any language. The `emoji` package parses them, a table here has their values."""
+"""Rates emoji and emoticons in texts of any language. The `emoji` package parses emoji; a table here has values."""
 
 import functools
 import re
@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 import emoji
 
-# The scale is that of VADER's words: 3 is "love", 1 "fine". An emoji that is not here says nothing either way, nor do
-# those that stand for laughter as often as for grief: U+1F62D, U+1F480, U+1F979.
+# The scale is that of VADER's words: 3 is "love", 1 is "fine". Other emoji have no value, including those that express
+# laughter as often as grief: U+1F62D, U+1F480, U+1F979.
 VALUES: Final = {
     3.0: "❤ 🧡 💛 💚 💙 💜 🖤 🤍 🤎 🩷 🩵 🩶 💖 💗 💓 💞 💕 💘 💝 💟 ❣ 💌 😍 🥰 🤩 😻 🫶 ♥ 💑 💏 ❤‍🔥",
     2.5: "😘 😊 ☺ 😁 😄 😃 😀 😚 😙 😗 🤗 🥳 🎉 🎊 🏆 💯 🙌 😂 🤣 😹 😸 😺 😽 ❤‍🩹",
@@ -19,20 +19,20 @@ VALUES: Final = {
     -2.0: "😢 👎 😱 💩 🤢 🗑 😪 🖕",
     -3.0: "💔 😡 🤬 🤮 👿 ☠ 🪦 ⚰",
 }
-WEIGHTS: Final = {one: value for value, some in VALUES.items() for one in some.split()}
-# A row of them says no more than some do.
+WEIGHTS: Final = {sign: value for value, signs in VALUES.items() for sign in signs.split()}
+# The most repetitions of an emoji, or emoticons of one kind, that count.
 MOST: Final = 3
 
-# Text or emoji presentation, and the five skin tones: they change how an emoji is shown, not what it says.
+# Text or emoji presentation, and the five skin tones: they change an emoji's appearance, not its meaning.
 SHOWN: Final = "\ufe0e\ufe0f\U0001f3fb-\U0001f3ff"
 JOINER: Final = "\u200d"
-# The begin of flags, keycaps and tags: no emoji on their own.
+# Parts of flags, keycaps and tags, which are not emoji on their own.
 NO_EMOJI: Final = re.compile(f"[\\x00-\\x7f{SHOWN}{JOINER}\u20e3\U000e0000-\U000e0fff]")
 
-# A look ahead by few ranges, in which all emoji lie: a class of all of them costs time at each letter of a text.
+# A lookahead with few ranges that contain all emoji: testing the class of all emoji at each letter would be slower.
 NEAR: Final = "(?=[\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff])"
 
-# Emoticons are signs of every language too, each on its own between white space: inside a word they are punctuation.
+# Emoticons also belong to every language. Each must be surrounded by white space: inside a word it is punctuation.
 EMOTICON: Final = re.compile(
     r"(?<!\S)(?:"
     r"(?P<good>[:;=8xX][-'^o]?[)\]}D]+|\([-']?[:;=]|<3+|\^[_.-]?\^|[xX]D+|:-?\*|:-?3|\\o/)"
@@ -43,26 +43,26 @@ EMOTICON_VALUE: Final = 2.0
 
 
 class Signs(NamedTuple):
-    """What emoji and emoticons in a text amount to."""
+    """The number of emoji or emoticons in a text, and the sum of their values."""
 
     amount: int
     value: float
 
 
 class Patterns(NamedTuple):
-    """Built from the emoji that the package knows."""
+    """Patterns built from the emoji that the package knows."""
 
     sequence: re.Pattern[str]  # one emoji with its selectors, tones and joined parts
-    parts: re.Pattern[str]  # runs of the characters that emoji are made of
+    parts: re.Pattern[str]  # runs of the characters that emoji consist of
 
 
 @functools.cache
 def patterns() -> Patterns:
-    """Both patterns; a text of ASCII needs none of them."""
-    shown_as_text = {one for one, about in emoji.EMOJI_DATA.items() if about["status"] == emoji.STATUS["unqualified"]}
-    every = {character for one in emoji.EMOJI_DATA for character in one if not NO_EMOJI.match(character)}
-    # U+00A9 is an emoji only where a selector makes it one.
-    plain = {one for one in every if one not in shown_as_text or one in WEIGHTS}
+    """Builds both patterns on first use; an ASCII text does not need them."""
+    shown_as_text = {sign for sign, data in emoji.EMOJI_DATA.items() if data["status"] == emoji.STATUS["unqualified"]}
+    every = {character for sign in emoji.EMOJI_DATA for character in sign if not NO_EMOJI.match(character)}
+    # Characters such as U+00A9 are emoji only with a selector.
+    plain = {character for character in every if character not in shown_as_text or character in WEIGHTS}
     part = f"{NEAR}(?:{_class(plain)}|{_class(every - plain)}(?=\ufe0f))[{SHOWN}]*+"
     return Patterns(
         re.compile(f"{part}(?:{JOINER}{_class(every)}[{SHOWN}]*+)*+"),
@@ -71,7 +71,7 @@ def patterns() -> Patterns:
 
 
 def _class(characters: set[str]) -> str:
-    """A pattern of one of these, by ranges."""
+    """Returns a character class of these characters, written as ranges."""
     ranges: list[list[int]] = []
     for number in sorted(map(ord, characters)):
         if ranges and number == ranges[-1][1] + 1:
@@ -82,26 +82,26 @@ def _class(characters: set[str]) -> str:
 
 
 def find_emoji(typed: str) -> Signs:
-    """All emoji of a text as it was typed, glued to words or not."""
+    """Finds all emoji of a text as typed, with or without spaces around them."""
     if typed.isascii():
         return Signs(0, 0.0)
     found = Counter(patterns().sequence.findall(typed))
-    return Signs(found.total(), sum(value(one) * min(times, MOST) for one, times in found.items()) if found else 0.0)
+    return Signs(found.total(), sum(value(sign) * min(times, MOST) for sign, times in found.items()) if found else 0.0)
 
 
 def find_emoticons(plain: str) -> Signs:
-    """All emoticons of a text."""
-    found = Counter(one.lastgroup for one in EMOTICON.finditer(plain))
+    """Finds all emoticons of a text."""
+    found = Counter(match.lastgroup for match in EMOTICON.finditer(plain))
     return Signs(found.total(), EMOTICON_VALUE * (min(found["good"], MOST) - min(found["bad"], MOST)))
 
 
 @functools.lru_cache(maxsize=4096)
-def value(one: str) -> float:
-    """The value of an emoji: of the sequence, or of its joined parts."""
-    bare = re.sub(f"[{SHOWN}]", "", one)
+def value(sign: str) -> float:
+    """Returns the value of an emoji: that of the whole sequence, or else the sum of its joined parts."""
+    bare = re.sub(f"[{SHOWN}]", "", sign)
     return WEIGHTS[bare] if bare in WEIGHTS else sum(WEIGHTS.get(part, 0.0) for part in bare.split(JOINER))
 
 
 def without_emoji(plain: str) -> str:
-    """The text with a space in place of its emoji, so that words are words."""
+    """Replaces emoji with spaces, so that they do not join words."""
     return patterns().parts.sub(" ", plain)

@@ -1,4 +1,4 @@
-"""Labels by rule. The rules are data: a label, what it means, and the function that decides."""
+"""Assigns labels by rules. Each rule is data: a label, its description and its predicate."""
 
 import re
 import string
@@ -12,42 +12,42 @@ from comment_monitor.analysis.findings.text import Text
 
 
 class Sight(NamedTuple):
-    """A text as the rules see it."""
+    """The input of the rules: a text and its addresses."""
 
     text: Text
-    linked: bool  # holds an address
-    words: str  # the plain text, an `addresses.PLACE` where an address was
+    linked: bool  # the text contains an address
+    words: str  # the plain text, with `addresses.PLACE` in place of each address
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """Gives its label to texts for which `holds` is true."""
+    """Assigns its label to texts for which `holds` returns True."""
 
     label: str
     description: str
-    # None: decided where the other comments are, by the statement that stores results.
+    # None: the statement that stores results decides, because it can compare with the other comments.
     holds: Callable[[Sight], bool] | None
 
 
-# A name after an @ that does not stand in an e-mail address: those are written in Latin letters and digits. What begins
-# with a small number is a price: `@5`, `@1.99 each`, `@10k`.
+# A name after an @ that is not part of an e-mail address, which consists of Latin letters and digits. An @ before a
+# small number is a price: `@5`, `@1.99 each`, `@10k`.
 _LATIN: Final = r"A-Za-z0-9\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff"
 MENTION: Final = re.compile(
     rf"(?<![{_LATIN}@])(?<![{_LATIN}][_%+-])@(?!\d{{1,4}}(?:[.,]\d{{1,9}})?[km%]?(?!\w))(?:\w|\[\d)"
 )
-# Question marks of all scripts but ASCII's. None is used in an address, but for the full-width one of a query.
+# Question marks of all scripts except ASCII's. None occurs in addresses, except the full-width one before a query.
 MARKS: Final = (
     "\u00bf\u037e\u055e\u061f\u1367\u1945\u203d\u2047\u2048\u2049\u2753\u2754\u2cfa\u2cfb\u2e18\u2e2e\u2e54\ua60f\ua6f7"
     "\ufe16\ufe56\U00011143\U0001e95f\U0001f679\U0001f67a\U0001f67b\U0001fbc4"
 )
-# Greek keyboards have a semicolon for it.
+# Greek keyboards type a semicolon as the question mark.
 FOREIGN_QUESTION: Final = re.compile(rf"[{MARKS}]|\uff1f(?!\w+[=\uff1d])|[\u0370-\u03ff\u1f00-\u1fff];(?![)(DP*-])")
-# One class is looked for in a fraction of the time that the pattern takes.
+# A first check: a search for one class takes a fraction of the pattern's time.
 ANY_FOREIGN: Final = re.compile(f"[{MARKS}\uff1f;]")
-# ASCII's, but not that of a query whose address is cut off: `index.php?id`, `?page=2`.
+# ASCII's question mark, except in a query that is not part of a found address: `index.php?id`, `?page=2`.
 QUESTION: Final = re.compile(r"(?<!\.php)(?<!\.asp)(?<!\.aspx)(?<!\.jsp)(?<!\.html)\?(?![\w.%\[\]-]{1,64}=)")
-# An encoded word of a mail.
+# An encoded word of e-mail (RFC 2047).
 ENCODED: Final = re.compile(r"=\?[\w-]{1,40}\?[bBqQ]\?[^?\s]*+\?=")
-# Nothing but addresses: the last one's `?` is its own.
+# A text of addresses alone: a `?` after the last one belongs to it.
 ONLY_ADDRESSES: Final = re.compile(rf"[^\w?]*+(?<={addresses.PLACE})\?[^\w?]*+")
 
 LOWER: Final = string.ascii_lowercase.encode()
@@ -88,8 +88,8 @@ RULES: Final = (
     Rule(
         label="repeated",
         description=(
-            f"The same text stands in another comment too (from {repetition.MIN_LENGTH} characters on: short answers "
-            "repeat naturally)."
+            f"Another comment has the same text (from {repetition.MIN_LENGTH} characters on: short answers repeat "
+            "naturally)."
         ),
         holds=None,
     ),
@@ -104,7 +104,7 @@ RULES: Final = (
 
 
 def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
-    """`labels`: those of all rules that hold, sorted."""
+    """Returns `labels`: the labels of all rules that hold, sorted."""
     spans = addresses.find(text.plain, found["language"])
     words = addresses.without(text.plain, spans) if spans else text.plain
     sight = Sight(text, bool(spans) or text.linked, words)
@@ -112,7 +112,7 @@ def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(text: str) -> tuple[int, int]:
-    """How many capitals, and how many letters that have case."""
+    """Returns the number of capitals, and of letters with case."""
     upper, letters = _count_ascii(text)
     if not text.isascii():
         others = ASCII.sub("", text)
@@ -122,6 +122,6 @@ def _count(text: str) -> tuple[int, int]:
 
 
 def _count_ascii(text: str) -> tuple[int, int]:
-    """The same of what is ASCII in it, which needs no look at each character."""
+    """Counts as `_count` does, but only ASCII characters, which needs no loop over the characters."""
     letters = text.encode("ascii", "ignore").translate(None, NO_LETTERS)
     return len(letters.translate(None, LOWER)), len(letters)

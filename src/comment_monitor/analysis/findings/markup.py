@@ -1,18 +1,18 @@
-"""HTML that a platform sends reduced to the text that its readers see. The parsing is strict: `<3` and `a < b` stay."""
+"""Reduces a platform's HTML to the text that readers see. The parsing is strict: `<3` and `a < b` remain."""
 
 import html
 import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-# Only what is written like a tag with one of these names is a tag; all else is text that somebody typed.
+# Only well-formed tags with these names are tags; everything else is text that an author typed.
 NAMES: Final = """
     a abbr article b bdi bdo big blockquote body br caption center cite code dd del details div dl dt em
     figcaption  figure font footer h1 h2 h3 h4 h5 h6 header hr html i img ins kbd li main mark nav ol p picture
     pre q rp rt ruby s  samp section small span strike strong sub summary sup table tbody td tfoot th thead time
     tr tt u ul var video wbr
 """
-# A quantifier never gives characters back, and no value spans a `<`, so the time is linear in the text.
+# All quantifiers are possessive, and no value contains a `<`, so the time is linear in the text.
 TAG: Final = re.compile(
     rf"(?i)<(?P<end>/?)(?P<name>{'|'.join(NAMES.split())})(?![\w:-])"
     r"(?P<attributes>(?:[\s/]++[\w:@.-]++(?:\s*+=\s*+(?:\"[^\"<]*+\"|'[^'<]*+'|[^\s\"'<>]++))?+)*+)[\s/]*+>"
@@ -21,13 +21,13 @@ HREF: Final = re.compile(r"(?i)(?<![\w:-])href\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+
 INLINE: Final = frozenset(
     "a abbr b bdi bdo big cite code del em font i ins kbd mark q s samp small span strong u wbr".split()
 )
-# Numbers of a bounded length: Python refuses to convert an endless one.
+# The length of numbers is limited, because Python refuses to convert very long ones.
 ENTITY: Final = re.compile(r"&(?:#0{0,8}\d{1,7};?|#[xX]0{0,8}[\da-fA-F]{1,6};?|[a-zA-Z][a-zA-Z\d]{1,31};)")
-# An export of an export escapes twice.
+# The most passes: an export of an export escapes twice.
 ROUNDS: Final = 3
 
 ABSOLUTE: Final = re.compile(r"(?i)\s*+(?:https?:)?//[^\s/?#]")
-# What a platform makes an anchor of by itself: a name, a tag, a time of a video.
+# Texts that platforms turn into anchors automatically: a name, a tag, a time in a video.
 NAMED: Final = re.compile(r"\s*+@([\w.-]++)(?:@[\w.-]++)?\s*+")
 TAGGED: Final = re.compile(r"\s*+[#＃](\w++)\s*+")
 TIMED: Final = re.compile(r"\s*+\d{1,3}(?::\d\d){1,2}\s*+")
@@ -35,14 +35,14 @@ YOUTUBE: Final = re.compile(r"(?i)\s*+(?:https?:)?//(?:www\.|m\.)?(?:youtube\.co
 
 
 class Reduced(NamedTuple):
-    """The text without its markup, and whether an anchor in it leads to an address that a person gave."""
+    """The text without its markup, and whether it contains an anchor to an address that the author gave."""
 
     text: str
     linked: bool
 
 
 def reduce(text: str) -> Reduced:
-    """Tags dropped, entities decoded; a line break where a tag begins a new line."""
+    """Removes tags and decodes entities; a tag that begins a new line becomes a line break."""
     linked = False
     for _ in range(ROUNDS):
         before = text
@@ -61,7 +61,7 @@ def _character(found: re.Match[str]) -> str:
 
 
 def _without_tags(text: str) -> tuple[str, bool]:
-    """The text between the tags, and whether one of the anchors is a link."""
+    """Returns the text between the tags, and whether one of the anchors is a link."""
     pieces: list[str] = []
     href, begin, linked, last = "", 0, False, 0
     for tag in TAG.finditer(text):
@@ -84,7 +84,7 @@ def _href(attributes: str) -> str:
 
 
 def _is_link(href: str, words: str) -> bool:
-    """Whether an anchor leads elsewhere by a person's wish: a platform's own anchors repeat their words in the href."""
+    """Returns whether the author made an anchor: the anchors that platforms add repeat their words in the href."""
     if not ABSOLUTE.match(href):
         return False
     here = YOUTUBE.match(href) is not None

@@ -1,8 +1,8 @@
-"""py3langid's classifier for many texts at once, with its own answers.
+"""Runs py3langid's classifier on many texts at once, with the same results.
 
-Its time goes in two places: a walk over every byte in Python, and some ten calls into numpy a text. The walk is of an
-automaton whose state at a word's begin decides what the word adds, so what a word adds is remembered; the calls are
-made once for all texts.
+The library spends its time in two places: a loop over every byte in Python, and about ten calls into numpy per text.
+The loop runs an automaton, and a word's features depend only on the state at the word's beginning, so they are cached
+by state and word. The calls into numpy are made once for all texts.
 """
 
 from collections.abc import Sequence
@@ -12,35 +12,35 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from py3langid.langid import LanguageIdentifier
 
-# Words remembered at most, some 20 MiB; then all are forgotten. Longer ones are walked each time.
+# The most cached words, about 20 MiB; then the cache is cleared. Words longer than LONGEST_WORD are not cached.
 WORDS: Final = 50_000
 LONGEST_WORD: Final = 24
-# Features whose weights are looked at together: 0.5 KB each.
+# Features whose weights are loaded together: 0.5 KB each.
 TOGETHER: Final = 4096
 
 
 class Guess(NamedTuple):
-    """A language of the model, and its probability among them, 0 to 1."""
+    """A language of the model, and its probability among all of them, 0 to 1."""
 
     language: str
     confidence: float
 
 
 class Classifier:
-    """The guesses of a `LanguageIdentifier` that gives probabilities, for texts together."""
+    """Classifies several texts together, with a `LanguageIdentifier` that returns probabilities."""
 
     def __init__(self, identifier: Any):
         self._identifier: LanguageIdentifier = identifier
         self._words: dict[tuple[int, bytes], tuple[int, list[int]]] = {}
         self._prior = identifier.nb_pc
-        # Half precision in the model's file: exact in single precision, which is what is reckoned in.
+        # The model's file has half precision, which single precision, used for all computations, represents exactly.
         self._table = np.ascontiguousarray(identifier.nb_ptc, dtype=np.float32)
 
     def classify(self, texts: Sequence[str]) -> list[Guess]:
-        """One guess a text."""
+        """Returns one guess per text."""
         encoded = [self._identifier._encode(text) for text in texts]  # noqa: SLF001 - its normal form
-        scores = self._scores([self._features(one) for one in encoded])
-        scores *= np.array([1.0 / len(one) ** 0.5 if one else 1.0 for one in encoded], dtype=np.float32)[:, None]
+        scores = self._scores([self._features(text) for text in encoded])
+        scores *= np.array([1.0 / len(text) ** 0.5 if text else 1.0 for text in encoded], dtype=np.float32)[:, None]
         np.exp(scores - scores.max(axis=1, keepdims=True), out=scores)
         scores /= scores.sum(axis=1, keepdims=True)
         for first, other in self._identifier._alias_pairs:  # noqa: SLF001 - two columns of one language
@@ -54,21 +54,21 @@ class Classifier:
         ]
 
     def _scores(self, features: Sequence[list[int]]) -> Any:
-        """Log posteriors: a row a text, a column a language; noughts for a text without features."""
+        """Returns log posteriors: a row per text and a column per language; zeros for a text without features."""
         scores = np.zeros((len(features), len(self._prior)), dtype=np.float32)
-        start = held = 0
+        start = pending = 0
         for number, found in enumerate(features):
-            held += len(found)
-            # No more weights at a time than the processor's cache holds.
-            if held >= TOGETHER or number == len(features) - 1:
+            pending += len(found)
+            # Process only as many weights at a time as fit into the processor's cache.
+            if pending >= TOGETHER or number == len(features) - 1:
                 self._score(features[start : number + 1], scores[start : number + 1])
-                start, held = number + 1, 0
+                start, pending = number + 1, 0
         return scores
 
     def _score(self, features: Sequence[list[int]], scores: Any) -> None:
         lengths = [len(found) for found in features]
         texts = np.repeat(np.arange(len(features)), lengths)
-        # Sorted by text and then by feature, equal ones side by side: a run is a feature of a text and its count.
+        # Sorted by text and then by feature: the length of a run of equal keys is the count of a feature in a text.
         keys = texts * len(self._table) + np.fromiter(chain.from_iterable(features), dtype=np.int64, count=sum(lengths))
         if not len(keys):
             return
@@ -82,7 +82,7 @@ class Classifier:
         scores[texts[begins]] = np.add.reduceat(weights, begins, axis=0) + self._prior
 
     def _features(self, text: bytes) -> list[int]:
-        """Numbers of the features in it, in order, each as often as it occurs."""
+        """Returns the numbers of a text's features in order, each as often as it occurs."""
         known = self._words
         *words, last = text.split(b" ")
         state = 0
@@ -101,12 +101,12 @@ class Classifier:
         return found
 
     def _walk(self, state: int, part: bytes) -> tuple[int, list[int]]:
-        """Where the automaton is after these bytes, and the features on the way."""
-        one = self._identifier
+        """Returns the automaton's state after these bytes, and the features found on the way."""
+        identifier = self._identifier
         found = []
         for letter in part:
-            state = one.tk_nextmove[one._rowbase[state] + letter]  # noqa: SLF001 - the automaton's rows
-            feature = one.tk_output[state]
+            state = identifier.tk_nextmove[identifier._rowbase[state] + letter]  # noqa: SLF001 - the automaton's rows
+            feature = identifier.tk_output[state]
             if feature >= 0:
                 found.append(feature)
         return state, found

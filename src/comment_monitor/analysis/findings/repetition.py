@@ -1,4 +1,4 @@
-"""Whether two texts say the same: their normal form, and a digest of it."""
+"""Detects texts with the same words: their normal form and its digest."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -6,19 +6,19 @@ from typing import Any, Final
 
 from comment_monitor.analysis.findings.text import Text
 
-# Shorter texts repeat naturally. Runs of white space count as one character.
+# The fewest characters of a repeated text: shorter texts repeat naturally. A run of white space counts as one.
 MIN_LENGTH: Final = 14
 
 
 def normalise(text: Text) -> list[str]:
-    """The words, case folded."""
+    """Returns the words, case folded."""
     return text.plain.casefold().split()
 
 
 def find(text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
-    """`text_digest`: equal for texts that say the same; None below the length at which that means anything."""
+    """Returns `text_digest`, equal for texts with the same words; None for texts shorter than MIN_LENGTH."""
     words = normalise(text)
-    # Without what separates the words: that may be one of many characters, or none.
+    # Without white space, which may be any of several characters, or missing.
     normal = "".join(words)
     if len(normal) + len(words) - 1 < MIN_LENGTH:
         return {"text_digest": None}

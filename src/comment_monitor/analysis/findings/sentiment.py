@@ -1,4 +1,4 @@
-"""Whether a text sounds positive or negative: by English words (VADER), and by emoji in all other languages."""
+"""Rates whether a text is positive or negative: by words in English (VADER), by emoji in all other languages."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,7 +9,7 @@ from comment_monitor.analysis.findings import emoji_values
 from comment_monitor.analysis.findings.text import Text
 from comment_monitor.analysis.findings.vader import DIGITS, analyser
 
-# VADER's authors' own thresholds of its compound score.
+# The thresholds of the compound score that VADER's authors recommend.
 POSITIVE: Final = 0.05
 NEGATIVE: Final = -0.05
 ENGLISH: Final = "en"
@@ -17,7 +17,7 @@ MAX_LENGTH: Final = 2000
 
 
 def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
-    """`sentiment` and `sentiment_score`; None where nothing can be said."""
+    """Returns `sentiment` and `sentiment_score`; both None if they can't be determined."""
     score = _of_english(text) if found["language"] == ENGLISH else _of_signs(text)
     if score is None:
         return {"sentiment": None, "sentiment_score": None}
@@ -26,14 +26,14 @@ def find(text: Text, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_english(text: Text) -> float:
-    """VADER knows emoticons itself."""
+    """Returns the score of an English text. VADER itself scores emoticons."""
     signs = emoji_values.find_emoji(text.typed[:MAX_LENGTH])
     words = text.plain[:MAX_LENGTH]
     return analyser().compound(emoji_values.without_emoji(words) if signs.amount else words, signs.value)
 
 
 def _of_signs(text: Text) -> float | None:
-    """Emoji and emoticons are of every language; words are not: "die" is no death in German."""
+    """Returns the score of emoji and emoticons, which belong to every language, unlike words: German "die" is "the"."""
     emoji = emoji_values.find_emoji(text.typed[:MAX_LENGTH])
     emoticons = emoji_values.find_emoticons(text.plain[:MAX_LENGTH])
     if not emoji.amount + emoticons.amount:

@@ -1,7 +1,7 @@
-"""How much the end of a name with dots says about its being an address.
+"""Rates how certain the suffix of a dotted name makes it that the name is an address.
 
-`end.in my opinion` and `example.in` are written alike. The Public Suffix List says which ends exist. The tables here
-say which of them are words too, so that a full stop without a space behind it looks the same.
+`end.in my opinion` and `example.in` have the same form. The Public Suffix List contains the suffixes that exist. The
+tables here list which of them are also words, because a full stop without a space after it looks like a dot.
 """
 
 import enum
@@ -14,16 +14,16 @@ from comment_monitor.analysis.findings.language import UNKNOWN
 
 
 class Doubt(enum.Enum):
-    """What else a suffix may be than the end of an address."""
+    """What a suffix may be other than the end of an address."""
 
     NONE = "nothing else"
-    GENERIC = "a word that is mostly the end of an address where it is in small letters behind a dot"
+    GENERIC = "a word that is mostly the end of an address if it is in lower case after a dot"
     WORD = "a word that continues a sentence"
     REPLY = "a word that also makes a sentence on its own"
-    FILE = "the end of a file's name"
+    FILE = "a file name extension"
 
 
-# Country codes that are words (or chat's short forms of words), by language. Where no language is known: the union.
+# Country codes that are words (or chat abbreviations), by language. Without a known language, the union applies.
 WORDS: Final = {
     language: frozenset(words.split())
     for language, words in {
@@ -52,11 +52,11 @@ WORDS: Final = {
         "tr": "al az bi de ki la mu ne su ve",
     }.items()
 }
-# Words of few languages, and the end of many addresses: without a language they count as the latter.
+# Words of few languages, but suffixes of many addresses: without a language they count as suffixes.
 SELDOM: Final = frozenset("ai co".split())
 UNION: Final = frozenset[str]().union(*WORDS.values()) - SELDOM
-# English words stand in texts of every language; but where these are the country's own suffix, they are taken for it.
-# (Not `es` of Spanish: "bonita.es verdad" is far more frequent than a shop's address.)
+# Texts of every language contain English words; but a suffix of the language's own country counts as a suffix.
+# (Except `es` in Spanish: "bonita.es verdad" is far more frequent than a shop's address.)
 HOME: Final = {
     language: frozenset(suffixes.split())
     for language, suffixes in {
@@ -65,7 +65,7 @@ HOME: Final = {
     }.items()
 }  # fmt: skip
 
-# Generic suffixes that are no words. All other generic ones are: hundreds of English words can be registered.
+# Generic suffixes that are not words. All others count as words: hundreds of English words can be registered.
 NO_WORDS: Final = frozenset(
     "com org net edu gov mil int biz xyz aero coop jobs mobi icu sbs ngo ong llc ltd vip wiki".split()
 )
@@ -77,40 +77,40 @@ REPLIES: Final = frozenset(
     "goo here how kim like lol love meet men moe mom new next now ooo one pink porn read red rip rocks sale sex sexy "
     "star sucks tips today total vote win wow wtf xxx you zero yes zip call song yoga team work works".split()
 )
-# A dot and these end the name of a program or of a document as well.
+# These are also file name extensions.
 FILES: Final = frozenset("cc md mov ps py rs sh zip".split())
-# Names under a country code, where a state's own pages stand on the suffix itself: `gov.uk`.
+# Second-level names of governments, whose pages are on the suffix itself: `gov.uk`.
 AUTHORITIES: Final = frozenset("gob gouv gov govt nhs".split())
-# Suffixes in other scripts that are no words.
+# Suffixes in other scripts that are not words.
 OTHER_SCRIPTS: Final = frozenset("рф укр бел срб мкд мон қаз бг ελ ευ ею рус онлайн сайт орг ком".split())
 
 
 @functools.cache
 def public_suffixes() -> PublicSuffixList:
-    """The list in the package, and no other: the package asks no network."""
+    """Returns the list bundled with the package, which uses no network."""
     return PublicSuffixList(accept_unknown=False, only_icann=True)
 
 
 @functools.lru_cache(maxsize=4096)
 def registrable(host: str) -> str | None:
-    """The name and the suffix that a person can register: `example.co.uk` of `www.example.co.uk`."""
+    """Returns the part of a host that can be registered: `example.co.uk` of `www.example.co.uk`."""
     found = public_suffixes().privatesuffix(host)
     return found if isinstance(found, str) else None
 
 
 def is_second_level(host: str) -> bool:
-    """Whether nobody can register it, because it is a suffix of two labels, such as `gov.uk`."""
+    """Returns whether the host is itself a suffix of two labels, such as `gov.uk`, which nobody can register."""
     return host.count(".") == 1 and public_suffixes().is_public(host) and registrable(f"x.{host}") == f"x.{host}"
 
 
 def is_authority(host: str) -> bool:
-    """Whether it is such a suffix under which a country's own pages stand by themselves."""
+    """Returns whether the host is a suffix of two labels that has pages of a government itself."""
     return host.partition(".")[0] in AUTHORITIES and is_second_level(host)
 
 
 @functools.lru_cache(maxsize=4096)
 def doubt(suffix: str, language: str) -> Doubt:
-    """What else a suffix may be in a text of this language."""
+    """Returns what else a suffix may be in a text of this language."""
     if suffix in FILES:
         return Doubt.FILE
     if not suffix.isascii():

@@ -1,4 +1,4 @@
-"""The text that all findings read: what a reader sees, in one spelling. What is stored stays as it came."""
+"""Normalises a comment's text for all findings to the text that a reader sees. The stored text is unchanged."""
 
 import re
 import unicodedata
@@ -6,15 +6,15 @@ from typing import Final, NamedTuple
 
 from comment_monitor.analysis.findings import markup
 
-# Characters that show nothing: Unicode's Default_Ignorable_Code_Point, the annotation signs, and the controls that are
-# no white space. U+FFFC is an image that is not in the text.
+# Invisible characters: Unicode's Default_Ignorable_Code_Point, the annotation characters, and the control characters
+# other than white space. U+FFFC replaces an object, such as an image.
 INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffc\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-# Letters that show an empty place: a reader sees a space.
+# Letters displayed as an empty space.
 BLANK: Final = "\u115f\u1160\u2800\u3164\uffa0"
-# Before NFKC, which would make two characters of U+00B4.
+# Applied before NFKC, which would turn U+00B4 into two characters.
 SPELLED: Final = {
     **dict.fromkeys(map(ord, BLANK), " "),
     **dict.fromkeys(
@@ -24,31 +24,31 @@ SPELLED: Final = {
 }
 RESPELLED: Final = re.compile("[" + "".join(map(chr, SPELLED)) + "]")
 BACKTICK: Final = re.compile(r"(?<=[^\W\d_])`(?=[^\W\d_])")
-# Marks on one letter that are looked at, as Unicode's Stream-Safe Text Format has it (UAX #15): to bring a run of them
-# into order takes the square of its length.
+# The most marks kept on one letter, as in Unicode's Stream-Safe Text Format (UAX #15): normalising a run of marks takes
+# time quadratic in its length.
 MARKS: Final = 30
 NO_LETTERS: Final = re.compile(rf"[^\w\s]{{{MARKS + 1},}}")
-# UTF-8 that somebody read as Windows-1252.
+# UTF-8 apostrophes decoded as Windows-1252.
 MISREAD: Final = ("\u00e2\u20ac\u2122", "\u00e2\u20ac\u02dc")
 
 
 class Text(NamedTuple):
     """A comment's text for analysis."""
 
-    typed: str  # without markup, otherwise as it came
-    plain: str  # in compatibility forms, without what is invisible, with one apostrophe and one quotation mark
-    linked: bool = False  # the markup held a link
+    typed: str  # without markup, otherwise as sent
+    plain: str  # in compatibility forms, without invisible characters, with one form of apostrophe and quotation mark
+    linked: bool = False  # the markup contained a link
 
 
 def read(text: str) -> Text:
-    """Reads a comment's text; once a text."""
+    """Reads a comment's text for all findings."""
     linked = False
     if "<" in text or "&" in text:
         text, linked = markup.reduce(text)
     plain = text
     if not text.isascii():
         plain = INVISIBLE.sub("", _respelled(text))
-        # Taken apart, some characters show another that is invisible or an apostrophe: none is left.
+        # NFKC comes last, because it decomposes some of the characters that are respelled above, such as U+00B4.
         plain = unicodedata.normalize("NFKC", NO_LETTERS.sub(_with_few_marks, plain))
     elif not text.isprintable():
         plain = INVISIBLE.sub("", text)
@@ -58,7 +58,7 @@ def read(text: str) -> Text:
 
 
 def _with_few_marks(found: re.Match[str]) -> str:
-    """The same without the marks that are too many on one letter or sign."""
+    """Returns the match with at most `MARKS` marks on each character."""
     kept = []
     marks = 0
     for sign in found[0]:
@@ -70,6 +70,6 @@ def _with_few_marks(found: re.Match[str]) -> str:
 
 def _respelled(text: str) -> str:
     if MISREAD[0][:2] in text:
-        for one in MISREAD:
-            text = text.replace(one, "'")
+        for misread in MISREAD:
+            text = text.replace(misread, "'")
     return text.translate(SPELLED) if RESPELLED.search(text) else text

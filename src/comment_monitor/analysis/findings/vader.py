@@ -1,9 +1,9 @@
-"""VADER's compound score in time linear in the text.
+"""Computes VADER's compound score in time linear in the text.
 
-The library looks at every word and, at each that it knows, copies the whole text several times over. Here it is shown
-only the words that it knows, each with the three before it and the two after it, which is all that its rules read.
-The scores are the library's own, to the last digit: a test compares them. Emoji are not shown to it at all: it knows
-them by their English names, glued to words it does not see them, and three fires sound like a disaster to it.
+The library processes every word, and for each known word it copies the whole text several times. This module passes it
+only the known words, each with the three words before and the two words after it, which is all that its rules read.
+The scores equal the library's to the last digit: a test compares them. Emoji are not passed to it: it scores them by
+their English names, misses those without a space before them, and rates three fires as a disaster.
 """
 
 import functools
@@ -28,21 +28,21 @@ NOT: Final = "n't"
 NEGATIONS: Final = frozenset(NEGATE)
 EMPHASIS: Final = frozenset(("so", "this"))
 NEVER_SO: Final = 1.25
-# What punctuation leaves of a word that is so short may be an emoticon, and stays whole.
+# A word with at most this number of characters besides punctuation may be an emoticon, and keeps its punctuation.
 EMOTICON: Final = 2
 RAISED: Final[float] = C_INCR
-# Where none of these is near, a word has the weight that the lexicon gives it: of a phrase one word stands for all.
+# Without one of these words nearby, a word has its weight from the lexicon. The longest word represents a phrase.
 CONTEXT: Final = frozenset(
     max(phrase.split(), key=len)
     for phrase in (*NEGATE, *BOOSTER_DICT, *SPECIAL_CASES, "no", "least", "never", "so", "this", "without")
 )
-# What the library rounds its score to.
+# Digits to which the library rounds its score.
 DIGITS: Final = 4
 BUT: Final = "but"
 
 
 class Window(NamedTuple):
-    """The part of a text that decides the weight of one word, under the names that the library reads."""
+    """The part of a text that determines the weight of one word, with the attribute names that the library reads."""
 
     words_and_emoticons: Sequence[str]
     is_cap_diff: bool
@@ -53,19 +53,19 @@ def _is_kind_of(lower: Sequence[str], index: int) -> bool:
 
 
 class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
-    """The library's analyser; of its scores `compound` only."""
+    """The library's analyser, for its score `compound` only."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Words that only strengthen others have no weight of their own.
+        # Words that only strengthen others have no weight.
         self._weights: dict[str, float] = {
             word: weight for word, weight in self.lexicon.items() if word not in BOOSTER_DICT
         }
 
     def compound(self, text: str, signs: float = 0.0) -> float:
-        """The score of a text without emoji, from -1 to 1; `signs` is added to what its words weigh."""
-        words = [one if len(bare := one.strip(string.punctuation)) <= EMOTICON else bare for one in text.split()]
-        lower = [one.lower() for one in words]
+        """Returns the score of a text without emoji, from -1 to 1; `signs` is added to the weights of its words."""
+        words = [word if len(bare := word.strip(string.punctuation)) <= EMOTICON else bare for word in text.split()]
+        lower = [word.lower() for word in words]
         weights = self._weights
         known = [index for index, word in enumerate(lower) if word in weights and not _is_kind_of(lower, index)]
         total = signs
@@ -77,7 +77,7 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
         return float(round(normalize(total + emphasis if total > 0 else total - emphasis), DIGITS))
 
     def _weigh(self, text: str, words: list[str], lower: list[str], known: list[int]) -> float:
-        """The sum of what the words weigh, each beside those around it."""
+        """Returns the sum of the words' weights, each in its context."""
         sentiments: list[float] = [0] * len(words)
         capitals = allcap_differential(words)
         contracted = NOT in text or NOT in text.lower()
@@ -94,7 +94,7 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
         return float(sum(sentiments))
 
     def _alone(self, word: str, *, loud: bool) -> float:
-        """The weight of a word around which nothing changes it."""
+        """Returns the weight of a word whose context does not change it."""
         weight = self._weights[word]
         if not loud:
             return weight
@@ -102,7 +102,7 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
 
     @staticmethod
     def _negation_check(valence: float, words_and_emoticons: Sequence[str], start_i: int, i: int) -> float:
-        """The library's rule for the word `start_i` + 1 words before the one at `i`, with one look where it has 59."""
+        """The library's rule for the word `start_i` + 1 words before that at `i`, with one lookup instead of 59."""
         words = words_and_emoticons
         farther = words[i - start_i - 1].lower()
         if start_i > 0:
@@ -116,5 +116,5 @@ class Vader(SentimentIntensityAnalyzer):  # type: ignore[misc]
 
 @functools.cache
 def analyser() -> Vader:
-    """The one of this process."""
+    """Returns the analyser of this process."""
     return Vader()

@@ -1,1 +1,1 @@
-"""Comments from files: formats told apart by content, read in pieces, and fed to the pipeline."""
+"""Reads comments from files: detects the format from the content, reads in pieces and feeds the pipeline."""

@@ -1,4 +1,4 @@
-"""Comments from CSV with a header row, in our columns or another tool's."""
+"""Reads comments from CSV with a header row, in this program's columns or in those of another tool."""
 
 import io
 import re
@@ -14,27 +14,27 @@ from comment_monitor.intake.files.file_stream import BUFFER, DAMAGE, HEAD
 from comment_monitor.intake.files.numbered import BadLine, Defaults, Numbered, with_whole_ids
 from comment_monitor.intake.files.presets import PRESETS, Convert, Mapper, Rule, hint_of
 
-# Spreadsheets write it before the header, to say what stands between two values.
+# Spreadsheets write this before the header, to name the delimiter.
 SEPARATOR_LINE: Final = "sep="
 NEEDED: Final = ("id", "text", "post_id")
-# Cells that are kept character for character; blanks around the others are of the table.
+# Fields kept character for character; blanks around other values are layout of the table.
 VERBATIM: Final = frozenset(("text", "metadata"))
-# How databases write that a cell holds nothing; of a parent also how data frames do.
+# How databases write an empty cell; for a parent, also how data frames do.
 NOTHING: Final = "\\N"
 NO_PARENT: Final = frozenset((NOTHING, "NULL", "null", "NaN", "nan", "None"))
-# The length of ids that a text's own words may have too.
+# Ids up to this length are as short as words and numbers of a text.
 SHORT: Final = 3
-# What stands under the header of a table that is drawn.
+# A cell of the line under the header of a table drawn as text.
 _RULER: Final = re.compile(r":?-{3,}:?")
 
 
 SWALLOWED: Final = (
-    "lines {} to {} are one value in quotes, and hold what looks like rows: close the quote where its text ends"
+    "lines {} to {} are one value in quotes that contains what looks like rows: close the quote where its text ends"
 )
 
 
 class Cell(NamedTuple):
-    """Where a field's value is in a row, and what is made of it."""
+    """The position of a field's value in a row, and its conversion."""
 
     field: str
     at: int
@@ -50,14 +50,14 @@ def read_csv(
     delimiter: str = ",",
     preset: str | None = None,
 ) -> Iterator[Numbered | BadLine]:
-    """Comments from CSV with a header row. `columns` maps our field names to the file's, where they differ.
+    """Reads comments from CSV with a header row. `columns` maps our field names to the file's, if they differ.
 
-    Columns that are no field are left out; `metadata` holds a JSON object. A row with more or fewer values than the
-    header has names is rejected: a text with an unquoted delimiter would be cut there. A line that is no CSV is named
-    and left out; a further header, of a file that was joined to the first, says the columns from there on.
+    Ignores columns that are not a field; `metadata` holds a JSON object. Rejects a row whose number of values differs
+    from the header's: a text with an unquoted delimiter would be cut there. Reports and skips a malformed line. A
+    further header, of a file that was joined to the first, defines the columns from there on.
 
     Raises:
-        FileError: the header lacks a needed column, or the file can't be read on.
+        FileError: the header lacks a required column, or the file can't be read further.
     """
     buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, BUFFER)  # type: ignore[type-var]
     table = _Table(
@@ -79,12 +79,12 @@ def read_csv(
         raise FileError(f"damaged or cut short after line {line} ({error})") from None
     finally:
         if buffered is not stream:
-            # Or its end would close the stream, which is the caller's.
+            # Otherwise the end of `buffered` would close the stream, which belongs to the caller.
             buffered.detach()
 
 
 class _Table:
-    """What the columns mean, by the latest header."""
+    """Reads rows by the columns of the latest header."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Table:
         delimiter: str,
     ):
         self._rules = rules
-        # Fields whose columns the user named: each has to be there.
+        # Fields whose columns the user named: each column is required.
         self._named = named
         self._defaults = defaults
         self._own_source = own_source
@@ -105,11 +105,11 @@ class _Table:
         self._post_at: int | None = None
         self._latest: tuple[str, str | None] = ("", None)
         self._width = 0
-        # Names of this header and of ours: of a further header, the id's column holds one.
+        # Names of this header's and of our columns: in a further header, the id's column contains one of them.
         self._names: frozenset[str] = frozenset()
 
     def read(self, row: Row | BadRow, rows: Rows) -> Numbered | BadLine | None:
-        """What a row is; None: a header."""
+        """Returns the comment or the fault of a row; None for a header."""
         if not self._cells:
             self._read_first(row, rows)
             return None
@@ -140,29 +140,29 @@ class _Table:
         if header := self._header_at_the_end(values, row.line):
             self._take_header(header, rows)
             return (
-                "the last line of a file and the header of the next are one line; a line's end between them is missing"
+                "the last line of a file and the header of the next are one line: a line break between them is missing"
             )
         return (
-            f"{lines}{len(values)} values under {self._width} columns; a value that holds a {self._delimiter!r} or a "
-            "line's end needs quotes"
+            f"{lines}{len(values)} values under {self._width} columns; a value that contains a {self._delimiter!r} or "
+            "a line break needs quotes"
         )
 
     def _header_at_the_end(self, values: list[str], line: int) -> list[str] | None:
-        """The header that follows a row's last value in the same line: files were joined, the first had no last end."""
+        """Returns a header in the same line as a row's last value: two files were joined without a line break."""
         joint, rest = values[self._width - 1 : self._width], values[self._width :]
         if not joint or not rest or not all(name.strip(BOM + ' "').casefold() in self._names for name in rest):
             return None
         found = joint[0].casefold()
-        name = max((one for one in self._names if found.endswith(one)), key=len, default=None)
+        name = max((known for known in self._names if found.endswith(known)), key=len, default=None)
         return [name, *rest] if name and self._is_header([name, *rest], line) else None
 
     def _identity(self, values: list[str]) -> tuple[str, str | None]:
         return values[self._id_at].strip(), None if self._post_at is None else values[self._post_at].strip()
 
     def _swallows(self, values: list[str], rows: Rows) -> bool:
-        """Whether a value holds lines that are rows of this file: an earlier quote was to end before them.
+        """Returns whether a value contains lines that look like rows of this file, because a closing quote is missing.
 
-        They are not read as rows: somebody may have written them into a comment, for them to be taken for others'.
+        They are not read as rows: an author may have written them into a comment to forge comments of others.
         """
         known = [self._identity(values), self._latest]
         return any(_alike(self._identity(inner), id_, post) for inner in rows.within() for id_, post in known if id_)
@@ -185,7 +185,7 @@ class _Table:
         if missing:
             rules = self._rules
             raise _missing([rules[field].paths[0] if field in rules else field for field in missing], header)
-        # `parent_id` of a preset may be read from the id's column: each column is a cell of every field that it is.
+        # Several fields may share a column: a preset may read `parent_id` from the id's column.
         self._cells = [Cell(field, at, self._rules[field].convert) for field, at in found.items()]
         self._id_at = found["id"]
         self._post_at = found.get("post_id")
@@ -196,7 +196,7 @@ class _Table:
         rows.keep_marks(keep=any(cell.at == 0 and cell.field in {"text", "author"} for cell in self._cells))
 
     def _is_header(self, values: list[str], line: int) -> bool:
-        """Whether a row names all of our columns: a file with a header of its own was joined to the first."""
+        """Returns whether a row is a header with all our columns, of a file that was joined to the first."""
         if self._id_at >= len(values) or values[self._id_at].strip(BOM + ' "').casefold() not in self._names:
             return False
         header = _names(values)
@@ -208,7 +208,7 @@ class _Table:
         except FileError as error:
             fault = str(error)
         if sum(name.casefold() in self._names for name in header) > 1:
-            raise FileError(f"another file begins at line {line}, and {fault}: read it by itself")
+            raise FileError(f"another file begins at line {line}, and {fault}: read it separately")
         return False
 
     def _id(self, values: list[str]) -> str | None:
@@ -218,7 +218,7 @@ class _Table:
 
     def _comment(self, values: list[str]) -> "Any":
         fields: dict[str, Any] = {}
-        if values[self._id_at].strip(" :-") == "" and all(_RULER.fullmatch(one.strip()) for one in values if one):
+        if values[self._id_at].strip(" :-") == "" and all(_RULER.fullmatch(value.strip()) for value in values if value):
             raise BadCommentError("a line of a drawn table, not a comment")
         for field, at, convert in self._cells:
             value = values[at] if field in VERBATIM else values[at].strip()
@@ -238,18 +238,18 @@ class _Table:
 
 
 def _alike(row: tuple[str, str | None], id_: str, post: str | None) -> bool:
-    """Whether a line may be a row of the same file: with the same post, and an id of the same kind."""
+    """Returns whether a line may be a row of the same file: it has the same post and an id of the same kind."""
     own, own_post = row
     if not own or own_post != post:
         return False
     if own.isdecimal() or id_.isdecimal():
-        # Without a post to compare, short numbers at a line's beginning are no rare thing in a text.
+        # Without a post to compare, short numbers do not count: texts often have them at the beginning of a line.
         return own.isdecimal() and id_.isdecimal() and (post is not None or min(len(own), len(id_)) > SHORT)
     return not any(map(str.isspace, own)) and abs(len(own) - len(id_)) <= SHORT and len(own) > SHORT
 
 
 def _names(header: list[str]) -> list[str]:
-    """The names of a header's columns, without unnamed ones at its end."""
+    """Returns the names of a header's columns, without unnamed ones at its end."""
     names = [name.strip(BOM + ' "\t\u00a0') for name in header]
     while names and not names[-1]:
         names.pop()
@@ -257,7 +257,7 @@ def _names(header: list[str]) -> list[str]:
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:
-    """Where the first of these names is: written the same, or else in other case.
+    """Returns the position of the first of these names in the header, exact or else with different case.
 
     Raises:
         FileError: the header has that name more than once.
@@ -282,7 +282,7 @@ def _missing(missing: list[str], header: list[str]) -> FileError:
 
 
 def _metadata(value: str) -> msgspec.Raw:
-    """In the characters in which it came."""
+    """Checks that the value is JSON, and returns it unchanged."""
     try:
         raw = value.encode()
         msgspec.json.decode(raw, type=msgspec.Raw)

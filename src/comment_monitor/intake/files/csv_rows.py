@@ -1,7 +1,7 @@
-"""Rows of CSV, read on behind a line that is no CSV: that line is named, and the next one that can be read is a row.
+"""Reads rows of CSV, and continues after a malformed line: reports that line and resumes at the next readable one.
 
-Python's reader takes rows apart; here is what it lacks: it ends at the first quote that is not closed, and has no bound
-on how far it looks for the closing one.
+Python's reader splits the rows. This module adds two things that it lacks: it stops at the first quote that is not
+closed, and it searches for the closing quote without a limit.
 """
 
 import csv
@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, Self
 
-# The most bytes of one row, and so of what is read ahead in search of a closing quote.
+# The most bytes of one row, and so the most that is read in search of a closing quote.
 MAX_ROW: Final = 4 * 1024 * 1024
-# How often, on average, a byte may be read again behind a quote that is never closed.
+# How often, on average, a byte may be read again because of quotes that are never closed.
 REREADS: Final = 4
 BOM: Final = "\ufeff"
 _LONE_CR: Final = re.compile(r"\r++(?![\r\n]|\Z)")
@@ -29,7 +29,7 @@ LONE_CR: Final = "a carriage return in a value without quotes"
 
 
 class Row(NamedTuple):
-    """The values of a row, the line on which it ends, and that on which it begins."""
+    """The values of a row, the line on which it ends (`line`), and the line on which it begins (`first`)."""
 
     line: int
     values: list[str]
@@ -37,25 +37,25 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A line that is left out."""
+    """A line that is skipped."""
 
     line: int
     reason: str
 
 
 class _RowTooLongError(Exception):
-    """What belongs to the row is longer than it may be."""
+    """The row is longer than allowed."""
 
 
 def ends_in_cr(head: bytes) -> bool:
-    """Whether the lines of a file that begins like this end in CR alone, as those of old Macs do."""
+    """Returns whether the lines of a file with this beginning end in CR alone, as those of old Macs do."""
     return _CR_ENDS.match(head) is not None
 
 
 class Rows:
-    """The rows of a file, blank ones left out. `width`, once set, is how many values a row has to have.
+    """The rows of a file, without blank ones. `width`, once set, is the required number of values of a row.
 
-    Surplus empty values at a row's end are cut off. Bytes that are no UTF-8 become lone surrogates.
+    Surplus empty values at a row's end are removed. Bytes that are not UTF-8 become lone surrogates.
     """
 
     def __init__(self, stream: io.BufferedIOBase, delimiter: str, *, cr_only: bool = False):
@@ -67,7 +67,7 @@ class Rows:
         self.width: int | None = None
 
     def keep_marks(self, *, keep: bool) -> None:
-        """Whether a byte order mark at a row's beginning is part of its first value: a text may begin with it."""
+        """Sets whether a byte order mark at a row's beginning belongs to its first value: a text may begin with it."""
         self._lines.keep_marks = keep
 
     def __iter__(self) -> Iterator[Row | BadRow]:
@@ -105,23 +105,23 @@ class Rows:
         return lines.leave_out_first(CLOSED_WITHIN if len(lines.taken) > 1 else AFTER_QUOTE)
 
     def _with_lone_cr(self, line: str) -> list[str] | None:
-        """The values of a line in which CR is part of a text: the reader would end the row there."""
+        """Returns the values of a line in which a value contains CR, at which the reader would end the row."""
         free = next((character for character in _FREE if character not in line), None)
         values = self._alone(_LONE_CR.sub(lambda found: (free or "") * len(found[0]), line)) if free else None
         return [value.replace(free, "\r") for value in values] if free and values else None
 
     def within(self) -> Iterator[list[str]]:
-        """The later lines of the row that was read last which, each by itself, have a row's number of values."""
+        """Yields the values of those further lines of the last row that would be complete rows on their own."""
         for line in self._lines.taken[1:]:
             values = self._alone(line)
             if values and len(values) == self.width:
                 yield values
 
     def follow(self, width: int) -> None:
-        """The row that was read last is a header: so many values, with or without a blank as in `"a", "b"`."""
+        """Takes `width`, and whether a blank follows each delimiter as in `"a", "b"`, from the last row, a header."""
         self.width = width
         ends = re.findall(f"{re.escape(self._delimiter)}(.?)", "".join(self._lines.taken))
-        self._skip_blanks = " " in ends and all(one in (" ", "") for one in ends)
+        self._skip_blanks = " " in ends and all(end in (" ", "") for end in ends)
         self._reader = self._new_reader(self._lines)
 
     def _new_reader(self, lines: Iterable[str]) -> "Iterator[list[str]]":
@@ -135,7 +135,7 @@ class Rows:
 
 
 class _Lines:
-    """Lines for the reader. Those of the row that is under way can be given back, to be read again."""
+    """The lines for the reader. The lines of the current row can be pushed back, to be read again."""
 
     def __init__(self, stream: io.BufferedIOBase, *, cr_only: bool):
         self._stream = stream
@@ -159,7 +159,7 @@ class _Lines:
             line = self._read()
             self._credit += REREADS * len(line or "")
         if line is None or (self.taken and self._size + len(line) > min(MAX_ROW, self._credit)):
-            # A line that is too long by itself waits for a row of its own.
+            # A line that is too long for this row is kept for the next one.
             if line is not None or self.taken:
                 self._waiting.appendleft(line)
             else:
@@ -174,17 +174,17 @@ class _Lines:
 
     @property
     def first(self) -> int:
-        """The line on which the row begins."""
+        """The number of the line on which the row begins."""
         return self._ended_at + 1
 
     def begin_row(self) -> None:
-        """What was taken so far is done with."""
+        """Starts a new row after the lines taken so far."""
         self.taken.clear()
         self._size = 0
         self._ended_at = self.number
 
     def give_back(self) -> None:
-        """All lines of the row but its first."""
+        """Pushes back all lines of the row except its first."""
         again = self.taken[1:]
         self._credit -= sum(map(len, again))
         self._waiting.extendleft(reversed(again))
@@ -192,12 +192,12 @@ class _Lines:
         del self.taken[1:]
 
     def leave_out_first(self, reason: str) -> BadRow:
-        """Names the row's first line; the others are read again."""
+        """Reports the row's first line as bad; the others are read again."""
         self.give_back()
         return BadRow(self.number, reason)
 
     def _lf_line(self) -> str | None:
-        """The next line; None where it is too long."""
+        """Returns the next line; None if it is too long."""
         line = self._stream.readline(MAX_ROW + 2)
         if not line:
             raise StopIteration

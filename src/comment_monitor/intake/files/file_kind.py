@@ -1,4 +1,4 @@
-"""What a file is, from its first bytes and never from its name: text in an encoding, or what can't be read here."""
+"""Detects a file's kind from its first bytes, never from its name: text and its encoding, or an unsupported kind."""
 
 import codecs
 import re
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 
 class FileError(Exception):
-    """The file can't be read, or not further than to here. What came before is stored."""
+    """The file can't be read, or not beyond this point. The comments before this point are stored."""
 
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -15,10 +15,10 @@ AS_LINES: Final = "export the comments as JSON Lines or CSV, and send that file"
 
 
 class Kind(NamedTuple):
-    """A kind of file that is not read here."""
+    """A kind of file that can't be read: a noun phrase, and advice for the user."""
 
-    what: str
-    do: str
+    description: str
+    advice: str
 
 
 SPREADSHEET: Final = Kind("a spreadsheet (Excel, .xlsx)", AS_CSV)
@@ -32,7 +32,7 @@ def _packed(name: str, command: str) -> Kind:
 
 
 ZIP: Final = _packed("zip", "unzip -p FILE")
-# Each by the bytes that it begins with.
+# The kinds by their first bytes.
 BEGINNINGS: Final = tuple(
     (re.compile(pattern, re.DOTALL), kind)
     for pattern, kind in (
@@ -53,7 +53,13 @@ BEGINNINGS: Final = tuple(
         (rb"%PDF-", Kind("a PDF document", AS_LINES)),
         (rb"\{\\rtf", Kind("a Rich Text document", AS_LINES)),
         (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a|II\*\x00|MM\x00\*|RIFF.{4}WEBP|.{4}ftyp(?:heic|avif|mif1)", PICTURE),
-        (rb"RIFF.{4}(?:WAVE|AVI )|.{4}ftyp|ID3[\x02-\x04]\x00|OggS\x00|fLaC\x00|\x1aE\xdf\xa3", MEDIA),
+        (
+            (
+                rb"RIFF.{4}(?:WAVE|AVI )|"  # check-words: kept - the name of an audio format
+                rb".{4}ftyp|ID3[\x02-\x04]\x00|OggS\x00|fLaC\x00|\x1aE\xdf\xa3"
+            ),
+            MEDIA,
+        ),
         (rb"\x7fELF|MZ[\x00-\xff]{2}\x00|\xca\xfe\xba\xbe", Kind("a program", AS_LINES)),
         (rb"(?i:\s*<(?:!doctype html|html|head|body|title|script|div)\b)", Kind("an HTML page", AS_LINES)),
         (rb"\s*(?:<\?xml[^>]*>\s*)?<disqus\b", Kind("a Disqus XML export", "fetch posts/list of Disqus's API as JSON")),
@@ -73,22 +79,25 @@ _TEXT_BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
 )
 _ASCII: Final = bytes(range(128))
-# Bytes beyond ASCII: fewer may be valid UTF-8 by accident.
+# The number of bytes beyond ASCII from which on valid UTF-8 is not an accident.
 _SURE: Final = 6
 _CONTROLS: Final = bytes({*range(0x20), 0x7F} - set(b"\t\n\r\f\v\x1b\0"))
 # Bytes that Windows-1252 leaves undefined.
 _NOT_1252: Final = frozenset(b"\x81\x8d\x8f\x90\x9d")
-# Shares of a file's beginning, from which on it is something else as a whole.
+# The share of control characters in a file's beginning above which the file is not text.
 _BINARY_SHARE: Final = 0.02
-# So many control characters are faults of single lines, however short the file is.
+# Up to this number, control characters are faults of single lines, however short the file is.
 _FEW: Final = 4
+# The share of lines with invalid UTF-8 from which on the file has another encoding.
 _BAD_LINES_SHARE: Final = 0.02
+# The share of NUL bytes above which the file may be UTF-16.
 _UTF16_SHARE: Final = 0.2
+# The average length of runs of bytes beyond ASCII above which the script is not Latin.
 _DENSE: Final = 2.5
 
 
 def refused(head: bytes) -> Kind | None:
-    """What begins like this, where that is nothing that is read here."""
+    """Returns the kind of a file with this beginning if it can't be read, else None."""
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _in_zip(head)
     return next((kind for pattern, kind in BEGINNINGS if pattern.match(head)), None)
@@ -107,10 +116,10 @@ def _in_zip(head: bytes) -> Kind:
 
 
 def encoding_of(head: bytes) -> str:
-    """The encoding of a text that begins like this.
+    """Returns the encoding of a text with this beginning.
 
     Raises:
-        FileError: it is no text, or in an encoding that has to be named.
+        FileError: the file is not text, or has an encoding that the user must name.
     """
     for bom, name in _TEXT_BOMS:
         if head.startswith(bom):
@@ -122,10 +131,10 @@ def encoding_of(head: bytes) -> str:
 
 
 def check_encoding(head: bytes, named: str) -> None:
-    """Whether a text that begins like this may be in the encoding that the user named.
+    """Checks that a text with this beginning may have the encoding that the user named.
 
     Raises:
-        FileError: it certainly is in another; all of it would be stored as other characters.
+        FileError: the text certainly has another encoding, and would be stored as wrong characters.
     """
     name = codecs.lookup(named).name
     for bom, own in _TEXT_BOMS:
@@ -136,24 +145,24 @@ def check_encoding(head: bytes, named: str) -> None:
     if name.startswith("utf") or head.isascii() or len(head.translate(None, _ASCII)) < _SURE:
         return
     if _is_utf8(head, last=True):
-        raise FileError(f"it is UTF-8, and {named} would make other characters of it: leave --encoding out")
+        raise FileError(f"it is UTF-8, and {named} would turn it into wrong characters: leave --encoding out")
 
 
 def _check_text(head: bytes) -> None:
     nuls = head.count(0)
     if nuls > _UTF16_SHARE * len(head):
-        # Western letters have their NUL second in little-endian order.
+        # In little-endian order the second byte of Western letters is NUL.
         order = "be" if head[::2].count(0) > head[1::2].count(0) else "le"
         other = head[1::2] if order == "be" else head[::2]
         if nuls > _FEW and other.count(0) < _BINARY_SHARE * len(head):
-            raise FileError(f"UTF-16 without a byte order mark, as it seems: --encoding utf-16-{order} reads it")
+            raise FileError(f"probably UTF-16 without a byte order mark: --encoding utf-16-{order} reads it")
     controls = len(head) - len(head.translate(None, _CONTROLS)) + nuls
     if controls > max(_BINARY_SHARE * len(head), _FEW):
         raise FileError(f"not a text file: {AS_LINES}")
 
 
 def _other_encoding(head: bytes) -> str | None:
-    """Which encoding it looks like where it can't be UTF-8 as a whole; None: UTF-8, with a few bad lines perhaps."""
+    """Returns a message with the likely encoding of a text that is not UTF-8; None: UTF-8, perhaps with bad lines."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -161,11 +170,11 @@ def _other_encoding(head: bytes) -> str | None:
     else:
         return None
     lines = head.split(b"\n")
-    # The last line may be cut within a character.
+    # The last line may end within a character.
     beyond_ascii = [(number, line) for number, line in enumerate(lines, 1) if not line.isascii()]
     bad = [(number, line) for number, line in beyond_ascii if not _is_utf8(line, last=number == len(lines))]
     high = {byte for _, line in bad for byte in line if byte >= 0x80}  # noqa: PLR2004 - the end of ASCII
-    # One valid character beyond ASCII is hardly an accident, and 0xFF and 0xFE alone are damage.
+    # A single line of valid UTF-8 beyond ASCII is hardly an accident, and 0xFF and 0xFE alone are damage.
     if len(bad) < max(len(beyond_ascii), _BAD_LINES_SHARE * len(lines)) or high <= {0xFE, 0xFF}:
         return None
     where = f"not UTF-8 (line {bad[0][0]})"

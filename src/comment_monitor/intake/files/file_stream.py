@@ -1,7 +1,6 @@
-"""A file's bytes as UTF-8, without its gzip and its own encoding, and with its beginning checked first.
+"""Reads a file's bytes as UTF-8: checks its beginning, then decompresses gzip and converts the encoding.
 
-The beginning is no more than what the input has given by the time of its first line: a pipe that pauses is not waited
-for any longer.
+The beginning ends at the latest with the read that contains the first line: a pipe that pauses after it delays nothing.
 """
 
 import codecs
@@ -14,7 +13,7 @@ from typing import IO, Final, NamedTuple
 
 from comment_monitor.intake.files.file_kind import GZIP_MAGIC, FileError, check_encoding, encoding_of, refused
 
-# What reading a compressed file raises where it is damaged.
+# The exceptions from reading a damaged compressed file.
 DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 HEAD: Final = 64 * 1024
 BUFFER: Final = 1 << 20
@@ -23,26 +22,26 @@ _A_LINE: Final = re.compile(rb"[^\s\0\xef\xbb\xbf\xfe\xff][^\n]*+\n")
 
 
 class Text(NamedTuple):
-    """A text file: its UTF-8, from the beginning, and the first bytes of it."""
+    """A text file: a stream of its UTF-8 from the beginning, and its first bytes."""
 
     stream: io.BufferedReader
     head: bytes
 
 
 def open_text(raw: IO[bytes], encoding: str | None = None) -> Text:
-    """The text of a file that may be gzip; `encoding` is what the user says that it is in.
+    """Opens a text file that may be compressed with gzip; `encoding` is the one that the user named.
 
     Raises:
-        FileError: it is empty, no text, or in an encoding that has to be named.
+        FileError: the file is empty, is not text, or has an encoding that the user must name.
     """
     start, plain = _plain(raw)
     if kind := refused(start.head):
-        raise FileError(f"{kind.what}: {kind.do}")
+        raise FileError(f"{kind.description}: {kind.advice}")
     start.fill(lambda head: bool(_A_LINE.search(head)))
     if not start.head.replace(BOM, b"").strip(b"\xff\xfe\0 \t\r\n\v\f"):
-        raise _nothing_in(start)
+        raise _empty(start)
     if kind := refused(start.head):
-        raise FileError(f"{kind.what}: {kind.do}")
+        raise FileError(f"{kind.description}: {kind.advice}")
     if encoding:
         check_encoding(start.head, encoding)
     else:
@@ -56,20 +55,20 @@ def open_text(raw: IO[bytes], encoding: str | None = None) -> Text:
 
 
 def open_stream(raw: IO[bytes]) -> IO[bytes]:
-    """The bytes of a file that may be gzip (by its first bytes, not by its name).
+    """Opens a file as bytes, decompressed if its first bytes (not its name) are those of gzip.
 
     Raises:
-        FileError: it is compressed in another way.
+        FileError: the file is of a kind that can't be read, such as another compression.
     """
     start, plain = _plain(raw)
     if kind := refused(start.head):
-        raise FileError(f"{kind.what}: {kind.do}")
+        raise FileError(f"{kind.description}: {kind.advice}")
     return io.BufferedReader(plain, BUFFER)
 
 
 def _plain(raw: IO[bytes]) -> "tuple[_Start, _Rewound]":
     start = _Start(raw)
-    # The longest beginning that tells two kinds apart; a pipe may give it byte by byte.
+    # Enough bytes to recognise gzip; a pipe may deliver them one by one.
     start.fill(lambda head: len(head) >= len(GZIP_MAGIC))
     if start.head.startswith(GZIP_MAGIC):
         unpacked: IO[bytes] = gzip.GzipFile(fileobj=io.BufferedReader(_Rewound(start), BUFFER))  # type: ignore[assignment]
@@ -80,14 +79,14 @@ def _plain(raw: IO[bytes]) -> "tuple[_Start, _Rewound]":
     return start, _Rewound(start)
 
 
-def _nothing_in(start: "_Start") -> FileError:
+def _empty(start: "_Start") -> FileError:
     if start.failure:
         return FileError(f"damaged or cut short after line 0 ({start.failure})")
     return FileError("empty: there is no comment in it")
 
 
 class _Start:
-    """The first bytes of an input, which are read once, and what comes after them."""
+    """Buffers the first bytes of an input, and reads the bytes after them."""
 
     def __init__(self, source: IO[bytes]):
         self.source = source
@@ -96,14 +95,14 @@ class _Start:
         self._read: Callable[[int], bytes | None] = getattr(source, "read1", source.read)
 
     def fill(self, enough: Callable[[bytes], bool]) -> None:
-        """Reads until it is enough, up to the limit or the end."""
+        """Reads until `enough` accepts the first bytes, or the limit `HEAD` or the end is reached."""
         while self.failure is None and len(self.head) < HEAD and not enough(self.head):
             if not (data := self.more(HEAD)):
                 return
             self.head += data
 
     def more(self, size: int) -> bytes:
-        """The next bytes; what came before damage is given first."""
+        """Returns the next bytes; raises the error of a damaged file only at the read after it was found."""
         if self.failure is not None:
             raise self.failure.with_traceback(None)
         try:
@@ -114,18 +113,18 @@ class _Start:
 
 
 class _Rewound(io.RawIOBase):
-    """The whole input again, from its first byte."""
+    """The whole input from its first byte, including the buffered ones."""
 
     def __init__(self, start: _Start):
         self._start = start
         self._given = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        """Bytes read into the buffer."""
+        """Reads into the buffer; returns the number of bytes, 0 at the end."""
         data = self._start.head[self._given : self._given + len(buffer)]
         self._given += len(data)
         if not data:
@@ -137,7 +136,7 @@ class _Rewound(io.RawIOBase):
 
 
 class _Recoded(io.RawIOBase):
-    """UTF-8 of a text in another encoding; bytes that mean nothing in it become bytes that are no UTF-8."""
+    """A text converted to UTF-8 from another encoding; undecodable bytes become bytes that are not valid UTF-8."""
 
     def __init__(self, source: io.BufferedReader, encoding: str):
         self._source = source
@@ -146,11 +145,11 @@ class _Recoded(io.RawIOBase):
         self._at_end = False
 
     def readable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        """Bytes read into the buffer."""
+        """Reads into the buffer; returns the number of bytes, 0 at the end."""
         while not self._ready and not self._at_end:
             data = self._source.read1(HEAD)
             self._at_end = not data

@@ -1,7 +1,7 @@
-"""Comments from files: JSON Lines, CSV and what other tools write, of any size in constant memory.
+"""Reads comments from files of any size in constant memory: JSON Lines, CSV and the formats of other tools.
 
-The format comes from the content, not from the name. A line that can't be read is named with its number and the rest
-goes on. Reading again is safe: what is stored already is counted as a duplicate.
+The content determines the format, not the name. A line that can't be read is reported with its number, and reading
+continues. Reading a file again is safe: comments that are already stored count as duplicates.
 """
 
 import csv
@@ -34,7 +34,7 @@ Kind = Literal["jsonl", "csv"]
 
 
 class Reading(NamedTuple):
-    """How a file is to be read. None: as its content says."""
+    """How to read a file. None: detect it from the content."""
 
     kind: Kind | None = None
     encoding: str | None = None
@@ -47,10 +47,10 @@ class Reading(NamedTuple):
 
 
 def open_comments(raw: IO[bytes], how: Reading) -> Iterator[Numbered | BadLine]:
-    """The comments of a file. What it is comes out at once; its lines are read as they are asked for.
+    """Returns the comments of a file: detects its format at once, and reads its lines as the iterator advances.
 
     Raises:
-        FileError: it is nothing that can be read here; or, from the iterator, not further than to here.
+        FileError: the file can't be read; from the iterator: it can't be read further.
     """
     text = open_text(raw, how.encoding)
     items = _read(text, how)
@@ -71,15 +71,15 @@ def _read(text: Text, how: Reading) -> Iterator[Numbered | BadLine]:
         )
     mapper = Mapper(how.preset, how.columns) if how.preset or how.columns else None
     if _is_document(head, mapper):
-        # Comments of ours may hold another tool's members in their metadata.
+        # Comments in our own format may contain another tool's members in their metadata.
         if not mapper and b'"post_id"' not in head and (hint := hint_of_text(head)):
-            raise FileError(f"not in this program's shape{hint}")
+            raise FileError(f"not in this program's format{hint}")
         return read_documents(text.stream, Defaults(how.post_id, how.source), mapper)
     return read_json_lines(text.stream, post_id=how.post_id, source=how.source, mapper=mapper)
 
 
 def _names(how: Reading) -> frozenset[str]:
-    """The names that a header of this file may have."""
+    """Returns the names that a header of this file may have, case folded."""
     rules = Mapper(how.preset, how.columns).rules.values()
     return frozenset(path.casefold() for rule in rules for path in rule.paths)
 
@@ -90,7 +90,7 @@ def _kind(head: bytes, how: Reading) -> Kind:
         return "jsonl"
     header = _header(head)
     known = _cells(header, _delimiter(header, _names(how))) & _names(how)
-    # A line of something else before JSON Lines is one bad line.
+    # Another line before JSON Lines is one bad line.
     return "jsonl" if not known and _A_JSON_LINE.search(head) else "csv"
 
 
@@ -103,11 +103,11 @@ def _header(head: bytes) -> str:
 
 
 def _delimiter(header: str, names: frozenset[str]) -> str:
-    """What is between the names of a header: with it most of ours are found, or else most names at all."""
+    """Returns the delimiter of a header: the one that yields the most known names, then the most names."""
     if header.lower().startswith(SEPARATOR_LINE) and len(header) == len(SEPARATOR_LINE) + 1:
         return header[-1]
-    found = {one: _cells(header, one) for one in DELIMITERS}
-    return max(DELIMITERS, key=lambda one: (len(found[one] & names), len(found[one])))
+    found = {delimiter: _cells(header, delimiter) for delimiter in DELIMITERS}
+    return max(DELIMITERS, key=lambda delimiter: (len(found[delimiter] & names), len(found[delimiter])))
 
 
 def _cells(header: str, delimiter: str) -> frozenset[str]:
@@ -119,11 +119,11 @@ def _cells(header: str, delimiter: str) -> frozenset[str]:
 
 
 def _is_document(head: bytes, mapper: Mapper | None) -> bool:
-    """Whether it is JSON that does not have one comment a line: an array, an object around it, or lines within one."""
+    """Returns whether the file is JSON other than JSON Lines: an array, an object around one, or indented objects."""
     if head.lstrip().startswith(b"[") or _is_pretty(head):
         return True
     if not mapper:
-        # A whole request in one line may be larger than a line may be.
+        # A whole request in one line may exceed the limit of a line.
         return _A_REQUEST.match(head) is not None and not _first_line(head)[1]
     container = mapper.preset.container if mapper.preset else None
     first, ended = _first_line(head)
@@ -136,7 +136,7 @@ def _is_document(head: bytes, mapper: Mapper | None) -> bool:
 
 
 def _is_pretty(head: bytes) -> bool:
-    """Whether its first line is no whole object, and its second one goes on with it."""
+    """Returns whether the first line is an incomplete object that the second line continues."""
     found = _FIRST_LINE.match(head)
     if not found or not found[1].startswith(b"{") or found[3] not in (b'"', b"}"):
         return False
@@ -148,6 +148,6 @@ def _is_pretty(head: bytes) -> bool:
 
 
 def _first_line(head: bytes) -> tuple[bytes, bool]:
-    """The first line, and whether its end is there."""
+    """Returns the first line, and whether it is complete."""
     found = _FIRST_LINE.match(head)
     return (found[1], found[2] is not None) if found else (b"", False)

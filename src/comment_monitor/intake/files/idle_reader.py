@@ -1,16 +1,16 @@
-"""An input that may pause, such as a pipe from `tail -f`: whoever reads it learns of it, and can be told to stop."""
+"""An input that may pause, such as a pipe from `tail -f`: reports each pause to its reader, and can be stopped."""
 
 import io
 import select
 from collections.abc import Callable
 from typing import IO, Final
 
-# Seconds without input that are a pause.
+# Seconds without input that count as a pause.
 PAUSE: Final = 0.5
 
 
 class PausingInput(io.RawIOBase):
-    """Raw bytes of a pipe, a socket or a terminal; `on_pause` is called in the reader's thread, again and again."""
+    """Raw bytes of a pipe, a socket or a terminal; the reader's thread calls `on_pause` repeatedly during a pause."""
 
     def __init__(self, raw: IO[bytes]):
         self._raw = raw
@@ -18,11 +18,11 @@ class PausingInput(io.RawIOBase):
         self.on_pause: Callable[[], None] = lambda: None
 
     def readable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        """Bytes read into the buffer; 0 at the end, and once it was stopped."""
+        """Reads into the buffer; returns the number of bytes, 0 at the end and after `stop`."""
         while not self._stopped and not select.select([self._raw], [], [], PAUSE)[0]:
             self.on_pause()
         if self._stopped:
@@ -32,13 +32,13 @@ class PausingInput(io.RawIOBase):
         return len(data)
 
     def stop(self) -> None:
-        """From now on it is at its end: a reader that waits in its thread comes back within a moment.
+        """Ends the input: a reader that waits in its thread returns within `PAUSE` seconds.
 
-        Closing it would wait for that reader.
+        Closing the input instead would wait for that reader.
         """
         self._stopped = True
 
     def close(self) -> None:
-        """Closes the input too."""
+        """Also closes the underlying input."""
         self._raw.close()
         super().close()

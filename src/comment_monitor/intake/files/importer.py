@@ -1,4 +1,4 @@
-"""From a file's lines into the pipeline: chunk by chunk, several under way, in constant memory."""
+"""Feeds a file's comments to the pipeline: in chunks, several of them concurrently, in constant memory."""
 
 import asyncio
 import threading
@@ -22,34 +22,34 @@ async def feed(
     on_bad: Callable[[BadLine], None],
     pausing: PausingInput | None = None,
 ) -> None:
-    """Feeds comments to the pipeline, `chunk` at a time with `in_flight` chunks under way.
+    """Feeds comments to the pipeline in chunks of `chunk` comments, at most `in_flight` chunks concurrently.
 
-    Memory is bounded by `chunk * in_flight` comments. A file that can't be read on, or the first error of the pipeline,
-    ends it after what was read before and what was under way is completed. Where `pausing`, the input that `items` come
-    from, pauses, a chunk that is not full goes too.
+    Memory is bounded by `chunk * in_flight` comments. After the first error of the pipeline no further chunk starts;
+    when the file can't be read further, the comments before that point are still stored. Chunks in flight are always
+    completed. When `pausing`, the input behind `items`, pauses, an incomplete chunk is stored too.
 
     Raises:
         FileError: the file can't be read to its end.
         Problem: the pipeline's first error.
     """
-    room = asyncio.Semaphore(in_flight)
+    slots = asyncio.Semaphore(in_flight)
     failures: list[FileError | Problem] = []
 
     async def store(part: list[Numbered]) -> None:
         try:
-            result: list[Outcome] = await submit([one.comment for one in part])
-            for one, outcome in zip(part, result, strict=True):
+            result: list[Outcome] = await submit([item.comment for item in part])
+            for item, outcome in zip(part, result, strict=True):
                 if outcome.status == "rejected":
-                    on_bad(BadLine(one.line, one.comment.id, outcome.reason))
+                    on_bad(BadLine(item.line, item.comment.id, outcome.reason))
         except Problem as problem:
             failures.append(problem)
         finally:
-            room.release()
+            slots.release()
 
     async with asyncio.TaskGroup() as group:
         async for part in _ReadAhead(_Chunks(items, chunk, on_bad, failures), pausing).parts():
-            await room.acquire()
-            if any(isinstance(one, Problem) for one in failures):
+            await slots.acquire()
+            if any(isinstance(failure, Problem) for failure in failures):
                 break
             group.create_task(store(part))
     if failures:
@@ -57,7 +57,10 @@ async def feed(
 
 
 class _Chunks:
-    """The comments in lists of `size`; where the file can't be read on, what came before it still, and the failure."""
+    """The comments in lists of `size`.
+
+    If the file can't be read further, yields the comments before that point and adds the error to `failures`.
+    """
 
     def __init__(
         self,
@@ -87,15 +90,15 @@ class _Chunks:
             yield self.take()
 
     def take(self) -> list[Numbered]:
-        """What has come so far of the next list."""
+        """Takes the comments collected so far for the next list."""
         part, self._part = self._part, []
         return part
 
 
 class _ReadAhead:
-    """Reads in a thread of its own, one part ahead: a pipe that pauses holds up no transaction, nor what came before.
+    """Reads in a separate thread, one part ahead, so that a pipe that pauses blocks no transaction and no earlier part.
 
-    The thread is left behind where it waits for input that nobody wants any more.
+    The thread is abandoned if it still waits for input when the import ends.
     """
 
     def __init__(self, chunks: _Chunks, pausing: PausingInput | None):
@@ -106,7 +109,7 @@ class _ReadAhead:
             pausing.on_pause = self._flush
 
     async def parts(self) -> AsyncIterator[list[Numbered]]:
-        """The lists, as they come."""
+        """Yields the lists as they become available."""
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         while (item := await self._ahead.get()) is not None:
             if isinstance(item, BaseException):
@@ -114,13 +117,13 @@ class _ReadAhead:
             yield item
 
     def _read(self) -> None:
-        # Where the loop is gone meanwhile, so is whoever would read it.
+        # If the event loop has ended meanwhile, no consumer is left.
         with suppress(RuntimeError, CancelledError):
             try:
                 for part in self._chunks:
                     self._hand_over(part)
                 self._hand_over(None)
-            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            except Exception as error:  # noqa: BLE001 - raised in the consumer
                 self._hand_over(error)
 
     def _flush(self) -> None:
@@ -129,7 +132,7 @@ class _ReadAhead:
 
     def _hand_over(self, item: list[Numbered] | BaseException | None) -> None:
         taken: Future[None] = Future()
-        # The coroutine is made within the loop: where that ends at a Ctrl-C, none is left that nobody awaits.
+        # The coroutine is created within the loop, so none remains un-awaited if Ctrl-C ends the loop first.
         self._loop.call_soon_threadsafe(self._put, item, taken)
         taken.result()
 

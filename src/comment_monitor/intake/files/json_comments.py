@@ -1,4 +1,4 @@
-"""Comments from JSON: one a line, a whole request a line, or documents of any size; in our shape or another tool's."""
+"""Reads comments from JSON: a comment or a request per line, or documents of any size, also in other tools' formats."""
 
 import io
 import re
@@ -25,14 +25,14 @@ from comment_monitor.intake.files.numbered import BadLine, Defaults, Numbered, w
 from comment_monitor.intake.files.presets import Mapper, Members, hint_of, preset_of
 from comment_monitor.intake.request_parser import parse_request
 
-# A text of 10,000 characters, all escaped, with its metadata, fits many times over.
+# Many times the size of a comment with 10,000 characters, all escaped, and its metadata.
 MAX_LINE: Final = 4 * 1024 * 1024
-ARRAY: Final = "a JSON array, not JSON Lines, which has one object a line (jq -c '.[]' makes it so)"
+ARRAY: Final = "a JSON array, not JSON Lines, which has one object per line (jq -c '.[]' converts it)"
 # The member of a request that holds its comments.
 COMMENTS: Final = "comments"
-# What a document says before its comments: of a member longer than this nothing is asked.
+# The longest member of a document that is kept once its comments were found; longer ones are ignored.
 MAX_MEMBER: Final = 64 * 1024
-# What a mapping takes, where no request is around the comments.
+# A hint for a rejected number: a mapping would accept it, outside a request.
 _NUMBER: Final = re.compile(r"`(\w+)` must be a string(?: or null)?, not a number")
 TAKES_NUMBERS: Final = " (--column {0}={0} takes numbers)"
 _KEY: Final = re.compile(rb'"(\w{1,40})"\s{0,10}:')
@@ -42,7 +42,7 @@ Items = Iterator[Numbered | BadLine]
 
 
 class LineHead(msgspec.Struct, kw_only=True):
-    """What a line says of its post; the comment itself is read like a request's."""
+    """The post and source of a line; the comment itself is decoded like that of a request."""
 
     post_id: str | None = None
     source: str | None = None
@@ -55,10 +55,10 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def read_json_lines(
     stream: IO[bytes], *, post_id: str | None, source: str | None, mapper: Mapper | None = None
 ) -> Items:
-    """Comments from JSON Lines; `post_id` and `source` stand in where a line has none.
+    """Reads comments from JSON Lines; `post_id` and `source` are the defaults for lines without them.
 
     Raises:
-        FileError: a compressed file is damaged or cut short.
+        FileError: the file is a JSON array, or a compressed file is damaged or cut short.
     """
     defaults = Defaults(post_id, source)
     first = 0
@@ -92,7 +92,7 @@ def _takes_numbers(reason: str) -> str:
 
 
 def hint_of_text(head: bytes) -> str:
-    """The same of a document that is not split, by the keys in its beginning."""
+    """Returns the hint of `hint_of` for a document that is not parsed, from the keys in its beginning."""
     return hint_of(name.decode("utf-8", "replace") for name in _KEY.findall(head))
 
 
@@ -136,10 +136,10 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 
 def _unusual(number: int, line: bytes, defaults: Defaults, reason: str) -> Items:
-    """What else a line may be that is no comment: a request, or lines that were joined without an end between them."""
+    """Reads a line that is not one comment: a request, or lines joined without a line break between them."""
     if not line.replace(BOM, b"").strip():
         return
-    # Taking a line apart costs more than its decoder, which says where it found more than one value.
+    # Splitting a line costs more than decoding it, and the decoder reports "trailing" if there is more than one value.
     parts = _parts(line) if line.startswith(BOM) or "trailing" in reason else []
     for part in parts or [line]:
         members = _try_members(part)
@@ -147,7 +147,7 @@ def _unusual(number: int, line: bytes, defaults: Defaults, reason: str) -> Items
             yield from _from_request(number, part, defaults)
             continue
         fault = reason
-        # A line that is one value, as nearly all are, has been tried.
+        # The caller has already tried a line with a single value, as nearly all have.
         if len(part) != len(line):
             try:
                 yield Numbered(number, _from_json(part, defaults))
@@ -160,7 +160,7 @@ def _unusual(number: int, line: bytes, defaults: Defaults, reason: str) -> Items
 
 
 def _parts(line: bytes) -> list[bytes]:
-    """The objects of a line, of which a file that was joined to another may have several; none where it is broken."""
+    """Returns the objects of a line, which may have several if files were joined; none if the line is malformed."""
     values = JsonStream(io.BytesIO(line), MAX_LINE)
     found: list[bytes] = []
     try:
@@ -170,7 +170,7 @@ def _parts(line: bytes) -> list[bytes]:
             found.append(values.value() or b"")
     except BrokenJsonError:
         return []
-    # Blanks around a single object make no other line of it.
+    # A single object is the line itself, apart from blanks.
     return found if len(found) > 1 or line.startswith(BOM) else []
 
 
@@ -187,7 +187,7 @@ def _try_members(line: bytes) -> Members | None:
 
 
 def _from_request(number: int, body: bytes, defaults: Defaults) -> Items:
-    """The comments of a whole request; what it says of its post itself comes later, and so counts."""
+    """Reads the comments of a whole request. Its own members follow the defaults, and the last of a name counts."""
     given = {name: value for name, value in defaults._asdict().items() if value}
     joined = msgspec.json.encode(given)[:-1] + (b"," if given else b"") + body.lstrip()[1:]
     try:
@@ -256,12 +256,12 @@ def _mapped(number: int, members: Members, defaults: Defaults, mapper: Mapper, a
 
 
 def read_documents(stream: io.BufferedIOBase, defaults: Defaults, mapper: Mapper | None) -> Items:
-    """Comments from JSON documents of any size: arrays of comments, objects that hold such an array, or comments.
+    """Reads comments from JSON documents of any size: arrays of comments, objects that contain one, or comments.
 
-    Without a mapper they are in our shape.
+    Without a mapper the comments have this program's own fields.
 
     Raises:
-        FileError: it is no JSON from here on, or damaged.
+        FileError: the rest of the file is not JSON, or is damaged.
     """
     values = JsonStream(stream, MAX_LINE)
     try:
@@ -301,11 +301,11 @@ def _document(values: JsonStream, defaults: Defaults, mapper: Mapper | None) -> 
 
 
 def _around(members: Members, defaults: Defaults, mapper: Mapper | None) -> Defaults:
-    """What the document says of its comments, as far as it came before them."""
+    """Returns the post and source that the document gives before its comments, or else the defaults."""
     try:
         if mapper is None:
-            said = _head.decode(msgspec.json.encode(members))
-            return Defaults(said.post_id or defaults.post_id, said.source or defaults.source)
+            head = _head.decode(msgspec.json.encode(members))
+            return Defaults(head.post_id or defaults.post_id, head.source or defaults.source)
         found = mapper.around(members)
     except msgspec.MsgspecError as error:
         raise FileError(in_words(error, "the document")) from None
@@ -314,7 +314,9 @@ def _around(members: Members, defaults: Defaults, mapper: Mapper | None) -> Defa
     needed = mapper.preset.around if mapper.preset else {}
     if late := [field for field in needed if field not in found and not getattr(defaults, field)]:
         options = " and ".join(f"--{field.replace('_', '-')}" for field in late)
-        raise FileError(f"the document does not say its {' and '.join(late)} before its comments: name it by {options}")
+        raise FileError(
+            f"the document does not give its {' and '.join(late)} before its comments: name it by {options}"
+        )
     return Defaults(found.get("post_id") or defaults.post_id, defaults.source or found.get("source"))
 
 
@@ -325,7 +327,7 @@ def _elements(values: JsonStream, defaults: Defaults, mapper: Mapper | None, nam
         if raw is None:
             yield BadLine(line, None, f"{at}longer than {MAX_LINE} bytes")
         elif mapper is None:
-            yield from _own(line, raw, defaults, at, late_post="where it comes after the comments, --post-id names it")
+            yield from _own(line, raw, defaults, at, late_post="if it follows the comments, name it by --post-id")
         else:
             try:
                 yield _mapped(line, _decode_members(raw), defaults, mapper, at)
@@ -334,7 +336,7 @@ def _elements(values: JsonStream, defaults: Defaults, mapper: Mapper | None, nam
 
 
 def _own(line: int, raw: bytes, defaults: Defaults, at: str = "", late_post: str = "") -> Items:
-    """What a value of a document is: a comment in our shape, or a request with several."""
+    """Reads a value of a document: a comment in this program's own fields, or a request with several."""
     try:
         yield Numbered(line, _from_json(raw, defaults))
     except BadCommentError as error:

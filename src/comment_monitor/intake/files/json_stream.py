@@ -1,8 +1,8 @@
-"""JSON documents of any size, read value by value in constant memory.
+"""Reads JSON documents of any size, value by value, in constant memory.
 
-`spans.Reader` does the same for a document that is in memory. Here the document comes piece by piece, so that the state
-between two pieces is kept: every byte is scanned once. Only structure is checked; whether a value is well formed is
-for its decoder to say.
+`json_scanner.Reader` does the same for a document in memory. Here the document arrives in pieces, and the scanner keeps
+its state between two pieces, so it scans every byte once. It checks only the structure; the decoder checks whether each
+value is well formed.
 """
 
 import io
@@ -11,25 +11,25 @@ from collections.abc import Iterator
 from typing import Final, NoReturn
 
 PIECE: Final = 256 * 1024
-# A byte order mark between two documents is that of a file which was joined to another.
+# A byte order mark between two documents comes from a file that was joined to another.
 _BLANK: Final = re.compile(rb"(?:[ \t\n\r]++|\xef\xbb\xbf)*+")
 _IN_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _PLAIN: Final = re.compile(rb'[^ \t\n\r,:"\[\]{}]*+')
-# As many whole strings as there are, up to a bracket, to a string that is not whole, or to the end.
+# Matches complete strings and other text up to a bracket, an incomplete string, or the end.
 _BETWEEN: Final = re.compile(rb'[^\[\]{}"]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^\[\]{}"]*+)*+', re.DOTALL)
 
 _RUN: Final = re.compile(rb"[\[{]++|[\]}]++")
 
 
 class BrokenJsonError(ValueError):
-    """The document is no JSON here; the message says what was expected."""
+    """The document is not JSON; the message names the expected token."""
 
 
 class JsonStream:
-    """Goes through the documents of a stream value by value; a value of more than `limit` bytes is left out.
+    """Reads the documents of a stream value by value; skips values of more than `limit` bytes.
 
     Raises:
-        BrokenJsonError: by each of its methods, where something else follows than has to.
+        BrokenJsonError: from any method, if the document does not continue as the method requires.
     """
 
     def __init__(self, stream: io.BufferedIOBase, limit: int):
@@ -43,21 +43,21 @@ class JsonStream:
 
     @property
     def line(self) -> int:
-        """The line of the next value, from 1."""
+        """The line number of the next value, from 1."""
         self._count_lines()
         return self._line
 
     def peek(self) -> bytes:
-        """The first byte of what comes next, without blanks; empty at the end."""
+        """Returns the next byte that is not blank, without consuming it; empty at the end."""
         while True:
             found = _BLANK.match(self._data, self._at)
             self._at = found.end() if found else self._at
-            # The mark's three bytes may come in two pieces.
+            # The byte order mark's three bytes may arrive in two pieces.
             if len(self._data) - self._at >= len(b"\xef\xbb\xbf") or not self._more():
                 return self._data[self._at : self._at + 1]
 
     def members(self) -> Iterator[bytes]:
-        """The keys of an object as JSON; its consumer has to take the value after each key."""
+        """Yields the keys of an object as JSON; the caller must read the value after each key."""
         self._pass(b"{")
         more = self.peek() != b"}"
         while more:
@@ -71,11 +71,11 @@ class JsonStream:
         self._pass(b"}")
 
     def elements(self) -> Iterator[None]:
-        """Once before each value of an array; its consumer has to take that value."""
+        """Yields once before each value of an array; the caller must read that value."""
         self._pass(b"[")
         more = self.peek() != b"]"
         while more:
-            # Up to the value, whose line may be asked for.
+            # Skip blanks, so that `line` is that of the value.
             self.peek()
             yield
             if more := self.peek() == b",":
@@ -83,7 +83,7 @@ class JsonStream:
         self._pass(b"]")
 
     def value(self) -> bytes | None:
-        """The value that comes next, as it was written; None where it is too long."""
+        """Returns the next value as written; None if it is too long."""
         first = self.peek()
         if first in (b"", b",", b":", b"]", b"}"):
             raise BrokenJsonError("expected a value" if first else "it ends within a value")
@@ -103,12 +103,12 @@ class JsonStream:
         self._at = scan.at
         return None if too_long or len(found) > self._limit else found
 
-    def fail(self, expected: str) -> NoReturn:
-        """Something else was expected here."""
-        raise BrokenJsonError(expected)
+    def fail(self, message: str) -> NoReturn:
+        """Raises BrokenJsonError with this message."""
+        raise BrokenJsonError(message)
 
     def _more(self) -> bool:
-        """One more piece behind what is not yet taken; False at the end."""
+        """Appends the next piece to the unread data; returns False at the end."""
         self._count_lines()
         if not self._ended:
             piece = self._stream.read1(PIECE)
@@ -128,7 +128,7 @@ class JsonStream:
 
 
 class _Scan:
-    """Where a value ends: a position, and what is open there."""
+    """The search for a value's end: the position, the open brackets, and whether it is within a string."""
 
     def __init__(self, data: bytes, at: int):
         self.at = at
@@ -138,11 +138,11 @@ class _Scan:
 
     @property
     def whole_at_the_end(self) -> bool:
-        """Whether the value may end with the document: a number does."""
+        """Whether the value may end with the document, as a number may."""
         return self._is_plain
 
     def step(self, data: bytes, *, ended: bool) -> bool:
-        """Goes on as far as the data goes; whether the value's end was found."""
+        """Scans as far as the data goes; returns whether it found the value's end."""
         if self._is_plain:
             self.at = _end(_PLAIN, data, self.at)
             return self.at < len(data) or ended
@@ -155,7 +155,7 @@ class _Scan:
                 self._open_or_close(data)
             else:
                 self.at = _end(_IN_STRING, data, self.at)
-                # Not the quote: an escape that is cut, or the end of the data.
+                # There is no closing quote yet: the data ends, perhaps within an escape.
                 if data[self.at : self.at + 1] != b'"':
                     return False
                 self._in_string = False
@@ -173,7 +173,7 @@ class _Scan:
             self._depth += run
             self.at += run
         else:
-            # The run may go on with what closes the array or object around the value.
+            # The rest of the run may close the enclosing arrays or objects.
             run = min(run, self._depth)
             self._depth -= run
             self.at += run

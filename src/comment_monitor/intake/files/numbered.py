@@ -1,4 +1,4 @@
-"""What a file's readers give: comments and bad lines, each with its place in the file."""
+"""The results of a file's readers: comments and bad lines, each with its line number."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,26 +9,26 @@ from msgspec.structs import replace
 from comment_monitor.core.model import MAX_ID, Comment
 from comment_monitor.intake.comment_decoder import BadCommentError
 
-# An id as spreadsheets and data frames write large numbers; its last digits are lost.
+# An id in the notation of spreadsheets and data frames for large numbers, which loses the last digits.
 _ROUNDED: Final = re.compile(
     r"[+-]?[0-9]{1,4}(?:[eE]\+[0-9]{1,3}|[.,][0-9]{1,20}[eE]\+?[0-9]{1,3})"
     r"|[0-9]{1,3}([.,'\u2019 \u00a0\u202f])[0-9]{3}(?:\1[0-9]{3}){3,}"
 )
-# A whole number of five digits or more is no version or part of a list, so ".0" came from a column of floats.
+# A whole number of five or more digits is not a version or a list number, so its ".0" comes from a column of floats.
 _FLOAT: Final = re.compile(r"-?[0-9]{5,}[.,]0+")
-# A column with gaps is one of floats, and that of parents has gaps.
+# Data frames store a column with gaps as floats, and the column of parents has gaps.
 _FLOAT_PARENT: Final = re.compile(r"[0-9]+\.0")
-# Quotes that were to keep a spreadsheet from reading a number.
+# Quotes meant to keep a spreadsheet from converting the id to a number.
 _QUOTED: Final = re.compile(r"""['"\u2018\u2019\u201c\u201d`]+[0-9]+['"\u2018\u2019\u201c\u201d`]*""")
 _FORMULA: Final = re.compile(r"""=\s*["'].*|\#{3,}|\#(?:NAME\?|VALUE!|REF!|NUM!|NULL!|N/A|DIV/0!)""", re.DOTALL)
-# What each of them begins with.
+# The first characters of all values that these patterns match.
 _SUSPECT: Final = frozenset("=#+-0123456789 \t\n\r\u00a0'\"\u2018\u2019\u201c\u201d`")
 AS_TEXT: Final = "format the column as text and export the file again"
 WITHOUT_QUOTES: Final = "export the file again without them"
 
 
 class BadLine(NamedTuple):
-    """A line that holds no comment that can be stored; `is_csv_fault`: it was left out because it is no CSV."""
+    """A line without a comment that can be stored; `is_csv_fault`: it was skipped because it is not valid CSV."""
 
     line: int
     id: str | None
@@ -44,21 +44,21 @@ class Numbered(NamedTuple):
 
 
 class Defaults(NamedTuple):
-    """The post and the source of comments that name none."""
+    """The post and the source for comments without them."""
 
     post_id: str | None
     source: str | None
 
 
 def with_whole_ids(comment: Comment) -> Comment:
-    """The same comment, where no spreadsheet has changed one of its ids.
+    """Returns the comment unchanged, after checking that no spreadsheet has altered its ids.
 
     Raises:
-        BadCommentError: an id is a rounded number or a formula, and so perhaps that of several comments, or it is
-            written in another way than it came from the platform.
+        BadCommentError: an id is a rounded number or a formula, and so perhaps shared by several comments, or its
+            spelling differs from the platform's.
     """
     parent, author = comment.parent_id, comment.author_id
-    # Nearly every id is plain, and this is asked of every line.
+    # A fast check first: it runs for every line, and nearly every id is plain.
     id_, post = comment.id, comment.post_id
     if (
         (id_.isalnum() or id_[0] not in _SUSPECT)
@@ -83,7 +83,7 @@ def with_whole_ids(comment: Comment) -> Comment:
 
 
 def within_posts(items: Iterable[Numbered | BadLine]) -> Iterator[Numbered | BadLine]:
-    """The same with ids that hold their post's: for sources that number the comments of each post from 1."""
+    """Prefixes all ids with the post's id, for sources that number the comments of each post from 1."""
     for item in items:
         if isinstance(item, BadLine):
             yield item

@@ -1,4 +1,4 @@
-"""Comments in the shape of other tools: which of their members is which of ours, and in what form it comes."""
+"""Maps comments of other tools: which of their members is which of our fields, and how its value is converted."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -19,8 +19,8 @@ Convert = Callable[[Any], Any]
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# Seconds, milliseconds and microseconds since 1970 are told apart by their size. What would lie before 1973 or after
-# 2129 in all of them is something else: a year, a day of a spreadsheet, 20260131.
+# The size of a number distinguishes seconds, milliseconds and microseconds since 1970. A number outside the years 1973
+# to 2128 in all three units is not a time: it may be a year, a day number of a spreadsheet, or 20260131.
 _UNITS: Final = (1, 1_000, 1_000_000)
 _FIRST_SECOND: Final = 10**8
 _LAST_SECOND: Final = 5 * 10**9
@@ -40,22 +40,22 @@ _FACTORS: Final = {
 
 
 def as_text(value: Any) -> str | None:
-    """An id or a name, which some tools send as a number."""
+    """Converts an id or a name, which some tools send as a number, to text."""
     if value is None or isinstance(value, str):
         return value
-    # Python writes no integer of more than 4,300 digits.
+    # Python does not convert integers of more than 4,300 digits to text.
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _HUGE:
         return str(value)
     raise BadCommentError("must be a string or a whole number")
 
 
 def as_it_is(value: Any) -> Any:
-    """As it came."""
+    """Returns the value unchanged."""
     return value
 
 
 def moment(value: Any) -> str | None:
-    """RFC 3339 of seconds, milliseconds or microseconds since 1970; another text is left to the check of moments."""
+    """Converts seconds, milliseconds or microseconds since 1970 to RFC 3339; `read_moment` checks any other text."""
     if value is None or value is False:
         return None
     if isinstance(value, str):
@@ -70,24 +70,24 @@ def moment(value: Any) -> str | None:
 
 
 def _since_1970(value: float) -> str | None:
-    """Tools that know no time write 0."""
+    """Converts a number since 1970 to RFC 3339; None for 0, which tools write if the time is unknown."""
     if value == 0:
         return None
     for unit in _UNITS:
         if _FIRST_SECOND * unit <= value < _LAST_SECOND * unit:
             return (_EPOCH + timedelta(seconds=value / unit)).isoformat()
-    raise BadCommentError("is a number that is no time in seconds since 1970")
+    raise BadCommentError("is a number that is not a time in seconds since 1970")
 
 
 def moment_in_utc(value: Any) -> str | None:
-    """A moment that says no offset because its tool always writes UTC."""
+    """Converts a time like `moment`, but reads a text without an offset as UTC, which its tool always writes."""
     if isinstance(value, str) and value.strip() and not _OFFSET.search(value) and not _NUMBER.fullmatch(value):
         return f"{value.strip()}Z"
     return moment(value)
 
 
 def count(value: Any) -> int | None:
-    """A number of likes, such as 12, "1,234" or "1.2K"."""
+    """Converts a number of likes, such as 12, "1,234" or "1.2K"."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -99,7 +99,7 @@ def count(value: Any) -> int | None:
     if not found or not factor:
         raise BadCommentError('must be a whole number, such as 1200 or "1.2K"')
     if factor == 1 and re.fullmatch(r"[.,]0{1,2}", found[2]):
-        # A data frame has made it a fraction.
+        # A data frame has converted the whole number to a fraction.
         return int(found[1])
     if _THOUSANDS.fullmatch(found[2]) and (not found[2] or (factor == 1 and found[1].lstrip("+-0"))):
         return int(found[1] + re.sub(r"[^0-9]", "", found[2])) * factor
@@ -109,41 +109,41 @@ def count(value: Any) -> int | None:
 
 
 def none_if(*unknown: Any) -> Convert:
-    """An id that some values stand in for where there is none."""
+    """Returns a converter for ids that maps the given placeholder values to None."""
     return lambda value: None if value in unknown and not isinstance(value, bool) else as_text(value)
 
 
 def before_dot(value: Any) -> str | None:
-    """The id of the comment that is answered, which is the beginning of an answer's id on YouTube."""
+    """Returns the id of the parent comment, which on YouTube is the part of a reply's id before the dot."""
     thread, dot, _ = (as_text(value) or "").partition(".")
     return thread if dot else None
 
 
 def reddit_post(value: Any) -> str | None:
-    """A post's id without the kind before it."""
+    """Returns a post's id without its type prefix."""
     return (as_text(value) or "").removeprefix("t3_") or None
 
 
 def reddit_parent(value: Any) -> str | None:
-    """The comment that is answered; None where it is the post."""
+    """Returns the id of the parent comment; None if the parent is the post."""
     name = as_text(value) or ""
     return None if name.startswith("t3_") else name.removeprefix("t1_") or None
 
 
 def reddit_url(value: Any) -> str | None:
-    """The whole address of a path."""
+    """Returns the full address for a path on reddit.com."""
     path = as_text(value) or ""
     return f"https://www.reddit.com{path}" if path.startswith("/") else path or None
 
 
 class Rule(NamedTuple):
-    """Where a field stands: the first of these paths that holds a value, and what is made of it."""
+    """How a field is read: from the first of these paths that has a value, with this conversion."""
 
     paths: tuple[str, ...]
     convert: Convert
 
 
-# What is made of a field where a mapping names it and says no more.
+# The conversions of fields that the user maps by name alone.
 CONVERT: Final[Mapping[str, Convert]] = {
     **dict.fromkeys(("id", "parent_id", "post_id", "author_id", "author", "source"), as_text),
     **dict.fromkeys(("text", "url"), as_it_is),
@@ -153,16 +153,16 @@ CONVERT: Final[Mapping[str, Convert]] = {
 
 
 class Preset(NamedTuple):
-    """A tool's shape of a comment. `container` is the member of a document that holds an array of them."""
+    """The format of a tool's comments. `container` is the member of a document that holds an array of them."""
 
     source: str
     rules: Mapping[str, Rule]
-    # A line that has all members of one of these is of this shape.
+    # A line that has all members of one of these sets has this format.
     signs: tuple[frozenset[str], ...]
     container: str | None = None
-    # Fields of every comment that the document around the comments gives.
+    # Fields of every comment that are read from the enclosing document.
     around: Mapping[str, Rule] = {}
-    # What `--post-id` has to name, where the lines do not say it.
+    # What `--post-id` must name if the lines do not contain it.
     post: str | None = None
 
 
@@ -258,21 +258,21 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 
 def preset_of(names: Iterable[str]) -> str | None:
-    """The preset whose shape a comment with these members has."""
+    """Returns the name of the preset whose format has these members, or None."""
     given = frozenset(names)
     return next((name for name, preset in PRESETS.items() if any(sign <= given for sign in preset.signs)), None)
 
 
 def hint_of(names: Iterable[str]) -> str:
-    """What to do with a comment that has these members, behind the reason why it is rejected."""
+    """Returns a hint at the preset for a comment with these members, to be appended to the reason for rejection."""
     name = preset_of(names)
     return f" (it looks like {name}: --preset {name} reads it)" if name else ""
 
 
 class Mapper:
-    """Comments from members by other names: those of a preset, and then those that the user named.
+    """Maps members with other names to our fields: by a preset, overridden by the columns that the user named.
 
-    A field that neither names has its own name, where there is no preset.
+    Without a preset, every other field is read from the member of its own name.
     """
 
     def __init__(self, preset: str | None, columns: Mapping[str, str]):
@@ -284,15 +284,15 @@ class Mapper:
             self.rules[field] = Rule((path,), CONVERT.get(field, as_it_is))
 
     def fields(self, members: Members) -> dict[str, Any]:
-        """What a comment's members say of our fields; absent ones are left out.
+        """Returns our fields from a comment's members, without absent ones.
 
         Raises:
-            BadCommentError: a member has another type than it may have.
+            BadCommentError: a member has a type that is not accepted.
         """
         return _apply(self.rules, members)
 
     def id_of(self, members: Members) -> str | None:
-        """The id to name a rejected comment by; None where it has none."""
+        """Returns the id for the report of a rejected comment; None if it has none."""
         try:
             found = _apply({"id": self.rules["id"]}, members).get("id")
         except BadCommentError:
@@ -300,11 +300,11 @@ class Mapper:
         return found[:MAX_NAME].replace("\0", "\ufffd").encode("utf-8", "replace").decode() if found else None
 
     def around(self, members: Members) -> dict[str, Any]:
-        """What a document says of all comments in it."""
+        """Returns the fields that a document gives for all its comments."""
         return _apply(self.preset.around, members) if self.preset else {}
 
     def for_cells(self, columns: Mapping[str, str]) -> dict[str, Rule]:
-        """The same for the cells of a table: what neither a preset nor the user names is taken as it is written."""
+        """Returns the rules for a table's cells: without a preset, only `likes` and named columns are converted."""
         mapped = self.rules if self.preset else columns
         return {
             field: Rule(rule.paths, rule.convert if field in mapped or field == "likes" else as_it_is)
@@ -349,7 +349,7 @@ def _decode(raw: msgspec.Raw) -> Any:
 
 
 def _at(members: Members, path: str) -> msgspec.Raw | None:
-    """A member by its name, which may hold dots, or by a path of names with dots between them."""
+    """Returns a member by its name, which may contain dots, or by a path of names separated by dots."""
     if (raw := members.get(path)) is not None:
         return raw
     at = path.find(".")

@@ -1,4 +1,4 @@
-"""The schema's history, run by Alembic on psycopg2."""
+"""The migrations of the schema, run by Alembic on psycopg2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,42 +21,42 @@ __all__ = ["UnknownRevisionError"]
 
 FOLDER: Final = Path(__file__).parent
 
-# The oldest revision that this code works on. A release works on its own schema and on the one before (expand,
-# then contract), because new pods run for a while before the migration does.
+# The oldest revision that this code works on. A release works on its own schema and on that of the release before
+# (expand, then contract), because new pods run for a while before the migration does.
 OLDEST_USABLE: Final = "008"
 
 
 def config() -> Config:
-    """Alembic's configuration, without an ini file."""
+    """Returns Alembic's configuration, without an ini file."""
     result = Config()
     result.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     return result
 
 
 def script() -> ScriptDirectory:
-    """The revisions on disk."""
+    """Returns the revisions on disk."""
     return ScriptDirectory.from_config(config())
 
 
 def head() -> str:
-    """The newest revision."""
+    """Returns the newest revision."""
     revision = script().get_current_head()
     assert revision is not None  # noqa: S101 - versions/ is part of this package
     return revision
 
 
 def usable_revisions() -> frozenset[str]:
-    """Revisions of the database on which this code works.
+    """Returns the known revisions of the database on which this code works.
 
-    A revision that this code does not know is newer than the code: the release that made it kept it working for
-    the release before, so it is usable too. That is for the caller to decide; this is the list of known ones.
+    An unknown revision is newer than the code. It is usable too, because each release keeps its schema usable for the
+    release before; the caller decides that.
     """
-    return frozenset(one.revision for one in script().iterate_revisions("head", OLDEST_USABLE, inclusive=True))
+    return frozenset(step.revision for step in script().iterate_revisions("head", OLDEST_USABLE, inclusive=True))
 
 
 def known_revisions() -> frozenset[str]:
-    """All revisions on disk."""
-    return frozenset(one.revision for one in script().walk_revisions())
+    """Returns all revisions on disk."""
+    return frozenset(step.revision for step in script().walk_revisions())
 
 
 @contextmanager
@@ -70,11 +70,11 @@ def _connection(dsn: str) -> Iterator[sqlalchemy.Connection]:
 
 
 def upgrade(dsn: str, revision: str = "head") -> None:
-    """Brings the database to a revision; concurrent calls wait for one another.
+    """Upgrades the database to a revision; concurrent calls wait for one another.
 
     Raises:
-        sqlalchemy.exc.OperationalError: the database can't be reached, or a lock was not to be had in time.
-        UnknownRevisionError: no such revision; or the one that is noted can't be that of the tables that are there.
+        sqlalchemy.exc.OperationalError: the database can't be reached, or a lock could not be acquired in time.
+        UnknownRevisionError: the revision does not exist, or the recorded revision does not match the existing tables.
     """
     with _connection(dsn) as connection:
         settings = config()
@@ -84,7 +84,7 @@ def upgrade(dsn: str, revision: str = "head") -> None:
 
 
 def downgrade(dsn: str, revision: str) -> None:
-    """Takes the database back to a revision (`base`: to nothing), with what the later ones held."""
+    """Downgrades the database to a revision (`base`: no tables), and deletes the data of the later revisions."""
     with _connection(dsn) as connection:
         settings = config()
         settings.attributes["connection"] = connection
@@ -92,7 +92,7 @@ def downgrade(dsn: str, revision: str) -> None:
 
 
 def current(dsn: str) -> str | None:
-    """The database's revision; None where no migration has run."""
+    """Returns the database's revision; None where no migration has run."""
     with _connection(dsn) as connection:
         return _revision(connection)
 

@@ -1,4 +1,4 @@
-"""How Alembic runs here: one migrator at a time, and never a long wait for a lock in front of live traffic."""
+"""Alembic's environment: one migrator at a time, and no long wait for a table lock that would block live traffic."""
 
 from alembic import context
 from sqlalchemy import text
@@ -6,17 +6,17 @@ from sqlalchemy import text
 from comment_monitor.storage.migrations import known_revisions
 from comment_monitor.storage.migrations.version_table import VERSION_TABLE, adopt_legacy_table
 
-# Any constant serves; every migrator of this program uses this one.
+# Key of the advisory lock: any constant that all migrators of this program share.
 MIGRATION_LOCK = 0x636F6D6D656E74
 
 connection = context.config.attributes["connection"]
 connection.execute(text("SET statement_timeout = '15min'"))
 connection.execute(text("SET timezone = 'UTC'"))
-# The advisory lock is waited for without the lock timeout: another migrator is doing our work meanwhile.
+# The wait for the advisory lock has no lock timeout, because another migrator does the same work meanwhile.
 connection.execute(text("SET lock_timeout = 0"))
 connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-# A migration that cannot have its table lock at once would hold up every writer that queues behind it: give up
-# instead, and let the job try again. The statement timeout bounds the damage of a forgotten full scan.
+# A migration that waits for its table lock blocks every writer that queues behind it. So it gives up after 4 seconds,
+# and the job tries again. The statement timeout bounds the damage of an unintended full scan.
 connection.execute(text("SET lock_timeout = '4s'"))
 connection.commit()
 try:

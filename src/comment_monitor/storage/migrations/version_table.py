@@ -1,7 +1,7 @@
-"""The table that names the revision of this program's tables, and how installations of the releases before get it.
+"""The table that holds the revision of this program's tables, and its adoption in installations of earlier releases.
 
-Alembic's own name for it, `alembic_version`, is every project's: in a database that another project uses too, its
-revision would pass for ours. See docs/adr/0039.
+Alembic's default name, `alembic_version`, is common to all projects: in a shared database, the revision of another
+project would be taken for this program's. See docs/adr/0039.
 """
 
 from collections.abc import Collection
@@ -11,23 +11,23 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 VERSION_TABLE: Final = "comment_monitor_version"
-# Where releases up to revision 010 kept it.
+# The table of the releases up to revision 010.
 LEGACY_TABLE: Final = "alembic_version"
 TABLES: Final = ("comments", "comment_versions", "comment_analyses", "analysis_outbox", "installation")
 
 
 class VersionTableError(CommandError):
-    """The revision that is noted can't be that of the tables that are there."""
+    """The recorded revision does not match the existing tables."""
 
 
 class Legacy(NamedTuple):
-    """A table of the legacy name: its schema, quoted, and whether it can hold a revision."""
+    """A table with the legacy name: its quoted schema, and whether it can hold a revision."""
 
     schema: str
     readable: bool
 
 
-# A table of that name, where tables that only this program has stand in the same schema.
+# Finds a table with the legacy name in a schema that also has tables which only this program creates.
 FIND_LEGACY: Final = text(
     """
     SELECT quote_ident(n.nspname), v.relkind = 'r' AND EXISTS (
@@ -42,7 +42,7 @@ FIND_LEGACY: Final = text(
     """
 )
 
-# Who may read the table may read the view.
+# Grants SELECT on the view to all roles that may read the table.
 GRANT_AGAIN: Final = """
 DO $$
 DECLARE granted record;
@@ -61,17 +61,17 @@ $$
 
 
 def adopt_legacy_table(connection: Connection, known: Collection[str]) -> None:
-    """Renames the version table of the releases before; leaves a view under the old name to their pods.
+    """Renames the version table of earlier releases; creates a view with the old name for the pods of those releases.
 
-    Runs in one transaction, which the caller commits: killed anywhere, the table has either name. A table of the old
-    name that another project made is left alone.
+    Runs in one transaction, which the caller commits: if it is killed, the table has either the old or the new name. A
+    table with the old name that belongs to another project is not changed.
 
     Args:
         connection: a connection that holds the migration lock.
         known: all revisions of this program.
 
     Raises:
-        VersionTableError: this program's tables are there, and the old table does not tell their revision.
+        VersionTableError: this program's tables exist, but the old table does not hold their revision.
     """
     if connection.scalar(text(f"SELECT to_regclass('{VERSION_TABLE}')")) is not None:
         return
@@ -81,16 +81,16 @@ def adopt_legacy_table(connection: Connection, known: Collection[str]) -> None:
     legacy = Legacy(*row)
     revisions = _revisions(connection, legacy)
     if len(revisions) != 1 or revisions[0] not in known:
-        said = ", ".join(ascii(one) for one in revisions[:3]) or "no revision"
+        found = ", ".join(ascii(revision) for revision in revisions[:3]) or "no revision"
         raise VersionTableError(
-            f"The tables are there, but {LEGACY_TABLE} holds {said}, not the one revision that they are at "
+            f"The tables exist, but {LEGACY_TABLE} holds {found}, not the one revision that they have "
             f"({', '.join(sorted(known))}): create a table {VERSION_TABLE} (version_num varchar(32) PRIMARY KEY) "
             "with it"
         )
     schema = legacy.schema
     for statement in (
         f"ALTER TABLE {schema}.{LEGACY_TABLE} RENAME TO {VERSION_TABLE}",
-        # Primary keys made by hand may have another name.
+        # A primary key that was created by hand may have another name.
         f"ALTER INDEX IF EXISTS {schema}.{LEGACY_TABLE}_pkc RENAME TO {VERSION_TABLE}_pkc",
         f"CREATE VIEW {schema}.{LEGACY_TABLE} AS TABLE {schema}.{VERSION_TABLE}",
         GRANT_AGAIN.format(schema=schema),
@@ -106,14 +106,14 @@ def _revisions(connection: Connection, legacy: Legacy) -> list[object]:
 
 
 def require_tables(connection: Connection, revision: str | None) -> None:
-    """Raises where a revision is noted whose tables are not there.
+    """Checks that the tables of a recorded revision exist.
 
     Raises:
-        VersionTableError: it names the missing tables.
+        VersionTableError: tables are missing; the message names them.
     """
     missing = [name for name in TABLES if connection.scalar(text(f"SELECT to_regclass('{name}')")) is None]
     if revision and missing:
         raise VersionTableError(
             f"{VERSION_TABLE} holds {revision}, but these tables are missing: {', '.join(missing)}. Restore them from "
-            f"a backup, or drop {VERSION_TABLE} and what is left of them to begin with an empty database"
+            f"a backup, or drop {VERSION_TABLE} and the rest of these tables to begin with an empty database"
         )

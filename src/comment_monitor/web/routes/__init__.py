@@ -1,1 +1,1 @@
-"""The handlers, a file a resource."""
+"""The handlers, one file per resource."""

@@ -1,4 +1,4 @@
-"""Reading comments."""
+"""The endpoints that read comments."""
 
 import re
 from typing import Annotated, Any, Final
@@ -29,7 +29,7 @@ from comment_monitor.web.routes.parameters import (
 
 LABELS: Final = tuple(rule.label for rule in RULES)
 SENTIMENTS: Final = ("positive", "neutral", "negative")
-# Filters by which PostgreSQL may have to look at every comment, or at all of a post.
+# Filters with which PostgreSQL may have to scan every comment, or every comment of a post.
 SEARCHED: Final = ("q", "author", "parent_id", "label", "language", "sentiment")
 LANGUAGE: Final = re.compile("[a-z]{2}|und")
 
@@ -38,8 +38,8 @@ LANGUAGE: Final = re.compile("[a-z]{2}|und")
     "/comments",
     summary="List comments, newest first",
     description=(
-        "Time is when a comment was posted, or, where that is unknown, when it came. All given filters must hold. "
-        "`next_cursor` of a page asks for the next one."
+        "A comment's time is when it was posted or, if that is unknown, when it was received. A comment must match all "
+        "given filters. `next_cursor` of a page is the `cursor` of the next page."
     ),
     before_request=check_parameters,
     responses=problems(400, 429, 503),
@@ -71,10 +71,10 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> comments.CommentPage:
-    """Comments that meet all given filters."""
+    """Returns a page of the comments that match all given filters."""
     lifecycle.runtime.schema.require()
     if id is not None and source is None:
-        raise BadRequest("`id` needs `source` beside it: the same id may stand on several platforms.")
+        raise BadRequest("`id` needs `source` beside it: the same id may exist on several platforms.")
     filters: dict[str, Any] = {
         "post_id": plain("post_id", post_id),
         "author": plain("author", author),
@@ -99,8 +99,8 @@ async def list_comments(  # noqa: PLR0913, PLR0917 - the filters of the contract
     "/comments/{source:str}/{comment_id:str}",
     summary="One comment",
     description=(
-        "With its earlier texts. A slash in the id is written %2F; `GET /comments?source=&id=` finds the same where a "
-        "proxy decodes that."
+        "With its earlier texts. A slash in the id is written %2F; `GET /comments?source=&id=` finds the same comment "
+        "if a proxy decodes the slash."
     ),
     before_request=check_parameters,
     responses=problems(400, 404, 429, 503),
@@ -112,7 +112,7 @@ async def get_comment(
     source: FromPath[str],
     comment_id: FromPath[str],
 ) -> comments.CommentView:
-    """The comment of this identity."""
+    """Returns the comment with this source and id."""
     lifecycle.runtime.schema.require()
     source, comment_id = segment("source", source), segment("comment_id", comment_id)
     before = lifecycle.runtime.schema.before_009
@@ -121,21 +121,21 @@ async def get_comment(
 
 
 def a_label(value: str | None) -> str | None:
-    """A label that the analysis may give."""
+    """Returns the label, if the analysis can give it."""
     if value is not None and value not in LABELS:
         raise BadRequest(f"`label` must be one of {', '.join(LABELS)}.")
     return value
 
 
 def a_language(value: str | None) -> str | None:
-    """A language as the analysis names it."""
+    """Returns the language, if the analysis can give it."""
     if value is not None and not LANGUAGE.fullmatch(value):
-        raise BadRequest("`language` must be ISO 639-1, such as en, or und (can't be told).")
+        raise BadRequest("`language` must be ISO 639-1, such as en, or und (undetermined).")
     return value
 
 
 def a_sentiment(value: str | None) -> str | None:
-    """A sentiment as the analysis names it."""
+    """Returns the sentiment, if the analysis can give it."""
     if value is not None and value not in SENTIMENTS:
         raise BadRequest(f"`sentiment` must be one of {', '.join(SENTIMENTS)}.")
     return value

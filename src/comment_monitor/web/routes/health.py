@@ -1,4 +1,4 @@
-"""`GET /health`: both probes ask it, so no outage of a server behind this process may fail it."""
+"""`GET /health`: the probes of liveness and readiness use it, so no outage of a server may fail it."""
 
 import asyncio
 from typing import Final
@@ -14,17 +14,17 @@ from comment_monitor.web.lifecycle import Lifecycle
 
 logger = logs.get(__name__)
 
-# Seconds between two looks, and looks in a row that have to find the same before it is told.
-LOOK_EVERY: Final = 2.0
-LOOKS: Final = 2
-OFF: Final = "off: CELERY_BROKER_URL names no broker, and what is stored is never analysed"
+# Seconds between two checks, and consecutive checks that have to agree before a change is logged.
+CHECK_INTERVAL: Final = 2.0
+AGREEING: Final = 2
+OFF: Final = "off: CELERY_BROKER_URL names no broker, and stored comments are never analysed"
 
 
 class Health(msgspec.Struct):
-    """What this process says of itself.
+    """The state of this process.
 
-    `status` is ok (all there), degraded (this process answers, something behind it is away), draining (it is on its
-    way out) or refused (what it was given does not open the database).
+    `status` is ok (every check passes), degraded (this process answers, but a check fails), draining (it is shutting
+    down) or refused (the database rejects what this process was configured with).
     """
 
     status: str
@@ -32,11 +32,11 @@ class Health(msgspec.Struct):
 
 
 def troubles(runtime: Runtime) -> dict[str, str]:
-    """What is wrong, by the name of its check. Looks at nothing: it tells what is known."""
+    """Returns the failing checks by name, with the reason. It asks no server: it returns the known state."""
     schema = runtime.schema
     found: dict[str, str | None] = {
         "database": (schema.problem.detail if schema.problem else schema.stalled_for())
-        or ("It takes no writes: it is read-only." if schema.read_only else None)
+        or ("The database takes no writes: it is read-only." if schema.read_only else None)
         or (f"The latest write failed: {runtime.pipeline.trouble}." if runtime.pipeline.trouble else None),
         "cache": "away" if runtime.cache.state == "away" else None,
         "broker": {"away": "away", "off": OFF}.get(runtime.publisher.state),
@@ -46,7 +46,7 @@ def troubles(runtime: Runtime) -> dict[str, str]:
 
 
 def _answer(lifecycle: Lifecycle, why_not: str | None, *, retry_after: int) -> Response[Health]:
-    """All that is known; 503 with this status where there is one."""
+    """Returns all known state; with status code 503 if `why_not` is given, which is then the `status`."""
     runtime = lifecycle.runtime
     wrong = troubles(runtime)
     checks = {
@@ -68,46 +68,46 @@ def _answer(lifecycle: Lifecycle, why_not: str | None, *, retry_after: int) -> R
     "/health",
     summary="Whether this process can answer",
     tags=["service"],
-    responses={503: ResponseSpec(Health, description="On its way out", generate_examples=False)},
+    responses={503: ResponseSpec(Health, description="Shutting down", generate_examples=False)},
 )
 async def health(lifecycle: NamedDependency[Lifecycle]) -> Response[Health]:
-    """200 from the first moment on, 503 from the start of the shutdown. Looks at nothing: it tells what is known."""
+    """Answers 200 from the start, and 503 from the start of the shutdown. It asks no server."""
     return _answer(lifecycle, "draining" if lifecycle.not_ready else None, retry_after=1)
 
 
 @get(
     "/health/started",
-    summary="Whether this process can begin",
+    summary="Whether this process can start",
     tags=["service"],
-    responses={503: ResponseSpec(Health, description="The database refuses it", generate_examples=False)},
+    responses={503: ResponseSpec(Health, description="The database refuses this process", generate_examples=False)},
 )
 async def started(lifecycle: NamedDependency[Lifecycle]) -> Response[Health]:
-    """503 where the database refuses what this process was given (login, database, options, certificate, host's name).
+    """Answers 503 if the database rejects this process's configuration (login, database, options, certificate, host).
 
-    An outage is 200, and so is all that comes after the database has let this process in once: a rollout ends at pods
-    that can never work, and nothing else is decided by it.
+    An outage is 200, and so is every failure after the database has accepted this process once: this probe only ends
+    a rollout at pods that can never work.
     """
     return _answer(lifecycle, "refused" if lifecycle.runtime.schema.is_closed_to_us else None, retry_after=2)
 
 
 async def watch(runtime: Runtime) -> None:
-    """Sets the gauges of the checks, and logs what changes, for ever; at the start what will not change by itself."""
-    told: dict[str, str] = {}
+    """Sets the gauges of the checks and logs changes, forever; logs a broker that is off once, at the start."""
+    logged: dict[str, str] = {}
     if runtime.publisher.state == "off":
-        told["broker"] = OFF
+        logged["broker"] = OFF
         logger.warning("degraded", check="broker", detail=OFF)
-    seen = 0
-    before: dict[str, str] = dict(told)
+    agreeing = 0
+    before: dict[str, str] = dict(logged)
     while True:
         wrong = troubles(runtime)
         for name in metrics.HEALTH_CHECKS:
             metrics.HEALTH.labels(check=name).set(name not in wrong)
-        seen = seen + 1 if wrong.keys() == before.keys() else 1
+        agreeing = agreeing + 1 if wrong.keys() == before.keys() else 1
         before = wrong
-        if seen >= LOOKS and wrong.keys() != told.keys():
-            for name in wrong.keys() - told.keys():
+        if agreeing >= AGREEING and wrong.keys() != logged.keys():
+            for name in wrong.keys() - logged.keys():
                 logger.warning("degraded", check=name, detail=wrong[name])
-            for name in told.keys() - wrong.keys():
+            for name in logged.keys() - wrong.keys():
                 logger.info("well_again", check=name)
-            told = wrong
-        await asyncio.sleep(LOOK_EVERY)
+            logged = wrong
+        await asyncio.sleep(CHECK_INTERVAL)

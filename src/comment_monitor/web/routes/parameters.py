@@ -1,4 +1,4 @@
-"""What the reading endpoints share: how their parameters are checked, and their turn at the connections."""
+"""Shared by the reading endpoints: the checks of parameters, and the turns at the connections for reading."""
 
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -31,40 +31,40 @@ Cursor = Annotated[str | None, QueryParameter(max_length=1000, description="`nex
 
 
 def check_parameters(request: Request[Any, Any, State]) -> None:
-    """A parameter that is mistyped or given twice would silently find something else than was asked for."""
+    """Rejects unknown and repeated parameters, with which a request would silently return other data than wanted."""
     names = request.route_handler.parsed_fn_signature.parameters
     known = [name for name in names if name not in {"lifecycle", "request"} and name not in request.path_params]
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
-            raise BadRequest(f"`{name[:MAX_NAME]}` is no parameter here; there are: {', '.join(known) or 'none'}.")
+            raise BadRequest(f"`{name[:MAX_NAME]}` is not a parameter here; there are: {', '.join(known) or 'none'}.")
         if given.count(name) > 1:
             raise BadRequest(f"`{name}` is given more than once.")
 
 
 def turn(request: Request[Any, Any, State], lifecycle: Lifecycle, kind: Kind) -> AbstractAsyncContextManager[None]:
-    """The request's turn at the connections for reading."""
+    """Returns a block in which the request has a connection for reading."""
     return lifecycle.reads.turn(lifecycle.client_of(request), kind)
 
 
 def plain(name: str, value: str | None) -> str | None:
-    """A text that PostgreSQL can take."""
+    """Returns the text, if PostgreSQL can handle it."""
     if value is not None and "\0" in value:
         raise BadRequest(f"`{name}` holds a NUL character.")
     return value
 
 
 def segment(name: str, value: str) -> str:
-    """A path segment, in which EncodedSlash has hidden slashes."""
+    """Returns a path segment with the slashes that EncodedSlash replaced."""
     value = value.replace(SLASH, "/")
     plain(name, value)
     return value
 
 
 def moment(name: str, value: str | None) -> datetime | None:
-    """A moment from a query parameter, in each form that a comment's `timestamp` may have; or a day.
+    """Parses a query parameter that holds a day, or a moment in any form of a comment's `timestamp`.
 
-    An unescaped `+` of an offset arrives as a space, and means itself; the space before the time may stay one.
+    An unescaped `+` of an offset arrives as a space and is read as `+`; the space before the time stays a space.
     """
     text = value.strip() if value else ""
     if len(text) == len(DAY):

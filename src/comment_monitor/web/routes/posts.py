@@ -1,4 +1,4 @@
-"""Reading posts."""
+"""The endpoints that read posts."""
 
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from comment_monitor.web.routes.parameters import Cursor, Limit, check_parameter
 async def list_posts(
     request: Request[Any, Any, State], lifecycle: NamedDependency[Lifecycle], limit: Limit = 50, cursor: Cursor = None
 ) -> posts.PostPage:
-    """Posts that have comments."""
+    """Returns a page of the posts that have comments."""
     lifecycle.runtime.schema.require()
     async with turn(request, lifecycle, Kind.SEARCH):
         return await posts.posts(lifecycle.runtime.reading, limit=limit, cursor=cursor)
@@ -44,7 +44,7 @@ async def post_summary(
     source: FromPath[str],
     post_id: FromPath[str],
 ) -> posts.PostSummary:
-    """Counts by sentiment, language and label, authors, replies, edits and what is pending."""
+    """Returns counts by sentiment, language and label, and of authors, replies, edits and pending comments."""
     lifecycle.runtime.schema.require()
     source, post_id = segment("source", source), segment("post_id", post_id)
     async with turn(request, lifecycle, Kind.LIST):
@@ -65,7 +65,7 @@ async def find_post_summary(
     source: Annotated[str, QueryParameter(max_length=200)],
     post_id: Annotated[str, QueryParameter(max_length=200)],
 ) -> posts.PostSummary:
-    """The same as by the path."""
+    """Returns the same summary, with the post in query parameters."""
     lifecycle.runtime.schema.require()
     plain("source", source)
     plain("post_id", post_id)

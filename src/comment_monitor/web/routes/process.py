@@ -1,4 +1,4 @@
-"""`POST /comments/process`: the way in."""
+"""`POST /comments/process`: accepts comments."""
 
 import asyncio
 from typing import Any, Final
@@ -8,7 +8,7 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 
 from comment_monitor.core import errors
-from comment_monitor.core.model import Parsed, Receipt
+from comment_monitor.core.model import Parsed, Receipt  # check-words: kept
 from comment_monitor.intake.rate_limit import Verdict
 from comment_monitor.intake.request_parser import parse_at_once, parse_one_by_one
 from comment_monitor.observability import metrics
@@ -17,7 +17,7 @@ from comment_monitor.web.encodings import encoding_of
 from comment_monitor.web.lifecycle import Lifecycle
 from comment_monitor.web.openapi import ProcessOperation, problems
 
-# Bytes that are parsed within some milliseconds, whatever they hold.
+# Bytes of a body that is parsed within some milliseconds, whatever it holds.
 LARGE: Final = 1_024
 
 
@@ -35,8 +35,8 @@ LARGE: Final = 1_024
 )
 async def process_comments(
     request: Request[Any, Any, State], lifecycle: NamedDependency[Lifecycle]
-) -> Response[Receipt]:
-    """Parses the body, stores its comments, answers with what became of them."""
+) -> Response[Receipt]:  # check-words: kept
+    """Parses the body, stores its comments, and answers with their outcomes."""
     with lifecycle.bodies.hold() as body:
         try:
             lifecycle.require_work()
@@ -44,27 +44,27 @@ async def process_comments(
             received = await _read(request, lifecycle, body)
             parsed = await _parse(request, received, lifecycle)
         except errors.Incomplete:
-            # A client that changed its mind: nothing went wrong here.
+            # The client gave up, which is not an error of this process.
             raise
         except errors.Problem as problem:
             metrics.count_error(problem.slug)
             raise
-        receipt = await lifecycle.runtime.pipeline.process(parsed)
-    if receipt.rejected and len(receipt.rejected) == receipt.received:
+        result = await lifecycle.runtime.pipeline.process(parsed)
+    if result.rejected and len(result.rejected) == result.received:
         metrics.count_error(errors.NothingAccepted.slug)
         raise errors.NothingAccepted(
-            f"None of the {receipt.received} comments can be stored.", extra={"rejected": receipt.rejected}
+            f"None of the {result.received} comments can be stored.", extra={"rejected": result.rejected}
         )
-    return Response(receipt, headers=verdict.headers if verdict else None)
+    return Response(result, headers=verdict.headers if verdict else None)
 
 
 async def _read(request: Request[Any, Any, State], lifecycle: Lifecycle, body: Body) -> bytes:
-    """The body, unpacked. What its head says is looked at first: what can't be taken is not waited for."""
+    """Returns the decompressed body. The headers are checked first: no request waits for a body that is refused."""
     headers = request.scope["headers"]
     most = lifecycle.runtime.settings.max_request_bytes
     packing = encoding_of(headers)
     for name, value in headers:
-        # The parser has seen to it that it is a number.
+        # The parser has checked that the value is a number.
         if name == b"content-length" and int(value) > most:
             raise errors.TooLarge(f"A request may hold at most {most} bytes.")
     received = await body.read(request.receive, most)
@@ -72,7 +72,7 @@ async def _read(request: Request[Any, Any, State], lifecycle: Lifecycle, body: B
 
 
 async def _parse(request: Request[Any, Any, State], body: bytes, lifecycle: Lifecycle) -> Parsed:
-    """The comments; a body that needs the careful way is no reason for others to wait, nor are many at once."""
+    """Returns the comments. Larger bodies that need parsing one by one do so in a thread, so that no request waits."""
     most = lifecycle.runtime.settings.max_comments_per_request
     parsed = parse_at_once(body, max_comments=most)
     if parsed is None and len(body) > LARGE:

@@ -1,7 +1,7 @@
 """Add the comment monitoring tables.
 
 Revision ID: 008
-Revises: nothing: it is the first of this repository. Its number is the deployment guide's.
+Revises: nothing. It is the first revision of this repository; the deployment guide sets its number.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Identifiers are compared byte by byte (COLLATE "C"): cheaper, and an upgrade of the system's collations can never
+# Identifiers are compared byte by byte (COLLATE "C"): this is cheaper, and an upgrade of the system's collations can't
 # corrupt their indexes. Texts keep the database's collation.
 TABLES = """
 CREATE TABLE installation (
@@ -21,9 +21,9 @@ CREATE TABLE installation (
     -- Prefix of this database's keys in Redis: a cache left over from another database must not call its comments
     -- duplicates.
     cache_namespace uuid NOT NULL DEFAULT gen_random_uuid(),
-    -- The prefix before a change of it: for a moment some processes still go by that one.
+    -- The prefix before the last change: for a short time some processes still use it.
     previous_namespace uuid NOT NULL DEFAULT gen_random_uuid(),
-    -- When it was changed last: the next change waits until none goes by the one before any more.
+    -- Time of the last change: the next change waits until no process uses the previous prefix any more.
     namespace_since timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO installation DEFAULT VALUES;
@@ -33,7 +33,7 @@ CREATE TABLE comments (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz,
     posted_at timestamptz,
-    -- What "newest first" and time ranges go by: when it was posted, or, where that is unknown, when it came.
+    -- The order of "newest first" and time ranges: the time of posting, or of arrival where that is unknown.
     occurred_at timestamptz NOT NULL GENERATED ALWAYS AS (COALESCE(posted_at, created_at)) STORED,
     revision integer NOT NULL DEFAULT 1,
     source text COLLATE "C" NOT NULL,
@@ -42,7 +42,7 @@ CREATE TABLE comments (
     author text COLLATE "C" NOT NULL,
     parent_id text COLLATE "C",
     text text NOT NULL,
-    -- json, not jsonb: kept as it came, character for character.
+    -- json, not jsonb: keeps the received text, character for character.
     metadata json,
     CONSTRAINT comments_identity UNIQUE (source, comment_id)
 );
@@ -60,8 +60,9 @@ CREATE TABLE analysis_outbox (
     created_at timestamptz NOT NULL DEFAULT now(),
     due_at timestamptz NOT NULL,
     comment_ids bigint[] NOT NULL CHECK (cardinality(comment_ids) > 0),
-    -- Times sent again by the sweep (-1: not sent yet at all); times begun after such a sending (a batch that kills
-    -- its worker shows here); times an analyser raised on what is left in it.
+    -- resends: times that the sweep sent it again (-1: never sent). starts: times that a worker began it and did not
+    -- end it, as with a batch that kills its worker. failures: times that an analyser raised on the comments left in
+    -- it.
     resends integer NOT NULL DEFAULT 0,
     starts integer NOT NULL DEFAULT 0,
     failures integer NOT NULL DEFAULT 0
@@ -92,7 +93,7 @@ CREATE INDEX analysis_outbox_due ON analysis_outbox (due_at);
 CREATE INDEX comment_analyses_text ON comment_analyses (text_digest) WHERE text_digest IS NOT NULL;
 """
 
-# The old text is kept by the database itself, so that no writer can forget to.
+# The database itself keeps the old text, so that no writer can omit it.
 VERSIONS = """
 CREATE FUNCTION keep_comment_version() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -113,11 +114,11 @@ DROP FUNCTION keep_comment_version();
 
 
 def upgrade() -> None:
-    """Makes tables, indexes and the trigger that keeps versions."""
+    """Creates tables, indexes and the trigger that keeps versions."""
     op.execute(TABLES)
     op.execute(INDEXES)
     op.execute(VERSIONS)
-    # A predicate can't call now(): it carries a date, which `comment-monitor cleanup` rolls forward.
+    # A predicate can't call now(), so it has a fixed date, which `comment-monitor cleanup` moves forward.
     since = (datetime.now(UTC) - timedelta(days=7)).date()
     op.execute(
         f"CREATE INDEX comments_recent_{since:%Y%m%d} ON comments (occurred_at DESC, id DESC) "
@@ -126,5 +127,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Removes all of it, with what it holds."""
+    """Drops all of it, including the data."""
     op.execute(DROP)

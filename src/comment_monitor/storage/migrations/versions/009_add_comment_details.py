@@ -1,10 +1,10 @@
-"""Add what a comment may tell of its author and edits, and keep late repeats from becoming edits.
+"""Add the optional fields about a comment's author and edits, and keep late repeats from becoming edits.
 
 Revision ID: 009
 Revises: 008
 
-Columns without a default and a dropped NOT NULL change the catalogue only: no table is rewritten, and the release
-before goes on writing and reading.
+New columns without a default and a dropped NOT NULL change the catalogue only: no table is rewritten, and the release
+before continues to write and read.
 """
 
 from alembic import op
@@ -22,20 +22,20 @@ ALTER TABLE comments
     ADD COLUMN edited_at timestamptz,
     ADD COLUMN url text,
     ADD COLUMN likes bigint,
-    -- Since when the text is a platform's notice that the comment is gone.
+    -- Since when the text has been a platform's notice that the comment was removed.
     ADD COLUMN removed_at timestamptz,
-    -- A time of posting that lay more than a day ahead when the comment came: posted_at is NULL then, so that the
-    -- comment sorts by its arrival.
+    -- A time of posting that was more than a day in the future when the comment arrived: posted_at is NULL then, so
+    -- that the comment sorts by its arrival.
     ADD COLUMN posted_ahead timestamptz,
-    -- The revision before the latest update of the row. An update that leaves the text alone leaves both equal, which
-    -- is how the writing statement tells it from an edit.
+    -- The revision before the latest update of the row. After an update that does not change the text, both revisions
+    -- are equal; this is how the writing statement distinguishes it from an edit.
     ADD COLUMN previous_revision integer;
 """
 
-# The text of a version that was replaced within the last day comes again: a late repeat, not an edit. So does a text
-# that is older, where the row knows the time of a later edit and the repeat tells none. A time of edit after the
-# replacement says that it is an edit. A notice that the comment is gone always counts. The number of versions looked at
-# is bounded, so that a comment edited a thousand times costs no more than one edited a hundred times.
+# A received text that equals a version replaced within the last day is a late repeat, not an edit. So is the text of an
+# older version, if the row has an `edited_at` and the repeat has none. If the received `edited_at` is after the
+# replacement, it is an edit. A removal notice always counts as an edit. The number of versions compared is bounded, so
+# that a comment with a thousand edits costs no more than a comment with a hundred edits.
 VERSIONS = """
 CREATE OR REPLACE FUNCTION keep_comment_version() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -59,12 +59,13 @@ END
 $$;
 """
 
-# Times that lie ahead lead every list. The index of times finds them; what was ahead once and is past by now stays.
+# Comments with a time in the future come first in every list. The index by time finds them. Times that were in the
+# future on arrival but are past by now stay.
 AHEAD = """
 UPDATE comments SET posted_ahead = posted_at, posted_at = NULL WHERE occurred_at > now() + interval '1 day';
 """
 
-# What Redis holds was noted by the text alone: it would take another post's comment for a duplicate.
+# The entries in Redis identify a comment by its text only, so they would report another post's comment as a duplicate.
 NAMESPACE = """
 UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid(),
     namespace_since = clock_timestamp();
@@ -94,7 +95,7 @@ ALTER TABLE comments
 
 
 def upgrade() -> None:
-    """Adds the columns, replaces the trigger's function, and lets no time ahead lead the lists."""
+    """Adds the columns, replaces the trigger's function, and moves future times to `posted_ahead`."""
     op.execute(COLUMNS)
     op.execute(VERSIONS)
     op.execute(AHEAD)
@@ -102,5 +103,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Removes them, with what they hold; an unknown author becomes an empty one."""
+    """Drops the columns with their data; an unknown author becomes an empty author."""
     op.execute(UNDO)

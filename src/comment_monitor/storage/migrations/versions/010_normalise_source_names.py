@@ -1,10 +1,10 @@
-"""Give every source its one spelling: lower case, without blanks around it.
+"""Give every source its canonical spelling: lower case, without surrounding blanks.
 
 Revision ID: 010
 Revises: 009
 
-Works in small transactions beside live traffic. Cut short, it runs again from the start, which costs nothing for what
-is done. Where nobody ever sent `Threads` beside `threads`, it reads one index entry for each source.
+Works in small transactions during live traffic. After an interruption it runs again from the start, and the finished
+rows cost nothing. If all stored sources are canonical, it reads only one index entry for each source.
 """
 
 from alembic import op
@@ -17,7 +17,7 @@ depends_on = None
 
 ROWS = 2000
 
-# Leaps through the unique index from one source to the next.
+# Finds the distinct sources by jumping through the unique index from each source to the next.
 SOURCES = """
 WITH RECURSIVE leap AS (
     (SELECT source FROM comments ORDER BY source LIMIT 1)
@@ -37,8 +37,8 @@ WITH part AS (
 UPDATE comments SET source = :new FROM part WHERE comments.id = part.id
 """
 
-# One comment that was stored under two spellings. A comment of the same id that says something else stays: it is
-# listed as before, and found under the spelling that it has.
+# Deletes the copy of a comment that was stored under two spellings. A comment with the same id but other content stays:
+# it is listed as before, and found under its own spelling.
 MERGE = """
 DELETE FROM comments WHERE id IN (
     SELECT c.id FROM comments c JOIN comments o ON o.source = :new AND o.comment_id = c.comment_id
@@ -50,11 +50,11 @@ DELETE FROM comments WHERE id IN (
 
 
 def upgrade() -> None:
-    """Renames batch by batch; a comment stored under two spellings is stored once afterwards."""
+    """Renames sources in batches; a comment stored under two spellings is stored once afterwards."""
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         for (old,) in connection.execute(text(SOURCES)).fetchall():
-            # A name of blanks only has no other spelling.
+            # A name that has only blanks keeps its spelling.
             new = old.strip().lower() or old
             for statement in (RENAME, MERGE) if new != old else ():
                 while connection.execute(text(statement), {"old": old, "new": new, "rows": ROWS}).rowcount:
@@ -62,4 +62,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Nothing: the spellings that senders used are not known any more, and the release before takes any."""
+    """Does nothing: the original spellings are not known any more, and the release before accepts any spelling."""

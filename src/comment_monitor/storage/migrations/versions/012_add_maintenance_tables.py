@@ -1,9 +1,9 @@
-"""Add where writes note edits that Redis was not told of, and when each invariant was last checked.
+"""Add tables for edits that Redis does not know of, and for the last check of each invariant.
 
 Revision ID: 012
 Revises: 010
 
-Two new tables: nothing that the release before reads or writes changes.
+It only adds two tables: the tables that the release before reads and writes do not change.
 """
 
 from alembic import op
@@ -14,22 +14,22 @@ branch_labels = None
 depends_on = None
 
 TABLES = """
--- A row for each write that holds edits which Redis could not be told of. While there is one, no process believes what
--- Redis holds; the prefix of its keys is changed, and the rows go. Appended to, so that no write waits for another.
+-- A row for each write with edits that could not be invalidated in Redis. While the table has a row, no process uses
+-- the entries in Redis; a change of the key prefix deletes the rows. Writes only insert, so no write waits for another.
 CREATE TABLE unannounced_edits (
     written_at timestamptz NOT NULL DEFAULT now()
 );
 
 CREATE TABLE invariant_checks (
     name text COLLATE "C" PRIMARY KEY,
-    -- When it was last checked to its end; before that, since when it has been known.
+    -- The time of the last completed check; before the first check, the time when the invariant was added.
     checked_at timestamptz NOT NULL DEFAULT now(),
     -- NULL: not checked yet.
     violations bigint
 );
 """
 
-# What is noted must not be forgotten: the release before goes by the prefix alone.
+# Changes the prefix if there are noted edits, because the release before relies on the prefix alone.
 DROP = """
 UPDATE installation SET previous_namespace = cache_namespace, cache_namespace = gen_random_uuid(),
     namespace_since = clock_timestamp() WHERE EXISTS (SELECT FROM unannounced_edits);
@@ -38,10 +38,10 @@ DROP TABLE unannounced_edits, invariant_checks;
 
 
 def upgrade() -> None:
-    """Makes both tables."""
+    """Creates both tables."""
     op.execute(TABLES)
 
 
 def downgrade() -> None:
-    """Disowns what Redis holds, where it was not told of an edit, and removes the tables."""
+    """Invalidates the entries in Redis if it does not know of an edit, and drops the tables."""
     op.execute(DROP)
