@@ -13,7 +13,7 @@ from tests.conftest import execute, until
 from tests.support.database import blocked, holding, terminate_blocked
 
 from comment_monitor.devserver.postgres_process import _binary
-from comment_monitor.storage import migrations
+from comment_monitor.storage import migrations, revisions
 
 Process = asyncio.subprocess.Process
 
@@ -54,8 +54,13 @@ async def migrate(dsn: str, *arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), error.decode()
 
 
-def test_one_head_and_the_first_revision_is_the_guides() -> None:
+def test_revisions_are_one_line_of_history_in_the_order_of_their_names() -> None:
+    history = [one.revision for one in migrations.script().walk_revisions()]
+    assert tuple(reversed(history)) == revisions.KNOWN
     assert migrations.script().get_heads() == [migrations.head()]
+
+
+def test_the_first_revision_is_the_deployment_guides() -> None:
     first = migrations.script().get_revision("008")
     assert first.down_revision is None
     assert Path(first.path).name == "008_add_comment_monitoring_tables.py"

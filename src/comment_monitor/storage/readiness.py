@@ -8,7 +8,7 @@ import asyncpg
 
 from comment_monitor.core.errors import DatabaseUnavailable, Problem, SchemaBehind
 from comment_monitor.observability import logs
-from comment_monitor.storage import cache_namespace, migrations
+from comment_monitor.storage import cache_namespace, revisions
 from comment_monitor.storage.postgres import (
     SCHEMA_MISSING_ERRORS,
     UNAVAILABLE_ERRORS,
@@ -38,9 +38,6 @@ class DatabaseState:
     """The last known state of the database, refreshed periodically and read by every request that needs it."""
 
     def __init__(self) -> None:
-        self._usable = migrations.usable_revisions()
-        self._known = migrations.known_revisions()
-        self._head = migrations.head()
         self.revision: str | None = None
         # The prefix of the keys in Redis, and until when (`time.monotonic`) it may be used.
         self.namespace: bytes | None = None
@@ -61,7 +58,7 @@ class DatabaseState:
     def describe(self) -> str:
         """Returns the database's revision, and this release's revision where that is not reached yet."""
         if self.revision and self.at_head is False:
-            return f"{self.revision}, and not yet {self._head}"
+            return f"{self.revision}, and not yet {revisions.HEAD}"
         return self.revision or "unknown"
 
     def stalled_for(self) -> str | None:
@@ -136,16 +133,16 @@ class DatabaseState:
     async def _read(self, conn: Connection) -> None:
         self.revision = await self._read_revision(conn)
         # An unknown revision is of a later release, which keeps its schema usable for this release.
-        later = self.revision is not None and self.revision not in self._known
-        self.at_head = later or self.revision == self._head
-        if later or self.revision in self._usable:
+        later = self.revision is not None and self.revision not in revisions.KNOWN
+        self.at_head = later or self.revision == revisions.HEAD
+        if later or self.revision in revisions.USABLE:
             asked = time.monotonic()
             namespace, self.read_only = await cache_namespace.read(conn, before_012=self.before_012)
             self._use_namespace(namespace, asked)
             self.problem = None
         else:
             self._use_namespace(None, time.monotonic())
-            behind = f"is at revision {self.revision}, older than {migrations.OLDEST_USABLE}"
+            behind = f"is at revision {self.revision}, older than {revisions.OLDEST_USABLE}"
             self.problem = SchemaBehind(
                 f"The database {behind if self.revision else 'has no tables yet'}: run `comment-monitor migrate`."
             )
@@ -156,7 +153,7 @@ class DatabaseState:
         except asyncpg.UndefinedTableError:
             with suppress(asyncpg.InsufficientPrivilegeError):
                 rows = await conn.fetch(LEGACY_REVISION)
-                if len(rows) == 1 and rows[0][0] in self._known:
+                if len(rows) == 1 and rows[0][0] in revisions.KNOWN:
                     return str(rows[0][0])
             return None
         return revision

@@ -3,12 +3,12 @@
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import py3langid.langid
-
-from comment_monitor.analysis.findings.ngrams import Classifier
 from comment_monitor.analysis.findings.text import Text
+
+if TYPE_CHECKING:
+    from comment_monitor.analysis.findings.ngrams import Classifier
 
 UNKNOWN: Final = "und"
 # Of 1,956 real comments about one in five is too short to classify ("lol", "love it"): those score below 0.1. Between
@@ -24,7 +24,12 @@ MAX_LENGTH: Final = 2000
 
 
 @functools.cache
-def _classifier() -> Classifier:
+def _classifier() -> "Classifier":
+    # Imported here: the API needs the names of the labels only, not numpy and the model.
+    import py3langid.langid  # noqa: PLC0415
+
+    from comment_monitor.analysis.findings.ngrams import Classifier  # noqa: PLC0415
+
     identifier = py3langid.langid.LanguageIdentifier.from_model_file(py3langid.langid.MODEL_FILE, norm_probs=True)
     # Only languages with a two-letter code: otherwise English comments would be classified as Pidgin and the like.
     # Keeps zxx, the class of texts without a language.

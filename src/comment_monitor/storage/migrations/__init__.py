@@ -16,15 +16,11 @@ from sqlalchemy.pool import NullPool
 
 from comment_monitor.core.dsn import psycopg_arguments
 from comment_monitor.storage.migrations.version_table import VERSION_TABLE, require_tables
+from comment_monitor.storage.revisions import HEAD
 
 __all__ = ["UnknownRevisionError"]
 
 FOLDER: Final = Path(__file__).parent
-
-# The oldest revision that this code works on. A release works on its own schema and on that of the release before
-# (expand, then contract), because new pods run for a while before the migration does.
-OLDEST_USABLE: Final = "008"
-
 
 def config() -> Config:
     """Returns Alembic's configuration, without an ini file."""
@@ -40,23 +36,7 @@ def script() -> ScriptDirectory:
 
 def head() -> str:
     """Returns the newest revision."""
-    revision = script().get_current_head()
-    assert revision is not None  # noqa: S101 - versions/ is part of this package
-    return revision
-
-
-def usable_revisions() -> frozenset[str]:
-    """Returns the known revisions of the database on which this code works.
-
-    An unknown revision is newer than the code. It is usable too, because each release keeps its schema usable for the
-    release before; the caller decides that.
-    """
-    return frozenset(step.revision for step in script().iterate_revisions("head", OLDEST_USABLE, inclusive=True))
-
-
-def known_revisions() -> frozenset[str]:
-    """Returns all revisions on disk."""
-    return frozenset(step.revision for step in script().walk_revisions())
+    return HEAD
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import text
 
-from comment_monitor.storage.migrations import known_revisions
 from comment_monitor.storage.migrations.version_table import VERSION_TABLE, adopt_legacy_table
+from comment_monitor.storage.revisions import KNOWN
 
 # Key of the advisory lock: any constant that all migrators of this program share.
 MIGRATION_LOCK = 0x636F6D6D656E74
@@ -21,7 +21,7 @@ connection.execute(text("SET lock_timeout = '4s'"))
 connection.commit()
 try:
     with connection.begin():
-        adopt_legacy_table(connection, known_revisions())
+        adopt_legacy_table(connection, KNOWN)
     context.configure(connection=connection, transaction_per_migration=True, version_table=VERSION_TABLE)
     with context.begin_transaction():
         context.run_migrations()
