@@ -1,12 +1,10 @@
-"""docs/dashboard.md against the dashboard: its groups, panels, pictures and commands."""
+"""docs/dashboard.md against the dashboard: its groups, panels and commands."""
 
-import html
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from tests.conftest import project_root
@@ -14,22 +12,11 @@ from tests.support import dashboard
 
 PAGE: Final = (project_root() / "docs" / "dashboard.md").read_text()
 GROUPS: Final = dashboard.groups(dashboard.load())
-LARGEST: Final = 150_000
 
 
-def picture(group: str) -> Path:
-    return project_root() / "docs" / "images" / f"dashboard-{group.split(maxsplit=1)[0].lower()}.svg"
-
-
-@pytest.mark.parametrize(("group", "panels"), GROUPS.items(), ids=GROUPS)
-def test_each_group_has_its_words_and_a_picture_of_its_panels(group: str, panels: list[dict[str, Any]]) -> None:
-    part = PAGE.partition(f"### {group}\n")[2].partition("\n##")[0]
-    assert f"](images/{picture(group).name})" in part
-    assert picture(group).stat().st_size < LARGEST
-    # Titles that are long may be broken.
-    shown = " ".join(html.unescape(one) for one in re.findall(r">([^<]+)</text>", picture(group).read_text()))
-    for panel in panels:
-        assert panel["title"] in shown, "draw it again: python -m bench.dashboard"
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_group_of_panels_has_a_section(group: str) -> None:
+    assert f"### {group}\n" in PAGE
 
 
 def test_what_it_names_is_a_panel() -> None:
@@ -47,13 +34,3 @@ def test_the_runbooks_address_can_be_put_in_as_the_page_says(tmp_path: Path) -> 
     changed = json.loads((tmp_path / "comment-monitoring.json").read_text())
     (runbooks,) = [one for one in changed["templating"]["list"] if one["name"] == "runbooks"]
     assert runbooks["query"] == "https://git.example.org/comment-monitor/docs/runbooks"
-
-
-def test_the_command_that_draws_the_pictures_is_there() -> None:
-    pytest.importorskip("matplotlib", reason="the pictures need it")
-    assert ".venv/bin/python -m bench.dashboard\n" in PAGE
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.dashboard", "--help"],
-        capture_output=True, text=True, check=False, cwd=project_root(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
