@@ -18,7 +18,7 @@ from tests.support.system import Program
 PAGES: Final = ("README.md", "docs/user-guide.md", "docs/operations.md", "docs/logs-and-traces.md")
 BLOCK: Final = re.compile(r"^```bash\n(.*?)^```\n(?:```json\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 PROGRAM: Final = ".venv/bin/comment-monitor"
-# What needs a fresh checkout, or runs until Ctrl-C: .ci/first-start and tests/integration/test_up.py.
+# What needs a fresh checkout, or runs until Ctrl-C: .ci/first-start and tests/integration/cli/test_up.py.
 ELSEWHERE: Final = re.compile(r"^make |comment-monitor (serve|worker|up)\b", re.MULTILINE)
 EXAMPLE: Final = '{"post_id": "1", "id": "9", "author": "ana", "text": "from a file"}\n'
 

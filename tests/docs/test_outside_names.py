@@ -1,6 +1,6 @@
 """The names that others rely on: a change here is a change for users, and wants a line in the CHANGELOG.
 
-Routes and commands have their own lists, in tests/integration/test_openapi.py and test_commands.py.
+Routes and commands have their own lists, in tests/integration/web/test_openapi.py and test_commands.py.
 """
 
 import json

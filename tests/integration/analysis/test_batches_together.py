@@ -11,7 +11,7 @@ import psycopg2.extensions
 import pytest
 import uvloop
 from tests.conftest import MakeSettings, execute, metric, until
-from tests.integration.test_worker import BAD, Taste, taste  # noqa: F401 - a fixture
+from tests.integration.analysis.test_batch_processor import BAD, Taste, taste  # noqa: F401 - a fixture
 from tests.support.database import (
     blocked,
     broken_promises,

@@ -28,7 +28,7 @@ texts = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(texts)
 def test_the_sentiment_of_words_is_the_library_s(text: str) -> None:
-    """Emoji are not shown to it: what it makes of them is wrong (tests/unit/test_signs.py says what is right)."""
+    """Emoji are not shown to it: what it makes of them is wrong (tests/unit/analysis/findings/test_sentiment_signs.py says what is right)."""
     assert analyser().compound(text) == VADER.polarity_scores(text)["compound"]
 
 

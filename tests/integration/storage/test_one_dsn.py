@@ -15,7 +15,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 from tests.conftest import MakeSettings, execute, open_client
-from tests.integration.test_migrations import migrate
+from tests.integration.storage.test_migrations import migrate
 from tests.support.intake import fates, process
 from tests.support.requests import comment
 from tests.support.tls_front import TlsFront, make_certificates, tls_front

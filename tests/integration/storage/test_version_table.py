@@ -11,7 +11,7 @@ import sqlalchemy
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.pool import NullPool
 from tests.conftest import MakeSettings, execute, metric, open_client, until
-from tests.integration.test_migrations import migrate, migrator
+from tests.integration.storage.test_migrations import migrate, migrator
 from tests.support.database import blocked, broken_promises, holding
 from tests.support.intake import fates, lifecycle, process
 from tests.support.requests import comment
