@@ -1,5 +1,5 @@
 # One image for every role: `comment-monitor serve | worker | migrate | cleanup | smoke-test ...`.
-# BASE stands for python:3.11-slim where no registry can be reached, or for a mirror's copy of it.
+# BASE replaces python:3.11-slim if no registry is reachable, or names a mirror's copy of it.
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
@@ -15,11 +15,11 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN tools/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . \
  && tools/bin/python -m pip --python /opt/comment-monitor/bin/python install --quiet --no-deps dist/*.whl \
- # Compiled here, because the image is read-only where it runs.
+ # Compiled at build time, because a container's file system is read-only.
  && /opt/comment-monitor/bin/python -m compileall -q /opt/comment-monitor/lib
 
 FROM ${BASE}
-# curl: for the health check, and what the deployment guide runs in a pod. What installs packages is not needed any more.
+# curl: for the health check and for the deployment guide's commands in a pod. Package installers are no longer needed.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends curl \

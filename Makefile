@@ -1,10 +1,10 @@
-# Every command a person needs; `make help` lists them.
+# The commands of development; `make help` lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UP_ARGS ?=
-# Processes that run the tests, each with servers of its own: as many as there are processors.
+# Test processes, each with its own servers: one per processor, at most 4.
 TEST_PROCESSES ?= logical
 IMAGE ?= comment-monitor:0.1.0
 BASE ?= python:3.11-slim
@@ -13,7 +13,7 @@ E2E_ARGS ?=
 BENCH_ARGS ?=
 
 ##@ Run
-help: ## this list
+help: ## list the commands
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -22,42 +22,42 @@ up: ## run everything on this machine until Ctrl-C (embedded servers, data in ./
 	@exec $(BIN)/comment-monitor up $(UP_ARGS)
 
 ##@ Check a change
-test: ## the whole test suite, on embedded servers of its own
+test: ## run the whole test suite on its own embedded servers
 	@scripts/install-venv dev
 	@scripts/install-tools || echo "Without Helm the chart's tests are skipped." >&2
 	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
-lint: ## style of Python and YAML, and layers
+lint: ## check the style of Python and YAML, and the import layers
 	@scripts/install-venv dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	@$(BIN)/yamllint --strict compose.yaml deploy tests/e2e chart/*.yaml chart/files .github .pre-commit-config.yaml
 
-types: ## strict type check
+types: ## check types strictly
 	@scripts/install-venv dev
 	@$(BIN)/mypy
 
 ##@ Measure
-bench: ## measure every claim beside its limit and write docs/performance.md (a quarter of an hour)
+bench: ## measure every performance claim and write docs/performance.md (a quarter of an hour)
 	@scripts/install-venv dev
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 ##@ Build and deploy
-tools: ## Helm 3 and 4, kubectl, Prometheus and checkov into .tools (for the chart's tests)
+tools: ## install Helm 3 and 4, kubectl, Prometheus and checkov into .tools (for the chart's tests)
 	@scripts/install-tools
 
-image: ## build the container image (BASE=... another base image)
+image: ## build the container image (BASE=...: another base image)
 	@docker build $(DOCKER_ARGS) --build-arg BASE=$(BASE) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE) .
 
-e2e: ## the whole life of a deployment, on the cluster that kubectl reaches (in a namespace of its own)
+e2e: ## test a deployment from installation to removal on kubectl's current cluster (in its own namespace)
 	@scripts/install-tools
 	@tests/e2e/run $(E2E_ARGS)
 
-e2e-kind: ## the same on a cluster that kind makes for it and removes again
+e2e-kind: ## the same on a temporary kind cluster
 	@scripts/install-tools
 	@tests/e2e/run-on-kind $(E2E_ARGS)
 
-##@ Look after the files
-docs: ## write again what is generated: pages under docs/, the chart's README, compose's alerts
+##@ Maintain the files
+docs: ## regenerate pages under docs/, the chart's README, settings and dashboard, and compose's alerts
 	@scripts/install-venv dev
 	@$(BIN)/python scripts/generate-docs
 	@$(BIN)/python scripts/generate-chart-settings

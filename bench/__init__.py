@@ -1,4 +1,4 @@
-"""Every number that the documentation claims, measured: one script a claim, beside its limit, in alternating rounds.
+"""Measures every number that the documentation claims: one script per claim, beside a reference, in alternating rounds.
 
-`python -m bench` runs them all; `python -m bench.requests_of_1000` one of them.
+`python -m bench` runs all scripts; `python -m bench.requests_of_1000` runs a single script.
 """

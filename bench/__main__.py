@@ -1,8 +1,9 @@
-"""All claims, one after the other on the same servers: one table, and docs/performance.md with it.
+"""Measures all claims in turn on the same servers, prints a table and writes docs/performance.md.
 
-Some run only where they are named: `--only soak` takes ten minutes, `--only overload` three and a half a round,
-`--only profile` says where the time goes within our processes, `--only loops` and `--only staging` hold what was tried
-beside what is there, `--only servers` uvicorn beside granian, `--only tracing` says what traces cost.
+Some scripts run only if named: `--only soak` takes ten minutes, `--only overload` three and a half per round,
+`--only profile` shows where the service's processes spend their time, `--only loops` and `--only staging` compare
+rejected alternatives with the current code, `--only servers` compares uvicorn with granian, `--only tracing` measures
+the cost of traces.
 """
 
 import click
@@ -39,7 +40,7 @@ SCRIPTS = (
     ingest_file, growth, outbox,
 )  # fmt: skip
 NAMED_ONLY = (soak, overload, profile, loops, servers, staging, tracing)
-ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
+ALL = {script.__name__.rpartition(".")[2]: script for script in (*SCRIPTS, *NAMED_ONLY)}
 
 
 @click.command(help=__doc__)
@@ -47,11 +48,11 @@ ALL = {one.__name__.rpartition(".")[2]: one for one in (*SCRIPTS, *NAMED_ONLY)}
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit code 1 where a value falls below its floor, also when its script runs once more. Writes no page.",
+    help="Exit with 1 if a value misses its floor, and misses it again when its script is repeated. Writes no page.",
 )
-@click.option("--only", multiple=True, type=click.Choice(list(ALL)), help="This script only. May be repeated.")
+@click.option("--only", multiple=True, type=click.Choice(list(ALL)), help="Run only this script. May be repeated.")
 def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
-    """See above."""
+    """Runs the command line."""
     rows: list[Row] = []
     writes = not check and rounds >= ROUNDS
     with running() as system:
@@ -59,7 +60,7 @@ def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
         for name, script in ALL.items():
             if name in only or (not only and script in SCRIPTS):
                 found = perform(script.measure, system, rounds)
-                # A machine that others use too may be slow for a while.
+                # A shared machine may be slow for a while.
                 if check and not all(row.holds for row in found):
                     end(found, check=False)
                     found = perform(script.measure, system, rounds)
@@ -70,7 +71,7 @@ def main(rounds: int, check: bool, only: tuple[str, ...]) -> None:
     if writes:
         page.write(list(ALL))
     elif not check:
-        click.echo(f"The page stays as it is: it has the medians of at least {ROUNDS} rounds.", err=True)
+        click.echo(f"The page is not written: it shows the medians of at least {ROUNDS} rounds.", err=True)
     end(rows, check=check)
 
 

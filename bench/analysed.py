@@ -1,6 +1,6 @@
-"""From request to stored and analysed, sustained: one API process, one worker process, one broker; and their memory.
+"""The sustained rate from request to stored and analysed, and the memory, with one process each of API and worker.
 
-A million comments go through the same processes in five rounds, so what they hold at the end belongs to it.
+A million comments pass through the same processes in five rounds, so their memory at the end includes that load.
 """
 
 import time
@@ -19,7 +19,7 @@ POLL: Final = 0.1
 
 
 def measure(tools: Tools) -> list[Row]:
-    """As fast as they can be sent; the clock stops when the last one has its result."""
+    """Sends comments as fast as possible; a round ends when the last comment has its result."""
     system = tools.system
     rates = []
     system.forget()
@@ -46,7 +46,7 @@ def measure(tools: Tools) -> list[Row]:
 
 
 def _round(tools: Tools, url: str, bodies: list[bytes]) -> float:
-    """Comments a second."""
+    """Returns comments per second."""
     started = time.perf_counter()
     send(url, bodies, connections=CONNECTIONS)
     tools.say(f"all stored after {time.perf_counter() - started:.1f} s")
@@ -54,7 +54,7 @@ def _round(tools: Tools, url: str, bodies: list[bytes]) -> float:
     rate = COMMENTS / (time.perf_counter() - started)
     results = tools.system.count("SELECT count(*) FROM comment_analyses WHERE status = 'done'")
     if results != COMMENTS:
-        raise RuntimeError(f"{results} of {COMMENTS} have a result.")
+        raise RuntimeError(f"{results} of {COMMENTS} comments have a result.")
     tools.say(f"{rate:,.0f} comments/s")
     return rate
 

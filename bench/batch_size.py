@@ -1,4 +1,4 @@
-"""COMMENT_BATCH_SIZE 5, 10 and 25: what each gives in storing, and in storing and analysing."""
+"""COMMENT_BATCH_SIZE 5, 10 and 25: the rate of storing, and of storing and analysing."""
 
 import time
 from typing import Final
@@ -15,7 +15,7 @@ SIZE: Final = 25
 
 
 def measure(tools: Tools) -> list[Row]:
-    """A round goes through all three."""
+    """Measures all three sizes in each round."""
     system = tools.system
     bodies = make_bodies(make_columns(COMMENTS, run=11), SIZE)
     stored: dict[int, list[float]] = {size: [] for size in SIZES}
@@ -38,8 +38,8 @@ def measure(tools: Tools) -> list[Row]:
                     analysed[size].append(ANALYSED / (time.perf_counter() - started))
             tools.say(f"{size}: {stored[size][-1]:,.0f} stored, {analysed[size][-1]:,.0f} analysed a second")
     return [
-        Row(work=f"batches of {size}: {what}", unit="comments/s", ours=rates[size])
-        for what, rates in (("stored", stored), ("stored and analysed", analysed))
+        Row(work=f"batches of {size}: {step}", unit="comments/s", ours=rates[size])
+        for step, rates in (("stored", stored), ("stored and analysed", analysed))
         for size in SIZES
     ]
 

@@ -1,4 +1,4 @@
-"""The same requests once more: all of them duplicates, which Redis knows, beside the rate at which they were fresh."""
+"""The same requests again: the rate of duplicates, all of which Redis knows, beside the rate of the fresh comments."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ CASES: Final = ((1_000, 8), (25, 64))
 
 
 def measure(tools: Tools) -> list[Row]:
-    """For each size of request: fresh, and once more."""
+    """Sends the requests of each size fresh, and again."""
     columns = make_columns(COMMENTS, run=5)
     rows = []
     system = tools.system

@@ -1,4 +1,4 @@
-"""What a comment takes: bytes in PostgreSQL by table and index, in its log and in Redis; and what each index costs."""
+"""Bytes per comment in PostgreSQL by table and index, in its log and in Redis; and the cost of each index."""
 
 import time
 from typing import Final
@@ -27,7 +27,7 @@ SIZES: Final = """
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Bytes once, because they hardly differ; an index by upserts with it and without it, in rounds."""
+    """Measures bytes once, because they hardly vary, and each index by upserts with and without it, in rounds."""
     return [*_bytes(tools.system), *_indexes(tools)]
 
 

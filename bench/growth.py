@@ -1,4 +1,4 @@
-"""With 10,000,000 comments in the table: storing and finding duplicates beside that with none, and reading pages."""
+"""Storing and finding duplicates with 10,000,000 comments in the table, beside an empty table; and reading pages."""
 
 import asyncio
 import time
@@ -29,8 +29,8 @@ BEGIN: Final = datetime.now(UTC)
 
 NEWEST: Final = f"id > (SELECT max(id) FROM comments) - {COMMENTS}"  # noqa: S608 - a number of this file
 
-# As if they had come over a year; one post and one author have far more than the others. Without the indexes, which
-# are made afterwards: it is the full table that is measured, not how it came to be.
+# Spread over a year; one post and one author have far more comments than the others. The indexes are created
+# afterwards: the full table is measured, not its filling.
 FILL: Final = f"""
     INSERT INTO comments (source, comment_id, post_id, author, text, posted_at, created_at)
     SELECT 'threads', md5(n::text), CASE WHEN n % 100 = 0 THEN 'busy' ELSE 'old-' || n % {POSTS} END,
@@ -39,15 +39,15 @@ FILL: Final = f"""
     FROM (SELECT n, now() - interval '365 days' * ((n * 7919 % {ROWS})::float8 / {ROWS}) AS moment
           FROM generate_series(1::bigint, {ROWS}) AS n) AS made
 """  # noqa: S608 - numbers of this file
-# Pages as full as identifiers in no order leave them; an index made at once has no room, and its first hour is none to
-# judge by.
+# Pages as full as inserts in random order leave them. A freshly built index has no free space in its pages, so the rate
+# of its first hour is not representative.
 IDENTITY: Final = (
     "ALTER TABLE comments ADD CONSTRAINT comments_identity UNIQUE (source, comment_id) WITH (fillfactor = 70)"
 )
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Empty, then full; each round on top of the one before."""
+    """Measures rounds on an empty table, then on a full table, which keeps the comments of the rounds before."""
     system = tools.system
     empty, full, known, newest, anywhere = [], [], [], [], []
     with system.serving() as (url, _):
@@ -61,7 +61,7 @@ def measure(tools: Tools) -> list[Row]:
         for number in range(tools.rounds):
             full.append(_rate(url, 30 + number))
             newest.append(_duplicates(system, url, NEWEST))
-            # From all over the table, others each time.
+            # From the whole table, other comments in each round.
             anywhere.append(_duplicates(system, url, f"id % {ROWS // COMMENTS} = {number}"))
             tools.say(
                 f"{full[-1]:,.0f} comments/s into a full one, {newest[-1]:,.0f} and {anywhere[-1]:,.0f} duplicates/s"
@@ -93,7 +93,7 @@ def measure(tools: Tools) -> list[Row]:
 
 
 def fill(system: System, tools: Tools) -> None:
-    """Makes the table full."""
+    """Fills the table."""
     tools.say(f"making {ROWS:,} rows")
     indexes = system.execute(
         "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'comments' "
@@ -103,7 +103,7 @@ def fill(system: System, tools: Tools) -> None:
         system.execute(f"DROP INDEX {name}")
     system.execute("ALTER TABLE comments DROP CONSTRAINT comments_identity")
     system.execute(FILL)
-    for definition in (IDENTITY, *(str(one) for _, one in indexes)):
+    for definition in (IDENTITY, *(str(created) for _, created in indexes)):
         system.execute(f"SET maintenance_work_mem = '1GB'; {definition}")
     tools.say("indexed; vacuuming")
     system.execute("VACUUM ANALYZE comments")
@@ -115,7 +115,7 @@ def _rate(url: str, run: int) -> float:
 
 
 def _duplicates(system: System, url: str, which: str) -> float:
-    """Comments a second that are stored already, and of which Redis knows nothing."""
+    """Returns comments per second for comments that are stored, but unknown to Redis."""
     system.forget_cache()
     rows = system.execute(
         f"SELECT comment_id, post_id, author, text, posted_at FROM comments WHERE {which} LIMIT {COMMENTS}"  # noqa: S608
@@ -128,20 +128,20 @@ def _duplicates(system: System, url: str, which: str) -> float:
 
 
 async def _read(url: str, tools: Tools) -> list[tuple[str, float]]:
-    """The name of each kind of page, and its p95 in milliseconds. Every page that is read is another one."""
+    """Returns the name of each kind of page and its p95 in milliseconds. No page is read twice."""
     result = []
-    spans = [BEGIN - timedelta(days=one % 300) for one in range(READS)]
+    ends = [BEGIN - timedelta(days=number % 300) for number in range(READS)]
     firsts = {
-        "by post": [f"post_id=old-{one}" for one in range(1, 2 * READS) if one % 100][:READS],
-        "by author": [f"author=author{one}" for one in range(2, 2 * READS) if one % 100 != 1][:READS],
-        "by time range": [f"since={_iso(one - timedelta(days=30))}&until={_iso(one)}" for one in spans],
+        "by post": [f"post_id=old-{number}" for number in range(1, 2 * READS) if number % 100][:READS],
+        "by author": [f"author=author{number}" for number in range(2, 2 * READS) if number % 100 != 1][:READS],
+        "by time range": [f"since={_iso(end - timedelta(days=30))}&until={_iso(end)}" for end in ends],
     }
     deep = {"by post": "post_id=busy", "by author": "author=busy", "by time range": f"until={_iso(BEGIN)}"}
     async with aiohttp.ClientSession(url) as session:
         for name, queries in firsts.items():
             first = await _p95(session, [f"/comments?{query}&limit={PAGE}" for query in (deep[name], *queries)])
             cursors = await _cursors(session, deep[name])
-            far = [f"/comments?{deep[name]}&limit={PAGE}&cursor={quote(one)}" for one in cursors[-READS:]]
+            far = [f"/comments?{deep[name]}&limit={PAGE}&cursor={quote(cursor)}" for cursor in cursors[-READS:]]
             last = await _p95(session, far)
             result += [(f"{name}, first page", first), (f"{name}, pages up to {len(cursors) + 1:,}", last)]
             tools.say(f"{name}: {first:.1f} ms, far down {last:.1f} ms")
@@ -153,7 +153,7 @@ def _iso(moment: datetime) -> str:
 
 
 async def _cursors(session: aiohttp.ClientSession, query: str) -> list[str]:
-    """Those of the pages up to the thousandth."""
+    """Returns the cursors of the pages up to the thousandth."""
     cursors: list[str] = []
     path = f"/comments?{query}&limit={PAGE}"
     while len(cursors) < THOUSANDTH - 1:

@@ -1,4 +1,4 @@
-"""`comment-monitor ingest` of a file of 1,000,000 lines, beside upserts of 1,000 rows; and its memory meanwhile."""
+"""`comment-monitor ingest` of a file of 1,000,000 lines, beside upserts of 1,000 rows; and the memory it uses."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ EVERY: Final = 0.5
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Rounds of the limit and the whole file in turn."""
+    """Measures the upserts and the whole file alternately."""
     system = tools.system
     columns = make_columns(LIMIT_COMMENTS, run=9)
     rates, upserts, early, late = [], [], [], []
@@ -39,7 +39,7 @@ def measure(tools: Tools) -> list[Row]:
             if (stored := system.count("SELECT count(*) FROM comments")) != LINES:
                 raise RuntimeError(f"{stored} of {LINES} lines are in the database.")
             rates.append(LINES / seconds)
-            # The first samples are of a program that is still starting.
+            # The first samples show a program that is still starting.
             early.append(memory[len(memory) // 4])
             late.append(max(memory[len(memory) // 2 :]))
             tools.say(f"{rates[-1]:,.0f} of {upserts[-1]:,.0f} comments/s, {early[-1]:.0f} MiB, later {late[-1]:.0f}")
@@ -75,7 +75,7 @@ def _write(file: Path, columns: Columns) -> None:
 
 
 def _ingest(system: System, file: Path) -> tuple[float, list[float]]:
-    """Seconds, and MiB twice a second."""
+    """Returns the seconds that the command takes, and its memory in MiB twice a second."""
     memory: list[float] = []
     started = time.perf_counter()
     child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Latency of requests of 25 comments at half of the highest rate, from the moment at which each was due."""
+"""Latency of requests of 25 comments at half of the highest rate, from the moment at which each request was due."""
 
 from statistics import quantiles
 from typing import Final
@@ -15,7 +15,7 @@ SECONDS: Final = 6
 
 
 def measure(tools: Tools) -> list[Row]:
-    """The highest rate first; then rounds at half of it."""
+    """Measures the highest rate first, then rounds at half of it."""
     system = tools.system
     p50, p95, p99 = [], [], []
     with system.serving() as (url, _):
@@ -27,7 +27,7 @@ def measure(tools: Tools) -> list[Row]:
             system.forget()
             bodies = make_bodies(make_columns(int(rate * SECONDS) * SIZE, run=100 + number), SIZE)
             outcome = send(url, bodies, connections=CONNECTIONS, rate=rate)
-            cuts = [one * 1000 for one in quantiles(outcome.latencies, n=100)]
+            cuts = [seconds * 1000 for seconds in quantiles(outcome.latencies, n=100)]
             p50.append(cuts[49])
             p95.append(cuts[94])
             p99.append(cuts[98])

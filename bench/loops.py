@@ -1,4 +1,4 @@
-"""uvloop beside asyncio's own event loop, in the process that serves: what it gives at 25 and 1,000 a request."""
+"""uvloop beside asyncio's own event loop in the serving process, at 25 and 1,000 comments per request."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ PLAIN: Final = ("-c", "import asyncio, uvloop; uvloop.run = asyncio.run; from co
 
 
 def measure(tools: Tools) -> list[Row]:
-    """A round goes through both, each in a process of its own."""
+    """Measures both in each round, each in a process of its own."""
     rows = []
     for size, connections in SHAPES:
         bodies = make_bodies(make_columns(COMMENTS, run=16), size)

@@ -1,4 +1,4 @@
-"""What a place in the analysis queue costs: alike with no batch waiting there and with those of 10,000,000 comments."""
+"""The cost of an outbox row: with no batch waiting for analysis, and with batches of 10,000,000 comments waiting."""
 
 import asyncio
 import time
@@ -22,35 +22,35 @@ BATCH: Final = 25
 WAITING: Final = 400_000
 SWEEPS: Final = 10
 RESEND_AFTER: Final = 60.0
-# Batches of comments that never were: nothing here asks for them.
+# Batches of comments that do not exist: nothing in this script reads them.
 FILL: Final = """
     INSERT INTO analysis_outbox (comment_ids, due_at)
-    SELECT ARRAY(SELECT generate_series(one * 25, one * 25 + 24)), now() + make_interval(secs => {due})
-    FROM generate_series(1000000000001, 1000000000000 + {rows}) AS one
+    SELECT ARRAY(SELECT generate_series(number * 25, number * 25 + 24)), now() + make_interval(secs => {due})
+    FROM generate_series(1000000000001, 1000000000000 + {rows}) AS number
 """
 Findings = Sequence[Analysis | Failure]
 
 
 def measure(tools: Tools) -> list[Row]:
-    """In turns: none waiting, and all of them."""
+    """Measures without waiting batches and with all of them, alternately."""
     columns = make_columns(COMMENTS, run=18)
     findings = list(analyse_all(columns.texts))
-    way: tuple[list[float], list[float]] = ([], [])
+    path: tuple[list[float], list[float]] = ([], [])
     sweep: tuple[list[float], list[float]] = ([], [])
     for _ in range(tools.rounds):
         for at, waiting in enumerate((0, WAITING)):
             _fill(tools.system, waiting, due=86_400)
-            way[at].append(asyncio.run(_way(tools.system.dsn, columns, findings)))
+            path[at].append(asyncio.run(_path(tools.system.dsn, columns, findings)))
             _fill(tools.system, max(waiting, SWEEP_BATCH * SWEEPS), due=-60)
             sweep[at].append(asyncio.run(_sweep(tools.system.dsn)))
         tools.say(
-            f"{way[0][-1]:.1f} and {way[1][-1]:.1f} us a comment, swept {sweep[0][-1]:.2f} and {sweep[1][-1]:.2f}"
+            f"{path[0][-1]:.1f} and {path[1][-1]:.1f} us a comment, swept {sweep[0][-1]:.2f} and {sweep[1][-1]:.2f}"
         )
     beside_what, most = "none waiting", f"{WAITING * BATCH:,} comments waiting"
     return [
         Row(
-            work=f"PostgreSQL's part of a comment's way, stored to analysed, {most}", unit=MICROSECONDS, ours=way[1],
-            beside=way[0], beside_what=beside_what, floor=1.25, most=True,
+            work=f"PostgreSQL's part of a comment's way, stored to analysed, {most}", unit=MICROSECONDS, ours=path[1],
+            beside=path[0], beside_what=beside_what, floor=1.25, most=True,
         ),
         Row(
             work=f"sending again, {most}", unit=MICROSECONDS, ours=sweep[1], beside=sweep[0], beside_what="few waiting",
@@ -66,11 +66,11 @@ def _fill(system: System, rows: int, *, due: int) -> None:
     system.execute("CHECKPOINT")
 
 
-async def _way(dsn: str, columns: Columns, findings: Findings) -> float:
-    """Microseconds of waiting a comment: written with its place in the queue, loaded, its result saved."""
+async def _path(dsn: str, columns: Columns, findings: Findings) -> float:
+    """Returns microseconds per comment to write it with its outbox row, load it and save its result."""
     database = await _open(dsn)
     try:
-        # The plans and the connection are not what is measured.
+        # Warms up the connection and its plans.
         await _through(database, columns, slice(0, TOGETHER), findings)
         started = time.perf_counter()
         for at in range(TOGETHER, COMMENTS, TOGETHER):
@@ -87,7 +87,7 @@ async def _through(database: Database, columns: Columns, part: slice, findings: 
             Comment(source=SOURCE, post_id=post, id=id_, text=text, author=author, timestamp=moment)
             for id_, post, author, text, moment in fields
         ),
-        key=lambda one: one.key,
+        key=lambda comment: comment.key,
     )
     async with database.transaction() as conn:
         written = await stored.write(conn, comments, batch_size=BATCH, resend_after=RESEND_AFTER)
@@ -100,7 +100,7 @@ async def _through(database: Database, columns: Columns, part: slice, findings: 
 
 
 async def _sweep(dsn: str) -> float:
-    """Microseconds a comment that is taken for sending again."""
+    """Returns microseconds per comment that the sweep takes to resend."""
     database = await _open(dsn)
     try:
         started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Overload: more comments than a slowed worker can analyse, for longer than it takes until rows would be sent again.
+"""Overload: more comments than a slowed worker can analyse, for longer than COMMENT_RESEND_AFTER.
 
-What counts is the worker's rate once waiting rows are due, beside its rate before; and its rate right after the load.
-The same by the worker's own processor time is what it does on a machine that others use too.
+Compares the worker's rate once waiting rows are due, and its rate right after the load, with its rate before. The rates
+per second of the worker's own processor time hold on a shared machine too.
 """
 
 import threading
@@ -22,18 +22,18 @@ SECONDS: Final = 180
 RESEND_AFTER: Final = 60
 BATCH: Final = 25
 CONNECTIONS: Final = 8
-# What makes the analysis of a comment take twice as long.
+# Additional seconds per comment, which make its analysis take twice as long.
 SLOWER: Final = 0.00012
-# Comments a second that are sent: at least twice of what the worker does.
+# Comments sent per second: at least twice as many as the worker analyses.
 RATE: Final = 6_000
 CHUNK: Final = 30_000
-# Seconds that are looked at before the first row is due, and after the load.
+# Seconds skipped at the beginning of the load, and seconds measured after it.
 WARMING: Final = 10
 AFTER: Final = 30
 RESULTS: Final = "SELECT pg_stat_get_tuples_inserted('comment_analyses'::regclass)"
 
 
-class Look(NamedTuple):
+class Sample(NamedTuple):
     """Seconds since the beginning of the load, comments analysed, and processor seconds of the worker."""
 
     moment: float
@@ -42,7 +42,7 @@ class Look(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a worker did between two looks: comments a second, and a second of its own processor time."""
+    """A worker's comments per second, and per second of its own processor time, between two samples."""
 
     rate: float
     efficiency: float
@@ -55,29 +55,29 @@ class Course:
         self._system = system
         self._worker = worker
         self._began = time.monotonic()
-        self._seen: list[Look] = []
-        self._look()
+        self._samples: list[Sample] = []
+        self._sample()
 
     def watch(self, until: float) -> None:
-        """Looks on until so many seconds after the beginning."""
+        """Samples every second until `until` seconds after the beginning."""
         while (now := time.monotonic() - self._began) < until:
             time.sleep(min(1.0, until - now))
-            self._look()
+            self._sample()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         analysed, processor = self._system.count(RESULTS), self._worker.processor_seconds()
-        self._seen.append(Look(time.monotonic() - self._began, analysed, processor))
+        self._samples.append(Sample(time.monotonic() - self._began, analysed, processor))
 
     def part(self, begin: float, end: float) -> Part:
-        """Between two moments."""
-        seen = [one for one in self._seen if begin <= one.moment <= end]
-        first, last = seen[0], seen[-1]
+        """Returns the part between two moments, in seconds since the beginning."""
+        samples = [sample for sample in self._samples if begin <= sample.moment <= end]
+        first, last = samples[0], samples[-1]
         done = last.analysed - first.analysed
         return Part(done / (last.moment - first.moment), done / (last.processor - first.processor))
 
 
 def measure(tools: Tools, *, seconds: int = SECONDS, resend_after: int = RESEND_AFTER, sources: str = "") -> list[Row]:
-    """A round: a load for `seconds`, and a look at what comes after it."""
+    """Runs a load for `seconds` in each round, and samples the worker during and after it."""
     before: list[Part] = []
     during: list[Part] = []
     after: list[Part] = []
@@ -100,19 +100,19 @@ def measure(tools: Tools, *, seconds: int = SECONDS, resend_after: int = RESEND_
         after.append(course.part(seconds + 1, seconds + AFTER))
         tools.say(
             f"{before[-1].rate:,.0f} comments/s, once rows are due {during[-1].rate:,.0f}, after the load "
-            f"{after[-1].rate:,.0f}; {resent[-1]:,.0f} rows wait that were sent again"
+            f"{after[-1].rate:,.0f}; {resent[-1]:,.0f} resent rows wait"
         )
-    what = f"{RATE:,} comments/s for {seconds} s on a worker slowed to half, batch {BATCH}"
+    load = f"{RATE:,} comments/s for {seconds} s on a worker slowed to half, batch {BATCH}"
     rows = []
     for work, found in (("once rows are due", during), ("right after the load", after)):
         rows += [
             Row(
-                work=f"analysed {work}, {what}", unit="comments/s", ours=[one.rate for one in found],
-                beside=[one.rate for one in before], beside_what="before they are due", floor=0.9,
+                work=f"analysed {work}, {load}", unit="comments/s", ours=[part.rate for part in found],
+                beside=[part.rate for part in before], beside_what="before they are due", floor=0.9,
             ),
             Row(
                 work=f"the same a second of the worker's processor time, {work}", unit="comments",
-                ours=[one.efficiency for one in found], beside=[one.efficiency for one in before],
+                ours=[part.efficiency for part in found], beside=[part.efficiency for part in before],
                 beside_what="before they are due", floor=0.9,
             ),
         ]  # fmt: skip
@@ -122,7 +122,7 @@ def measure(tools: Tools, *, seconds: int = SECONDS, resend_after: int = RESEND_
 
 @contextmanager
 def _loaded(url: str, seconds: int, number: int) -> Iterator[None]:
-    """A load for so many seconds from the beginning of the block."""
+    """Sends a load for `seconds` from the beginning of the block."""
     failures: list[BaseException] = []
 
     def load() -> None:
@@ -152,10 +152,10 @@ def _loaded(url: str, seconds: int, number: int) -> Iterator[None]:
 @click.option(
     "--resend-after", default=RESEND_AFTER, show_default=True, type=click.IntRange(15), help="COMMENT_RESEND_AFTER."
 )
-@click.option("--beside", default="", help="The sources (src) of another commit, which is measured first.")
-@click.option("--check", is_flag=True, help="Exit code 1 where a value falls below its floor.")
+@click.option("--beside", default="", help="The sources (src) of another commit, to measure first.")
+@click.option("--check", is_flag=True, help="Exit with 1 if a value misses its floor.")
 def main(rounds: int, seconds: int, resend_after: int, beside: str, check: bool) -> None:
-    """The command line of this script."""
+    """Runs the command line."""
     rows = []
     with running() as system:
         for sources in [beside, ""] if beside else [""]:

@@ -1,4 +1,4 @@
-"""Which program the processors work for: microseconds a comment, storing at 1,000 and 25 a request, and analysing."""
+"""Processor time of each program in microseconds per comment: storing at 1,000 and 25 per request, and analysing."""
 
 import os
 import time
@@ -16,14 +16,14 @@ from bench.harness.system import System
 COMMENTS: Final = 60_000
 ANALYSED: Final = 40_000
 SHAPES: Final = ((1000, 8), (25, 64))
-# What else runs below this process (RabbitMQ's start script, Erlang's port mapper) does next to nothing.
+# Other children of this process (RabbitMQ's start script, Erlang's port mapper) use next to no time.
 PROGRAMS: Final = {"postgres": "PostgreSQL", "redis": "Redis", "beam": "RabbitMQ", "python": "the service"}
 LOAD: Final = "the load generator"
 Spent = dict[str, float]
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Fresh comments; the processes are those below this one."""
+    """Sends fresh comments and measures this process and its children."""
     system = tools.system
     rows = []
     for size, connections in SHAPES:
@@ -41,7 +41,7 @@ def measure(tools: Tools) -> list[Row]:
 
 
 def _analysing(tools: Tools) -> Spent:
-    """By a worker that finds all of it waiting; the clock starts when it has begun."""
+    """Measures a worker whose comments all wait already, from its first result on."""
     system = tools.system
     system.forget()
     with system.serving() as (url, _):
@@ -61,11 +61,11 @@ def _analysed(system: System) -> int:
     return system.count("SELECT count(*) FROM comment_analyses")
 
 
-def _rows(what: str, rounds: list[Spent]) -> list[Row]:
-    values = {name: [one[name] for one in rounds] for name in rounds[0]}
+def _rows(work: str, rounds: list[Spent]) -> list[Row]:
+    values = {name: [spent[name] for spent in rounds] for name in rounds[0]}
     return [
-        Row(work=f"processor time, {what}: {name}", unit=MICROSECONDS, ours=found)
-        for name, found in sorted(values.items(), key=lambda one: -median(one[1]))
+        Row(work=f"processor time, {work}: {name}", unit=MICROSECONDS, ours=found)
+        for name, found in sorted(values.items(), key=lambda item: -median(item[1]))
     ]
 
 
@@ -74,7 +74,7 @@ def _spent(before: Spent, comments: int) -> Spent:
 
 
 def _seconds() -> Spent:
-    """Processor seconds so far by program."""
+    """Returns the processor seconds so far, by program."""
     result: Spent = {}
     here = psutil.Process(os.getpid())
     for process in (here, *here.children(recursive=True)):
@@ -82,7 +82,7 @@ def _seconds() -> Spent:
             times, name = process.cpu_times(), process.name()
         except psutil.NoSuchProcess:
             continue
-        program = LOAD if process == here else next((PROGRAMS[one] for one in PROGRAMS if one in name), None)
+        program = LOAD if process == here else next((PROGRAMS[part] for part in PROGRAMS if part in name), None)
         if program:
             result[program] = result.get(program, 0) + times.user + times.system
     return result

@@ -1,6 +1,6 @@
-"""Where the time goes within the process that serves and within a worker process: samples of their stacks (py-spy).
+"""Where the serving process and a worker process spend their time: samples of their stacks (py-spy).
 
-Of the thread that holds the interpreter's lock: one that waits for work or for a socket takes no time.
+Only the thread that holds the interpreter's lock is sampled: a thread that waits for work or for a socket uses no time.
 """
 
 import signal
@@ -25,7 +25,8 @@ ANALYSED: Final = 100_000
 SHAPES: Final = ((25, 64), (1_000, 8))
 PER_SECOND: Final = 250
 PY_SPY: Final = Path(sys.executable).with_name("py-spy")
-# The innermost frame whose file begins so says what a sample was for; what has no such frame is the event loop's.
+# The innermost frame whose file begins with a key decides the part of a sample; without such a frame, it is the event
+# loop.
 PARTS: Final = {
     "comment_monitor/analysis/findings/language": "language",
     "comment_monitor/analysis/findings/ngrams": "language",
@@ -54,7 +55,7 @@ Shares = dict[str, float]
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Storing at two sizes of request, then a worker that finds all of it waiting."""
+    """Samples storing at two sizes of request, then a worker whose comments all wait already."""
     rows = []
     for size, connections in SHAPES:
         rows += _rows(f"serving {size:,} a request", _serving(tools.system, size, connections))
@@ -62,9 +63,9 @@ def measure(tools: Tools) -> list[Row]:
     return rows + _rows("analysing", _analysing(tools.system))
 
 
-def _rows(what: str, shares: Shares) -> list[Row]:
-    ordered = sorted(shares.items(), key=lambda one: -one[1])
-    return [Row(work=f"profile, {what}: {part}", unit=SHARE, ours=[share]) for part, share in ordered]
+def _rows(work: str, shares: Shares) -> list[Row]:
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return [Row(work=f"profile, {work}: {part}", unit=SHARE, ours=[share]) for part, share in ordered]
 
 
 def _serving(system: System, size: int, connections: int) -> Shares:
@@ -92,7 +93,7 @@ def _analysing(system: System) -> Shares:
 
 
 class _Sampler:
-    """Looks at a process's stacks until the end of its block. `shares`: percent of the samples by part."""
+    """Samples a process's stacks until the end of its block. `shares`: percent of the samples by part."""
 
     shares: Shares
 
@@ -123,7 +124,7 @@ class _Sampler:
 
 
 def _part(stack: str) -> str:
-    """Frames stand outermost first, as "name (file:line)"."""
+    """Returns the part of a stack, whose frames are "name (file:line)", the outermost first."""
     for frame in reversed(stack.split(";")):
         file = frame.rpartition("(")[2]
         for begin, part in PARTS.items():

@@ -1,4 +1,4 @@
-"""`POST /comments/process` with 1,000 fresh comments a request, beside upserts of 1,000 rows and COPY."""
+"""`POST /comments/process` with 1,000 fresh comments per request, beside upserts of 1,000 rows and COPY."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ CONNECTIONS: Final = 8
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Rounds of ours and the limit in turn, then COPY, for scale only."""
+    """Measures requests and upserts alternately, then COPY, for scale only."""
     columns = make_columns(COMMENTS, run=1)
     ours, upserts = beside_upserts(tools, columns, size=SIZE, connections=CONNECTIONS)
     copies = []

@@ -1,4 +1,4 @@
-"""`POST /comments/process` with 25 fresh comments a request over 64 connections, beside upserts of 1,000 rows."""
+"""`POST /comments/process` with 25 fresh comments per request over 64 connections, beside upserts of 1,000 rows."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ CONNECTIONS: Final = 64
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Rounds of ours and the limit in turn."""
+    """Measures requests and upserts alternately."""
     columns = make_columns(COMMENTS, run=3)
     ours, upserts = beside_upserts(tools, columns, size=SIZE, connections=CONNECTIONS)
     return [

@@ -1,8 +1,8 @@
 """A burst of comments on a cluster, second by second: queue, backlog and pods under the chart's production autoscalers.
 
-A model, not a measurement: what a pod does in a second is an option, by default somewhat below what bench measured;
-what the autoscalers decide is the controller's arithmetic with the settings of values-prod.yaml. What the API does not
-take (its queue is full) is refused, and repeated by its senders.
+A model, not a measurement: a pod's rate is an option, by default somewhat below the rate that bench measured; the
+autoscalers follow the controller's arithmetic with the settings of values-prod.yaml. If its queue is full, the API
+refuses comments, and their clients retry.
 """
 
 from collections import deque
@@ -23,10 +23,10 @@ EVERY: Final = 60
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """What one of each can do; comments a second, and seconds.
+    """The rates of a pod and of the database in comments per second, and delays in seconds.
 
     `cpu`: processor seconds that storing a comment costs an API pod. `lag`: how old a metric is when the autoscaler
-    reads it (scrape, rule, adapter). `start`: from the autoscaler's wish to a pod that works.
+    reads it (scrape, rule, adapter). `start`: from the autoscaler's decision to a working pod.
     """
 
     api_pod: float
@@ -50,12 +50,12 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment:
-    """Pods under an autoscaler: those that work, and those that are on their way."""
+    """Working and starting pods under an autoscaler."""
 
     def __init__(self, values: dict[str, Any], rates: Rates):
         scaling = values["autoscaling"]
         bounds = {key: scaling[key] for key in ("minReplicas", "maxReplicas")} | {"behavior": behaviour(scaling)}
-        # One metric for all: of several the controller takes the one that asks for the most.
+        # A single metric: of several metrics the controller follows the one that requires the most pods.
         self._scaler = Autoscaler(bounds, target=1)
         self.pods = scaling["minReplicas"]
         self._coming: list[tuple[int, int]] = []
@@ -63,20 +63,20 @@ class Deployment:
         self._shares: deque[float] = deque(maxlen=rates.lag + 1)
 
     def step(self, second: int, share: float) -> None:
-        """A second passes; `share`: by how much the worst metric is above (1: at) its target, on average over pods."""
+        """Advances by a second. `share`: the worst metric's average over pods, divided by its target."""
         self._shares.append(share)
         while self._coming and self._coming[0][0] <= second:
             self.pods = self._coming.pop(0)[1]
         if second % LOOK == 0:
-            wish = self._scaler.look(second, [self._shares[0]] * self.pods)
-            if wish < self.pods:
-                self.pods, self._coming = wish, []
-            elif wish > (self._coming[-1][1] if self._coming else self.pods):
-                self._coming.append((second + self._start, wish))
+            wanted = self._scaler.look(second, [self._shares[0]] * self.pods)
+            if wanted < self.pods:
+                self.pods, self._coming = wanted, []
+            elif wanted > (self._coming[-1][1] if self._coming else self.pods):
+                self._coming.append((second + self._start, wanted))
 
 
 def behaviour(scaling: dict[str, Any]) -> dict[str, Any]:
-    """As the chart's template has it: twice as many or four more in 15 s, a quarter or one less in a minute."""
+    """Returns the behaviour of the chart's template: up by 100 % or 4 pods in 15 s, down by 25 % or 1 pod in 60 s."""
     return {
         "scaleUp": {
             "stabilizationWindowSeconds": scaling["scaleUpStabilization"],
@@ -94,7 +94,7 @@ def _policy(kind: str, value: int, seconds: int) -> dict[str, Any]:
 
 
 def production() -> dict[str, Any]:
-    """The chart's values with those of values-prod.yaml over them."""
+    """Returns the chart's values, overridden by values-prod.yaml."""
     return _merged(*(yaml.safe_load((CHART / name).read_text()) for name in ("values.yaml", "values-prod.yaml")))
 
 
@@ -108,7 +108,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def simulate(values: dict[str, Any], rates: Rates, *, base: float, burst: float, begin: int, length: int, until: int
              ) -> list[Moment]:  # fmt: skip
-    """`base` comments a second, and `burst` for `length` seconds from second `begin` on."""
+    """Simulates `base` comments per second, and `burst` for `length` seconds from second `begin` on."""
     api, worker = values["orchestrator"], values["worker"]
     storing, analysing = Deployment(api, rates), Deployment(worker, rates)
     capacity = api["commentMonitoring"]["queueCapacity"]
@@ -117,12 +117,12 @@ def simulate(values: dict[str, Any], rates: Rates, *, base: float, burst: float,
     found = []
     for second in range(until):
         arriving = burst if begin <= second < begin + length else base
-        offered, room = arriving + outside, capacity * storing.pods - queue
+        offered, free_capacity = arriving + outside, capacity * storing.pods - queue
         rate = min(rates.api_pod * storing.pods, rates.database)
-        taken = min(offered, room + rate)
-        outside = offered - taken
-        stored = min(queue + taken, rate)
-        queue += taken - stored
+        accepted = min(offered, free_capacity + rate)
+        outside = offered - accepted
+        stored = min(queue + accepted, rate)
+        queue += accepted - stored
         backlog = max(0.0, backlog + stored - rates.worker_pod * analysing.pods)
         waiting = queue / storing.pods / api["autoscaling"]["customMetrics"]["averageValue"]
         storing.step(second, max(waiting, stored * rates.cpu / storing.pods / requested))
@@ -135,38 +135,41 @@ def simulate(values: dict[str, Any], rates: Rates, *, base: float, burst: float,
 
 
 def cores(quantity: str) -> float:
-    """Of processor time as Kubernetes writes it, such as 1500m."""
+    """Returns the cores of a Kubernetes quantity, such as 1500m."""
     return float(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
 
 
 def show(moments: list[Moment]) -> None:
-    """A line a minute."""
+    """Prints a line per minute."""
     table = Table("minute", "arriving /s", "waits outside", "in the API's queues", "not yet analysed", "API", "workers")
-    for one in moments[::EVERY]:
-        numbers = (one.second // EVERY, one.arriving, one.refused, one.queue, one.backlog, one.api_pods)
-        table.add_row(*(f"{number:,.0f}" for number in (*numbers, one.worker_pods)))
+    for moment in moments[::EVERY]:
+        numbers = (
+            moment.second // EVERY, moment.arriving, moment.refused, moment.queue, moment.backlog, moment.api_pods,
+            moment.worker_pods,
+        )  # fmt: skip
+        table.add_row(*(f"{number:,.0f}" for number in numbers))
     Console().print(table)
 
 
 @click.command(help=__doc__)
-@click.option("--base", default=1_000.0, show_default=True, help="Comments a second before and after.")
-@click.option("--burst", default=50_000.0, show_default=True, help="Comments a second during the burst.")
-@click.option("--length", default=300, show_default=True, help="Seconds that it lasts.")
+@click.option("--base", default=1_000.0, show_default=True, help="Comments per second before and after.")
+@click.option("--burst", default=50_000.0, show_default=True, help="Comments per second during the burst.")
+@click.option("--length", default=300, show_default=True, help="Seconds that the burst lasts.")
 @click.option("--until", default=1_800, show_default=True, help="Seconds to simulate.")
-@click.option("--api-pod", default=20_000.0, show_default=True, help="Comments a second that an API pod stores.")
-@click.option("--worker-pod", default=6_000.0, show_default=True, help="Comments a second that a worker pod analyses.")
-@click.option("--database", default=60_000.0, show_default=True, help="Comments a second that PostgreSQL takes.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture there (.svg).")
+@click.option("--api-pod", default=20_000.0, show_default=True, help="Comments per second that an API pod stores.")
+@click.option("--worker-pod", default=6_000.0, show_default=True, help="Comments per second that a worker analyses.")
+@click.option("--database", default=60_000.0, show_default=True, help="Comments per second that PostgreSQL stores.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture to this file (.svg).")
 def main(
     base: float, burst: float, length: int, until: int, api_pod: float, worker_pod: float, database: float,
     plot: Path | None,
 ) -> None:  # fmt: skip
-    """See above."""
+    """Runs the command line."""
     rates = Rates(api_pod=api_pod, worker_pod=worker_pod, database=database)
     moments = simulate(production(), rates, base=base, burst=burst, begin=60, length=length, until=until)
     show(moments)
-    worst = max(moments, key=lambda one: one.backlog)
-    clear = next((one.second for one in moments[worst.second :] if not one.backlog), None)
+    worst = max(moments, key=lambda moment: moment.backlog)
+    clear = next((moment.second for moment in moments[worst.second :] if not moment.backlog), None)
     click.echo(f"most not yet analysed: {worst.backlog:,.0f} comments, in second {worst.second}")
     click.echo(f"all analysed in second {clear}" if clear else "not all analysed by the end")
     if plot:

@@ -1,7 +1,7 @@
-"""What so many comments a day need, reckoned from what bench measured (docs/performance.json): docs/scaling.md's table.
+"""The table of docs/scaling.md: the resources for a number of comments a day, computed from docs/performance.json.
 
-Everything is for the peak but disk and Redis, which are for the average. Cores are to be three quarters busy at the
-most. Prices are assumptions to be replaced by one's own.
+Everything is for the peak, except disk and Redis, which are for the average. Cores are at most three quarters busy.
+Prices are assumptions; replace them by your own.
 """
 
 import math
@@ -24,10 +24,10 @@ HEADINGS: Final = (
 
 
 def measured(work: str) -> float:
-    """The sum of the medians of all rows that begin so.
+    """Returns the sum of the medians of all rows whose `work` begins with this text.
 
     Raises:
-        LookupError: nothing of the kind was measured.
+        LookupError: no such row was measured.
     """
     rows = [row for run in runs().values() for row in run.rows if row.work.startswith(work)]
     if not rows:
@@ -36,15 +36,15 @@ def measured(work: str) -> float:
 
 
 def size(millions: float, *, peak: float, days: int, values: dict[str, Any], core: float, gigabyte: float) -> list[str]:
-    """A line of the table.
+    """Returns a line of the table.
 
     Args:
-        millions: of comments a day.
-        peak: times the average.
-        days: that comments are kept.
-        values: of the chart.
-        core: its price a month.
-        gigabyte: that of a GB of disk.
+        millions: millions of comments a day.
+        peak: the peak rate as a multiple of the average.
+        days: days for which comments are kept.
+        values: the chart's values.
+        core: price of a core a month.
+        gigabyte: price of a GB of disk a month.
     """
     average = millions * 1e6 / SECONDS_A_DAY
     most = average * peak
@@ -54,15 +54,15 @@ def size(millions: float, *, peak: float, days: int, values: dict[str, Any], cor
         measured("processor time, 25 a request: PostgreSQL") + measured("processor time, analysing: PostgreSQL")
     )  # fmt: skip
     api, worker = values["orchestrator"], values["worker"]
-    api_cores, worker_cores = (cores(one["resources"]["limits"]["cpu"]) for one in (api, worker))
-    # A process of Python has no use for more than one core, whatever its limit.
+    api_cores, worker_cores = (cores(part["resources"]["limits"]["cpu"]) for part in (api, worker))
+    # A Python process uses at most one core, whatever its limit.
     pods = max(2, math.ceil(storing / BUSY / min(api_cores, 1)))
     workers = max(2, math.ceil(analysing / BUSY / min(worker_cores, worker["concurrency"])))
     own = load({})
     connections = pods * (own.writers + 2 + own.read_connections) + workers * worker["concurrency"] * 2
     disk = millions * 1e6 * days * measured("size: PostgreSQL") / 1e9
     redis = average * api["commentMonitoring"]["dedupCacheTTL"] * measured("size: Redis") / 1e6
-    # PostgreSQL, two cores at least, and its disk twice, for a standby too; a core each for Redis and RabbitMQ.
+    # PostgreSQL (at least two cores) and its disk count twice, for a standby; Redis and RabbitMQ count a core each.
     money = core * (pods * api_cores + workers * worker_cores + max(2, database / BUSY) * 2 + 2) + gigabyte * disk * 2
     log = most * measured("size: write-ahead log") / 1e6
     numbers = (millions * 1e6, average, most, pods, workers, connections, max(1, math.ceil(database / BUSY)), log, disk)
@@ -70,15 +70,15 @@ def size(millions: float, *, peak: float, days: int, values: dict[str, Any], cor
 
 
 @click.command(help=__doc__)
-@click.option("--peak", default=10.0, show_default=True, help="Times the average.")
-@click.option("--days", default=30, show_default=True, help="That comments are kept.")
+@click.option("--peak", default=10.0, show_default=True, help="Peak rate as a multiple of the average.")
+@click.option("--days", default=30, show_default=True, help="Days for which comments are kept.")
 @click.option("--core", default=30.0, show_default=True, help="Price of a core a month.")
 @click.option("--gigabyte", default=0.1, show_default=True, help="Price of a GB of disk a month.")
 @click.option("--millions", multiple=True, type=float, default=MILLIONS, show_default=True, help="Comments a day.")
 def main(peak: float, days: int, core: float, gigabyte: float, millions: tuple[float, ...]) -> None:
-    """See above."""
+    """Runs the command line."""
     lines = [
-        size(one, peak=peak, days=days, values=production(), core=core, gigabyte=gigabyte) for one in millions
+        size(amount, peak=peak, days=days, values=production(), core=core, gigabyte=gigabyte) for amount in millions
     ]  # fmt: skip
     for line in (list(HEADINGS), ["---:"] * len(HEADINGS), *lines):
         click.echo(f"| {' | '.join(line)} |")

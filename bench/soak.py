@@ -1,6 +1,6 @@
-"""Ten minutes of comments at a steady rate: the memory of an orchestrator and of a worker has to stay level.
+"""Ten minutes of comments at a steady rate: the memory of an orchestrator and of a worker must stay level.
 
-Only where it is named (`python -m bench --only soak`): `make bench` has no ten minutes for it.
+Runs only if named (`python -m bench --only soak`), because it takes too long for `make bench`.
 """
 
 import threading
@@ -23,14 +23,14 @@ UNSHARED: Final = "worker process, without what it shares"
 
 
 def measure(tools: Tools) -> list[Row]:
-    """Sent by the minute; memory is looked at all the while, and the first two minutes are for warming up."""
+    """Sends comments minute by minute and samples the memory; the first two minutes are a warm-up."""
     system = tools.system
     system.forget()
     with system.serving() as (url, orchestrator), system.working() as worker:
         watches = {
             "orchestrator": _Watch(orchestrator.memory),
             "worker process": _Watch(worker.resident),
-            # For scale: it rises too where the process writes to a page that it had shared with its parent.
+            # For scale only: it also rises when the process writes to a page that it shared with its parent.
             UNSHARED: _Watch(worker.memory),
         }
         for minute in range(MINUTES):
@@ -54,10 +54,10 @@ def measure(tools: Tools) -> list[Row]:
 
 
 class _Watch:
-    """Looks at a process's memory every few seconds: of the largest of its processes."""
+    """Samples the memory of the largest process of a process tree every few seconds."""
 
-    def __init__(self, look: Callable[[], list[float]]):
-        self._look = look
+    def __init__(self, read: Callable[[], list[float]]):
+        self._read = read
         self._ended = threading.Event()
         self._started = time.monotonic()
         self._moments: list[float] = []
@@ -67,14 +67,16 @@ class _Watch:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            self.samples.append(max(self._look()))
+            self.samples.append(max(self._read()))
             self._moments.append(time.monotonic() - self._started)
             self._ended.wait(EVERY)
 
     def between(self, begin: int, end: int) -> float:
-        """The median between two minutes."""
+        """Returns the median between two minutes."""
         return median(
-            one for one, moment in zip(self.samples, self._moments, strict=True) if begin * 60 <= moment < end * 60
+            memory
+            for memory, moment in zip(self.samples, self._moments, strict=True)
+            if begin * 60 <= moment < end * 60
         )
 
     def end(self) -> None:

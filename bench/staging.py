@@ -1,4 +1,4 @@
-"""COPY into a staging table and from there into the table, beside `unnest` upserts: by rows in a transaction."""
+"""COPY into a staging table and upserts from there, beside `unnest` upserts, by the number of rows in a transaction."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ SIZES: Final = (100, 1_000, 10_000)
 
 
 def measure(tools: Tools) -> list[Row]:
-    """A round goes through both ways of each size, every transaction committed."""
+    """Measures both ways at each size in each round; every transaction is committed."""
     system, columns = tools.system, make_columns(COMMENTS, run=17)
     staged: dict[int, list[float]] = {size: [] for size in SIZES}
     upserts: dict[int, list[float]] = {size: [] for size in SIZES}

@@ -19,7 +19,7 @@ PATIENCE: Final = 120.0
 
 
 def measure(tools: Tools) -> list[Row]:
-    """The first start makes the database and is not counted."""
+    """Starts once to create the database, which is not counted, then once per round."""
     seconds = []
     with tempfile.TemporaryDirectory(prefix="bench-up-") as folder:
         Path(folder).chmod(0o755)

@@ -1,4 +1,4 @@
-"""Traces: what they cost where none are made (beside a program that can't make any), and where they are."""
+"""The cost of traces: switched off (beside a program that can't create any), and switched on."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ WITHOUT: Final = ("-m", "bench.harness.untraced")
 
 
 def measure(tools: Tools) -> list[Row]:
-    """A round goes through all three, each in a process of its own: without the places, off, on."""
+    """Measures all three in each round, each in a process of its own: without trace code, off, on."""
     bodies = make_bodies(make_columns(COMMENTS, run=17), SIZE)
     rates: dict[str, list[float]] = {"without": [], "off": [], "on": []}
     with _collector() as endpoint:
@@ -36,13 +36,13 @@ def measure(tools: Tools) -> list[Row]:
     ]
 
 
-def _row(work: str, ours: list[float], beside: list[float], what: str) -> Row:
-    return Row(work=f"{work}, {SIZE} a request", unit="comments/s", ours=ours, beside=beside, beside_what=what)
+def _row(work: str, ours: list[float], beside: list[float], beside_what: str) -> Row:
+    return Row(work=f"{work}, {SIZE} a request", unit="comments/s", ours=ours, beside=beside, beside_what=beside_what)
 
 
 @contextmanager
 def _collector() -> Iterator[str]:
-    """Takes traces and forgets them."""
+    """Runs a collector that discards traces; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -52,7 +52,7 @@ def _collector() -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)

@@ -1,1 +1,1 @@
-"""What the scripts share: servers, load, the limit, and what becomes of a measurement."""
+"""Code that the scripts share: servers, load, reference measurements, and results."""

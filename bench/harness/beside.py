@@ -1,4 +1,4 @@
-"""Rounds of requests and of what stands beside them in turn, each on empty tables."""
+"""Alternating rounds of requests and of their reference, each on empty tables."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -13,7 +13,7 @@ WARMING: Final = 2_000
 
 
 def beside_upserts(tools: Tools, columns: Columns, *, size: int, connections: int) -> tuple[list[float], list[float]]:
-    """Comments a second of ours and of upserts of 1,000 rows, a round each; `size` comments a request."""
+    """Returns the comments per second of requests of `size` comments, and of upserts of 1,000 rows, for each round."""
     bodies = make_bodies(columns, size)
     ours, upserts = [], []
     system = tools.system
@@ -36,14 +36,14 @@ def beside_program(
     programs: tuple[Sequence[str], Sequence[str]],
     after: Callable[[int, Process], None] = lambda _number, _process: None,
 ) -> tuple[list[float], list[float]]:
-    """Comments a second of two programs, each round in processes of their own.
+    """Returns the comments per second of two programs for each round, each in processes of its own.
 
     Args:
-        tools: of the measurement.
-        bodies: what is sent.
-        connections: over so many.
-        programs: what Python is to run: ours, and the other.
-        after: gets the number of the program (0 or 1) and its process, once all is answered.
+        tools: the tools of the measurement.
+        bodies: bodies to send.
+        connections: number of connections.
+        programs: Python's arguments for the service, and for the other program.
+        after: called with the number of the program (0 or 1) and its process, once all requests are answered.
     """
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(tools.rounds):

@@ -1,4 +1,4 @@
-"""A measured claim: what was measured, what it is held against, and the floor below which it must not fall."""
+"""A measured claim: the measurement, its reference, and the floor below which it must not fall."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -14,10 +14,10 @@ SHARE: Final = "% of its time"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table.
+    """A line of the table.
 
-    `ours` and `beside` have a value a round, taken in turns: in `unit`. Where `beside` is given, what counts is the
-    ratio of the two. `floor`: the least that is good enough, or with `most` the most; None: for scale only.
+    `ours` and `beside` hold a value per round in `unit`, measured alternately. If `beside` is given, the ratio of the
+    two counts. `floor`: the minimum, or with `most` the maximum; None: for scale only.
     """
 
     work: str
@@ -30,24 +30,24 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratios(self) -> list[float]:
-        """Ours by what stands beside it, a round each."""
-        return [one / other for one, other in zip(self.ours, self.beside, strict=True)] if self.beside else []
+        """The ratio of `ours` to `beside` in each round."""
+        return [ours / beside for ours, beside in zip(self.ours, self.beside, strict=True)] if self.beside else []
 
     @property
     def value(self) -> float:
-        """What is held against the floor: a median."""
+        """The median that is compared with the floor."""
         return median(self.ratios or self.ours)
 
     @property
     def holds(self) -> bool:
-        """Whether it is good enough."""
+        """Whether the value meets the floor."""
         if self.floor is None:
             return True
         return self.value <= self.floor if self.most else self.value >= self.floor
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """What a measurement works with: `say` tells who waits how far it has come."""
+    """The tools of a measurement. `say` prints its progress."""
 
     system: System
     rounds: int
@@ -58,7 +58,7 @@ Measure = Callable[[Tools], list[Row]]
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows as text: work, ours, beside, ratio, floor, whether it holds, and of how many rounds it is the median."""
+    """Returns the rows as text: work, ours, beside, ratio, floor, whether it holds, and the number of rounds."""
     return [
         [
             row.work,
@@ -84,5 +84,5 @@ def _floor(row: Row) -> str:
 
 
 def number(value: float, unit: str) -> str:
-    """With as many digits as say something."""
+    """Returns a value and its unit, the value with its significant digits only."""
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"  # noqa: PLR2004 - three digits

@@ -1,4 +1,4 @@
-"""The comments that are sent: the same ones, as requests for us and as columns for the limit."""
+"""The comments to send: as requests for the service, and as columns for the reference measurements."""
 
 import json
 import random
@@ -25,7 +25,7 @@ class Columns(NamedTuple):
     moments: list[datetime]
 
     def slices(self, size: int) -> "Iterator[Columns]":
-        """So many at a time."""
+        """Yields `size` comments at a time."""
         for at in range(0, len(self.ids), size):
             ids, posts, authors, texts, moments = self
             part = slice(at, at + size)
@@ -33,14 +33,14 @@ class Columns(NamedTuple):
 
 
 def make_columns(amount: int, *, run: int, per_post: int = 1000) -> Columns:
-    """So many comments, none of which stands in another run; a post has `per_post` of them.
+    """Returns `amount` comments, none of which is in another run; a post has `per_post` comments.
 
-    Identifiers are 17 digits in no order, as platforms give them; texts have the lengths of real ones.
+    Identifiers are 17 digits in random order, as on the platforms; the texts are as long as real texts.
     """
     choice = random.Random(run)
     texts, tails = make_texts(choice, TEXTS), make_tails(choice, TEXTS)
     return Columns(
-        ids=[f"{run % 10}{one:016d}" for one in _distinct(choice, amount)],
+        ids=[f"{run % 10}{number:016d}" for number in _distinct(choice, amount)],
         posts=[f"{run}-{at // per_post}" for at in range(amount)],
         authors=[f"author{choice.randrange(AUTHORS)}" for _ in range(amount)],
         texts=[choice.choice(texts) + choice.choice(tails) for _ in range(amount)],
@@ -53,7 +53,7 @@ def _distinct(choice: random.Random, amount: int) -> list[int]:
 
 
 def make_bodies(columns: Columns, size: int) -> list[bytes]:
-    """The requests that carry them, `size` in each."""
+    """Returns the requests' bodies, with `size` comments in each."""
     return [_body(part) for part in columns.slices(size)]
 
 

@@ -1,4 +1,4 @@
-"""What the same PostgreSQL takes from one connection that does nothing else: the limit that the ratios are of."""
+"""The rate at which the same PostgreSQL stores comments from a single connection: the reference of the ratios."""
 
 import asyncio
 import time
@@ -11,8 +11,8 @@ import uvloop
 from bench.harness.comments import SOURCE, Columns
 
 ROWS: Final = 1000
-# The table as the migrations make it, all its indexes, an update where the text differs: nothing is left out but what
-# comes around it (requests, Redis, the analysis queue, the answer).
+# The table as the migrations create it, all its indexes, and an update if the text differs. Only the work around it is
+# left out: requests, Redis, the analysis queue and the response.
 UPSERT: Final = """
     INSERT INTO comments AS c (source, comment_id, post_id, author, text, posted_at)
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
@@ -31,7 +31,7 @@ Connection = Any
 
 
 def upsert_rate(dsn: str, columns: Columns, *, rows: int = ROWS) -> float:
-    """Comments a second by `unnest` upserts of `rows`, each of them committed."""
+    """Returns comments per second by `unnest` upserts of `rows` comments, each upsert committed."""
     parts = [_arguments(part) for part in columns.slices(rows)]
 
     async def upsert(conn: Connection) -> None:
@@ -42,7 +42,7 @@ def upsert_rate(dsn: str, columns: Columns, *, rows: int = ROWS) -> float:
 
 
 def staged_rate(dsn: str, columns: Columns, *, rows: int) -> float:
-    """Comments a second by COPY into a temporary table and an upsert from it, `rows` in each transaction."""
+    """Returns comments per second by COPY into a temporary table and an upsert from it, `rows` in each transaction."""
     parts = [list(zip(*_arguments(part), strict=True)) for part in columns.slices(rows)]
 
     async def stage(conn: Connection) -> None:
@@ -56,7 +56,7 @@ def staged_rate(dsn: str, columns: Columns, *, rows: int) -> float:
 
 
 def copy_rate(dsn: str, columns: Columns) -> float:
-    """Comments a second by COPY, in one transaction: for scale, since COPY can't leave out what is there already."""
+    """Returns comments per second by COPY in one transaction: for scale, since COPY can't skip existing comments."""
     records = list(zip(*_arguments(columns), strict=True))
 
     async def copy(conn: Connection) -> None:
@@ -70,7 +70,7 @@ def _arguments(part: Columns) -> tuple[list[Any], ...]:
 
 
 def _run(dsn: str, work: Callable[[Connection], Awaitable[None]]) -> float:
-    """Seconds that it takes on a connection that is open already."""
+    """Returns the seconds that the work takes on an open connection."""
 
     async def timed() -> float:
         conn = await asyncpg.connect(dsn)

@@ -1,6 +1,6 @@
-"""A client that costs next to nothing, because it shares the processors with what it measures.
+"""A load generator that uses little processor time, because it shares the processors with the service.
 
-Requests are bytes that were made before the clock started, answers are looked at after it stopped.
+Requests are built before the measurement starts, and responses are decoded after it ends.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from comment_monitor.core.model import Receipt
+from comment_monitor.core import model
 
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = b"content-length:"
@@ -21,7 +21,7 @@ now = time.perf_counter
 
 
 class Outcome(NamedTuple):
-    """What a run did: seconds from its first byte to its last answer, and of each request its latency in seconds."""
+    """The outcome of a run: seconds from its first byte to its last response, and each request's latency in seconds."""
 
     seconds: float
     latencies: list[float]
@@ -30,12 +30,12 @@ class Outcome(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Comments a second."""
+        """Comments per second."""
         return (self.stored + self.duplicates) / self.seconds
 
 
 class LoadError(Exception):
-    """A request was not answered as it has to be; then there is nothing to measure."""
+    """A request failed, so the measurement is void."""
 
 
 class _Connection(asyncio.Protocol):
@@ -48,7 +48,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[bytes] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is one by its methods only.
+        # uvloop's transport has the methods of asyncio.Transport, but is no subclass of it.
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -68,7 +68,7 @@ class _Connection(asyncio.Protocol):
             self._answer.set_result(answer)
 
     async def exchange(self, request: bytes) -> bytes:
-        """Sends a request and returns its answer, head and all."""
+        """Sends a request and returns its response, including the head."""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answer
@@ -78,17 +78,18 @@ class _Connection(asyncio.Protocol):
 
 
 def send(url: str, bodies: Sequence[bytes], *, connections: int, rate: float | None = None) -> Outcome:
-    """Sends all bodies over so many connections.
+    """Sends all bodies over a number of connections.
 
     Args:
-        url: of the service.
-        bodies: of `POST /comments/process`.
-        connections: at most.
-        rate: requests a second; None: the next one as soon as an answer is there. A latency counts from the moment
-            at which the request was due, so that a service which holds up the sender does not look fast.
+        url: URL of the service.
+        bodies: bodies of `POST /comments/process`.
+        connections: number of connections.
+        rate: requests per second; None: each connection sends its next request as soon as it has a response. A latency
+            counts from the moment at which the request was due, so that a service that delays the client does not
+            seem fast.
 
     Raises:
-        LoadError: an answer was not 200.
+        LoadError: a response was not 200, or a comment was rejected.
     """
     host = urlsplit(url).netloc
     requests = [
@@ -98,8 +99,9 @@ def send(url: str, bodies: Sequence[bytes], *, connections: int, rate: float | N
     ]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         started, finished, latencies, answers = runner.run(_send(url, requests, connections, rate))
-    receipts = [_receipt(answer) for answer in answers]
-    stored, duplicates = sum(one.stored for one in receipts), sum(one.duplicates for one in receipts)
+    responses = [_decode(answer) for answer in answers]
+    stored = sum(response.stored for response in responses)
+    duplicates = sum(response.duplicates for response in responses)
     return Outcome(finished - started, latencies, stored, duplicates)
 
 
@@ -140,11 +142,11 @@ async def _work(
         latencies.append(now() - due)
 
 
-def _receipt(answer: bytes) -> Receipt:
+def _decode(answer: bytes) -> model.Receipt:
     head, _, body = answer.partition(HEAD_END)
     if b" 200 " not in head.partition(b"\r\n")[0]:
         raise LoadError(f"{head.partition(HEAD_END[:2])[0].decode()}: {body[:300].decode(errors='replace')}")
-    receipt = msgspec.json.decode(body, type=Receipt)
-    if receipt.rejected:
-        raise LoadError(f"rejected: {receipt.rejected[0].reason}")
-    return receipt
+    response = msgspec.json.decode(body, type=model.Receipt)
+    if response.rejected:
+        raise LoadError(f"rejected: {response.rejected[0].reason}")
+    return response

@@ -1,4 +1,4 @@
-"""docs/performance.md: tables and pictures between two marks, of the last run of each script, which is kept as JSON."""
+"""Writes docs/performance.md: tables and pictures between marks, from each script's last run, which is kept as JSON."""
 
 import os
 import platform
@@ -27,28 +27,28 @@ GIB: Final = 1024**3
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What a script measured, every round of it, and when, at which commit and on which machine."""
+    """A script's rows with every round; `where` holds the day, the commit and the machine."""
 
     where: str
     rows: list[Row]
 
 
 def keep(name: str, rows: list[Row], where: str) -> None:
-    """Puts a script's rows in the place of those of its last run."""
+    """Replaces the rows of a script's last run."""
     kept = {**runs(), name: Run(where, rows)}
     DATA.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
 
 
 def runs() -> dict[str, Run]:
-    """The last run of each script."""
+    """Returns the last run of each script."""
     return msgspec.json.decode(DATA.read_bytes(), type=dict[str, Run]) if DATA.exists() else {}
 
 
 def write(names: Sequence[str]) -> None:
-    """Draws the pictures, and puts them and the tables in their place: of the scripts so named, in that order."""
+    """Draws the pictures and writes the tables into the page, for the named scripts in that order."""
     kept = runs()
     last = {name: kept[name] for name in names if name in kept}
-    # A script that is no more leaves nothing.
+    # Drops the rows of scripts that no longer exist.
     DATA.write_bytes(msgspec.json.format(msgspec.json.encode(last), indent=1) + b"\n")
     rows = [row for run in last.values() for row in run.rows]
     held = [row for row in rows if row.beside or row.floor]
@@ -89,7 +89,7 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _measured(last: dict[str, Run]) -> str:
-    """One line for all scripts, or one for those of each run."""
+    """Returns one line for all scripts, or a line for the scripts of each run."""
     places = dict.fromkeys(run.where for run in last.values())
     if len(places) == 1:
         return f"{next(iter(places))}."
@@ -99,11 +99,11 @@ def _measured(last: dict[str, Run]) -> str:
 
 
 def machine(system: System) -> str:
-    """Day, commit, machine and servers of a run."""
+    """Returns the day, commit, machine and servers of a run."""
     [[postgres]] = system.execute("SHOW server_version")
     versions = f"PostgreSQL {postgres}, {system.broker}, Python {platform.python_version()}"
     commit = _git("rev-parse", "--short", "HEAD") or "unknown"
-    # What the benchmark itself writes is no other program.
+    # Files that the benchmark itself writes do not change the program.
     changed = "-dirty" if _git("status", "--porcelain", "--", ".", ":!docs") else ""
     memory = psutil.virtual_memory().total / GIB
     return (
@@ -113,7 +113,7 @@ def machine(system: System) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says; nothing where this is no clone."""
+    """Returns git's output, which is empty outside a clone."""
     done = subprocess.run(["git", *arguments], cwd=PAGE.parents[1], capture_output=True, text=True, check=False)
     return done.stdout.strip()
 

@@ -1,4 +1,4 @@
-"""The pictures of docs/performance.md and docs/scaling.md, as SVG that is the same for the same numbers."""
+"""Draws the pictures of docs/performance.md and docs/scaling.md, as SVG that is the same for the same numbers."""
 
 import math
 from collections.abc import Sequence
@@ -25,50 +25,50 @@ mpl.rcParams.update({"svg.hashsalt": "comment-monitor", "svg.fonttype": "none", 
 
 
 class Moment(Protocol):
-    """What is drawn of a second."""
+    """The values of a second that are drawn."""
 
     @property
     def second(self) -> int:
-        """Since the beginning."""
+        """Seconds since the beginning."""
 
     @property
     def arriving(self) -> float:
-        """Comments."""
+        """Comments that arrive in this second."""
 
     @property
     def refused(self) -> float:
-        """Comments that wait outside."""
+        """Refused comments, which their clients send again."""
 
     @property
     def queue(self) -> float:
-        """Comments."""
+        """Comments in the queues of the API."""
 
     @property
     def backlog(self) -> float:
-        """Comments."""
+        """Comments that wait for their analysis."""
 
     @property
     def api_pods(self) -> int:
-        """Pods."""
+        """Number of API pods."""
 
     @property
     def worker_pods(self) -> int:
-        """Pods."""
+        """Number of worker pods."""
 
 
 def draw_floors(rows: Sequence[Row], path: Path) -> None:
-    """How far each value is above its floor, on one scale: 1 is the floor, more is better."""
+    """Draws each value relative to its floor, on one scale: 1 is the floor, more is better."""
     held = [row for row in rows if row.floor]
     figure = Figure(figsize=(8, 0.6 + 0.28 * len(held)), layout="constrained")
     axes = figure.subplots()
     for at, row in enumerate(reversed(held)):
         floor = row.floor or 1
         rounds = row.ratios or row.ours
-        times = [floor / one if row.most else one / floor for one in rounds]
+        times = [floor / value if row.most else value / floor for value in rounds]
         axes.barh(at, median(times), color=OURS if row.holds else BELOW, height=0.6)
         axes.plot(times, [at] * len(times), ".", color="black", markersize=3)
     axes.axvline(1, color=FLOOR, linestyle="--")
-    # What is far above its floor is that, and no more has to be seen of it.
+    # Bars far above the floor are cut off: their length does not matter.
     axes.set_xlim(0, FAR)
     axes.set_yticks(range(len(held)), [row.work for row in reversed(held)])
     axes.set_xlabel(f"times better than the floor\n(dashed; at the edge: {FAR} and more)\nbar: median; dots: rounds")
@@ -76,7 +76,7 @@ def draw_floors(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
-    """Of what something consists: a bar each, a colour a part; `work` is "kind, bar: part"."""
+    """Draws bars that consist of coloured parts; a row's `work` is "kind, bar: part"."""
     parts: list[tuple[str, str, float]] = []
     for row in rows:
         bar, _, part = row.work.partition(", ")[2].partition(": ")
@@ -87,9 +87,10 @@ def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
     colours = dict(zip(dict.fromkeys(part for _, part, _ in parts), PALETTE, strict=False))
     for at, bar in enumerate(reversed(bars)):
         left = 0.0
-        for _, part, value in (one for one in parts if one[0] == bar):
-            axes.barh(at, value, left=left, color=colours[part], height=0.6)
-            left += value
+        for name, part, value in parts:
+            if name == bar:
+                axes.barh(at, value, left=left, color=colours[part], height=0.6)
+                left += value
     axes.set_yticks(range(len(bars)), list(reversed(bars)))
     axes.set_xlabel(unit)
     handles = [Patch(color=colour, label=part) for part, colour in colours.items()]
@@ -98,18 +99,18 @@ def draw_parts(rows: Sequence[Row], unit: str, path: Path) -> None:
 
 
 def draw_burst(moments: Sequence[Moment], path: Path) -> None:
-    """What arrives, what waits, and the pods."""
-    minutes = [one.second / 60 for one in moments]
+    """Draws the arriving comments, the waiting comments and the pods."""
+    minutes = [moment.second / 60 for moment in moments]
     figure = Figure(figsize=(8, 5), layout="constrained")
     arriving, waiting, pods = figure.subplots(3, sharex=True)
-    arriving.plot(minutes, [one.arriving for one in moments], color=OURS)
+    arriving.plot(minutes, [moment.arriving for moment in moments], color=OURS)
     arriving.set_ylabel("arriving\n(comments/s)")
-    waiting.plot(minutes, [one.backlog for one in moments], color=BELOW, label="not yet analysed")
-    waiting.plot(minutes, [one.queue + one.refused for one in moments], color=OURS, label="not yet stored")
+    waiting.plot(minutes, [moment.backlog for moment in moments], color=BELOW, label="not yet analysed")
+    waiting.plot(minutes, [moment.queue + moment.refused for moment in moments], color=OURS, label="not yet stored")
     waiting.set_ylabel("waiting\n(comments)")
     waiting.legend(frameon=False)
-    pods.step(minutes, [one.api_pods for one in moments], color=OURS, label="API", where="post")
-    pods.step(minutes, [one.worker_pods for one in moments], color=BELOW, label="workers", where="post")
+    pods.step(minutes, [moment.api_pods for moment in moments], color=OURS, label="API", where="post")
+    pods.step(minutes, [moment.worker_pods for moment in moments], color=BELOW, label="workers", where="post")
     pods.set_ylabel("pods")
     pods.set_xlabel("minutes")
     pods.legend(frameon=False)
@@ -120,14 +121,14 @@ def draw_burst(moments: Sequence[Moment], path: Path) -> None:
 
 
 def _thousands(axes: Any) -> None:
-    # No half pods.
+    # The number of pods is an integer.
     axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=5))
     axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As SVG that is the same for the same picture."""
+    """Writes a figure as SVG that is the same for the same picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
-    # matplotlib leaves blanks at the ends of lines.
+    # matplotlib writes blanks at the ends of lines.
     path.write_text("".join(f"{line.rstrip()}\n" for line in path.read_text().splitlines()))

@@ -14,7 +14,7 @@ from bench.harness.system import System, running
 
 
 def show(rows: Sequence[Row]) -> None:
-    """The table, for who looks on."""
+    """Prints the table."""
     shown = Table(*HEADINGS, title="medians of alternating rounds", title_justify="left")
     for line in table(rows):
         shown.add_row(*line)
@@ -22,19 +22,19 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def perform(measure: Measure, system: System, rounds: int) -> list[Row]:
-    """One measurement, with a word on each of its steps."""
-    # By its file: a script that is run by itself is called __main__.
+    """Runs a measurement and prints its progress."""
+    # The file's name, because the module of a script that is run alone is called __main__.
     name = Path(sys.modules[measure.__module__].__file__ or "").stem
     started = time.monotonic()
 
-    def say(what: str) -> None:
-        click.echo(f"{time.monotonic() - started:6.1f} s  {name}: {what}", err=True)
+    def say(progress: str) -> None:
+        click.echo(f"{time.monotonic() - started:6.1f} s  {name}: {progress}", err=True)
 
     return measure(Tools(system, rounds, say))
 
 
 def end(rows: Sequence[Row], *, check: bool) -> None:
-    """With `check` the exit code is 1 where a row falls below its floor."""
+    """Prints the rows that miss their floor; with `check` exits with 1 if there are any."""
     below = [row.work for row in rows if not row.holds]
     for work in below:
         click.echo(f"Does not hold: {work}", err=True)
@@ -43,11 +43,11 @@ def end(rows: Sequence[Row], *, check: bool) -> None:
 
 
 def alone(measure: Measure) -> None:
-    """The command line of a script that is run by itself."""
+    """Runs the command line of a script that is run alone."""
 
     @click.command(help=sys.modules[measure.__module__].__doc__)
     @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
-    @click.option("--check", is_flag=True, help="Exit code 1 where a value falls below its floor.")
+    @click.option("--check", is_flag=True, help="Exit with 1 if a value misses its floor.")
     def command(rounds: int, check: bool) -> None:
         with running() as system:
             rows = perform(measure, system, rounds)

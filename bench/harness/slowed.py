@@ -1,4 +1,4 @@
-"""The program with an analysis that takes so much longer for each comment.
+"""Runs the program with an analysis that takes the given number of seconds longer for each comment.
 
 python -m bench.harness.slowed <seconds> <folder of the sources, or nothing> <arguments of comment-monitor>
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def main() -> None:
-    """See above."""
+    """Runs the program."""
     seconds, sources = float(sys.argv[1]), sys.argv[2]
     sys.argv = ["comment-monitor", *sys.argv[3:]]
     if sources:

@@ -1,4 +1,4 @@
-"""Servers and our processes for a measurement, in a temporary folder, on loopback; all of it gone at the end."""
+"""Servers and the service's processes for a measurement, in a temporary folder, on loopback; removed at the end."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ MIB: Final = 1024 * 1024
 
 
 class Process:
-    """One `comment-monitor` process."""
+    """A `comment-monitor` process."""
 
     def __init__(self, environment: Mapping[str, str], log: Path, *arguments: str, program: Sequence[str] = PROGRAM):
         with log.open("ab") as output:
@@ -45,38 +45,39 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started."""
+        """The PID of the started process."""
         return self._child.pid
 
     def memory(self) -> list[float]:
-        """MiB of memory (USS: what would be free again without it) of the process and each of its children."""
-        one = psutil.Process(self._child.pid)
-        return [part.memory_full_info().uss / MIB for part in (one, *one.children(recursive=True))]
+        """Returns the unshared memory (USS) in MiB of the process and each of its children."""
+        return [process.memory_full_info().uss / MIB for process in self._tree()]
 
     def resident(self) -> list[float]:
-        """MiB of memory of the process and each of its children, with what they share."""
-        one = psutil.Process(self._child.pid)
-        return [part.memory_info().rss / MIB for part in (one, *one.children(recursive=True))]
+        """Returns the resident memory, including shared pages, in MiB of the process and each of its children."""
+        return [process.memory_info().rss / MIB for process in self._tree()]
 
     def processor_seconds(self) -> float:
-        """Of the process and each of its children, since they began."""
-        one = psutil.Process(self._child.pid)
-        times = [part.cpu_times() for part in (one, *one.children(recursive=True))]
-        return sum(part.user + part.system for part in times)
+        """Returns the processor seconds of the process and its children since their start."""
+        times = [process.cpu_times() for process in self._tree()]
+        return sum(spent.user + spent.system for spent in times)
+
+    def _tree(self) -> list[psutil.Process]:
+        parent = psutil.Process(self._child.pid)
+        return [parent, *parent.children(recursive=True)]
 
     def check(self) -> None:
-        """Raises where it has ended."""
+        """Raises RuntimeError if the process has ended."""
         if self._child.poll() is not None:
             raise RuntimeError(f"A process ended: {self.log.read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """As Kubernetes does."""
+        """Stops the process as Kubernetes does, with SIGTERM."""
         self._child.terminate()
         self._child.wait(60)
 
 
 class System:
-    """The servers, and on them as many of our processes as a measurement wants."""
+    """The servers, and the service's processes that a measurement starts."""
 
     def __init__(self, folder: Path, stack: ExitStack):
         self._folder = folder
@@ -98,17 +99,17 @@ class System:
 
     @property
     def dsn(self) -> str:
-        """Of the database."""
+        """The address of the database."""
         return self.postgres.dsn
 
     @property
     def broker(self) -> str:
-        """RabbitMQ's name, or Redis's where RabbitMQ is not installed."""
+        """The broker's name: RabbitMQ, or Redis if RabbitMQ is not installed."""
         return "RabbitMQ" if self.rabbitmq else "Redis"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What our processes are told."""
+        """The environment variables of the service's processes."""
         return {
             "POSTGRES_DSN": self.dsn,
             "REDIS_URL": self.redis.url,
@@ -118,12 +119,12 @@ class System:
         }
 
     def child_environment(self) -> dict[str, str]:
-        """The environment of a command that works on these servers."""
+        """Returns the environment of a command that uses these servers."""
         return {**os.environ, **self.environment}
 
     @contextmanager
     def serving(self, *, program: Sequence[str] = PROGRAM, **settings: str) -> Iterator[tuple[str, Process]]:
-        """One API process; yields its URL and it. `program`: what Python is to run."""
+        """Starts an API process; yields its URL and the process. `program`: Python's arguments."""
         port = free_port()
         arguments = ("serve", "--port", str(port), "--metrics-port", str(free_port()))
         process = Process(self.environment | settings, self._folder / "serve.log", *arguments, program=program)
@@ -136,7 +137,7 @@ class System:
 
     @contextmanager
     def working(self, *, program: Sequence[str] = PROGRAM, **settings: str) -> Iterator[Process]:
-        """One worker process (and the parent that Celery gives it). `program`: what Python is to run."""
+        """Starts a worker process and its Celery parent. `program`: Python's arguments."""
         arguments = ("worker", "--concurrency", "1", "--metrics-port", "0")
         process = Process(self.environment | settings, self._folder / "worker.log", *arguments, program=program)
         try:
@@ -156,12 +157,12 @@ class System:
             conn.close()
 
     def count(self, statement: str) -> int:
-        """The one number that a statement returns."""
+        """Returns the number that a statement returns."""
         [[number]] = self.execute(statement)
         return int(str(number))
 
     def forget(self) -> None:
-        """Every round begins alike: no comment, no message, nothing in Redis, nothing left to be flushed."""
+        """Removes all comments, messages and keys in Redis, and flushes PostgreSQL, so that all rounds start alike."""
         self.execute("TRUNCATE comments, comment_versions, analysis_outbox, comment_analyses")
         self.forget_cache()
         with make_celery(load(self.environment)).connection_for_write() as connection:
@@ -171,7 +172,7 @@ class System:
         self.execute("CHECKPOINT")
 
     def forget_cache(self) -> None:
-        """Nothing in Redis."""
+        """Removes everything in Redis."""
         with redis.Redis.from_url(self.redis.url) as client:
             client.flushdb()
 
@@ -191,7 +192,7 @@ def _until_it_answers(url: str, process: Process) -> None:
 
 @contextmanager
 def running() -> Iterator[System]:
-    """The servers, until the end of the block, or until SIGTERM: nothing that was started is left."""
+    """Runs the servers until the end of the block or until SIGTERM; stops every process it started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))

@@ -1,6 +1,6 @@
-"""`comment-monitor serve` on granian in uvicorn's place, for the comparison that docs/adr/0036 tells of.
+"""`comment-monitor serve` on granian instead of uvicorn, for the comparison in docs/adr/0036.
 
-python -m bench.harness.under_granian <arguments of comment-monitor>; needs `pip install granian`, which is no
+python -m bench.harness.under_granian <arguments of comment-monitor>; needs `pip install granian`, which is not a
 dependency of this project.
 """
 

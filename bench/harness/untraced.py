@@ -1,4 +1,4 @@
-"""The program without the places that could make a span: what tracing costs where it is off is the difference.
+"""The program without its trace code; the difference to the program shows the cost of tracing that is switched off.
 
 python -m bench.harness.untraced <arguments of comment-monitor>
 """
@@ -19,7 +19,7 @@ from comment_monitor.storage.postgres import Connection, Query
 
 
 async def fetch(self: Connection, query: Query, *args: Any) -> Sequence[Any]:
-    """All rows."""
+    """Returns all rows."""
     started = time.perf_counter()
     try:
         return await self.raw.fetch(query.sql, *args)
@@ -33,7 +33,7 @@ def send(self: publisher.Publisher, waiting: Sequence[Any]) -> None:
     ids_per_message = self._ids_per_message
     groups = [waiting[at : at + ids_per_message] for at in range(0, len(waiting), ids_per_message)]
     messages = [
-        OutboxMessage([one.outbox_id for one in group], {one.outbox_id: one.contexts for one in group if one.contexts})
+        OutboxMessage([row.outbox_id for row in group], {row.outbox_id: row.contexts for row in group if row.contexts})
         for group in groups
     ]
     self._link.send(messages)
@@ -42,13 +42,13 @@ def send(self: publisher.Publisher, waiting: Sequence[Any]) -> None:
 
 
 def request_context() -> RequestContext | None:
-    """The request that is being worked on."""
+    """Returns the context of the current request."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
     return RequestContext(request_id) if request_id is not None else None
 
 
 def span(*_: object, **__: object) -> AbstractContextManager[None]:
-    """None is made."""
+    """Creates no span."""
     return nullcontext()
 
 

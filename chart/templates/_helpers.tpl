@@ -1,5 +1,5 @@
-{{/* Labels of every object, but of no pod template: these change with the chart's version, and a template that changes
-     replaces its pods. Argument: list of root context, component, and further labels. */}}
+{{/* Labels of every object except pod templates: these labels change with the chart's version, and a changed pod template
+     replaces its pods. Argument: list of root context, component, and additional labels. */}}
 {{- define "cm.labels" -}}
 {{- $root := index . 0 }}
 {{- $ours := dict
@@ -17,7 +17,7 @@
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* The Secret of a server: the one that is named, or the one that this chart makes for its own. */}}
+{{/* The name of a server's Secret: the existing Secret, or the Secret that this chart creates. */}}
 {{- define "cm.postgresSecret" -}}
 {{ .Values.postgres.existingSecret | default "orchestrator-db" }}
 {{- end }}
@@ -28,7 +28,7 @@
 {{ .Values.rabbitmq.existingSecret | default "orchestrator-rabbitmq" }}
 {{- end }}
 
-{{/* To where the traces go. */}}
+{{/* Egress to the collector of traces. */}}
 {{- define "cm.egressCollector" -}}
 {{- if .Values.tracing.endpoint }}
 {{- $collector := .Values.orchestrator.commentMonitoring.networkPolicy.collector }}
@@ -41,7 +41,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Whether the objects of a kind of the Prometheus operator are to be made. Argument: list of root context and kind. */}}
+{{/* "true" if objects of a kind of the Prometheus operator are created, else empty. Argument: list of root context and kind. */}}
 {{- define "cm.operator" -}}
 {{- $root := index . 0 }}
 {{- $monitoring := $root.Values.monitoring.prometheus }}
@@ -49,7 +49,7 @@
 {{- if and $monitoring.enabled (or (eq (toString $monitoring.crds) "true") (and (eq (toString $monitoring.crds) "auto") $known)) }}true{{ end }}
 {{- end }}
 
-{{/* Egress to where names are resolved. */}}
+{{/* Egress to the DNS servers. */}}
 {{- define "cm.egressDns" -}}
 - to:
     {{- toYaml .Values.orchestrator.commentMonitoring.networkPolicy.dns | nindent 4 }}
@@ -60,7 +60,7 @@
     {{- end }}
 {{- end }}
 
-{{/* Egress to a server: the pod of this chart, or the peers outside. Argument: list of root context and its name. */}}
+{{/* Egress to a server: this chart's pod, or the peers outside the chart. Argument: list of root context and the server's name. */}}
 {{- define "cm.egressServer" -}}
 {{- $root := index . 0 }}
 {{- $name := index . 1 }}
@@ -84,15 +84,15 @@
 {{- end }}
 {{- end }}
 
-{{/* RabbitMQ's usual port, without TLS and with it. */}}
+{{/* RabbitMQ's default port, with or without TLS. */}}
 {{- define "cm.brokerPort" -}}
 {{ .Values.rabbitmq.tls | ternary 5671 5672 }}
 {{- end }}
 
-{{/* A quantity, such as 1.5Gi or 200m, as a number of bytes or of processors. */}}
+{{/* A quantity, such as 1.5Gi or 200m, as a number of bytes or cores. */}}
 {{- define "cm.amount" -}}
 {{- $units := dict "" 1 "m" 0.001 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
-{{- /* A number in a values file is a float: written out, a large one would have an exponent. */}}
+{{- /* Helm reads a number in a values file as a float, and prints a large float with an exponent. */}}
 {{- $quantity := . }}
 {{- if kindIs "float64" . }}{{ $quantity = eq (floor .) . | ternary (int64 . | toString) (toString .) }}{{ else }}{{ $quantity = toString . }}{{ end }}
 {{- mulf (regexFind "^[0-9.]+" $quantity | float64) (get $units (regexFind "[kKMGTim]*$" $quantity)) }}
@@ -101,7 +101,7 @@
 {{- include "cm.amount" . | float64 | int64 }}
 {{- end }}
 
-{{/* The address that the program listens on. `::` takes IPv4 too. */}}
+{{/* The address that the program listens on. `::` accepts IPv4 too. */}}
 {{- define "cm.listen" -}}
 {{- if .Values.network.listenAddress }}{{ .Values.network.listenAddress }}
 {{- else if has "IPv6" .Values.network.ipFamilies }}::
@@ -119,19 +119,19 @@ ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end }}
 
-{{/* How a test asks: the NetworkPolicies may know a new pod some seconds after its start only. */}}
+{{/* The tests' curl command. It retries because NetworkPolicies may apply to a new pod only some seconds after its start. */}}
 {{- define "cm.curl" -}}
 curl --fail --silent --show-error --connect-timeout 3 --retry 30 --retry-connrefused --retry-delay 2
 {{- end }}
 
-{{/* A Secret that this release made goes with the upgrade that no longer makes it, though its pods are told to read it.
-     Arguments: list of root context, name of the Secret, name of the server. */}}
+{{/* Refuses an existingSecret that this release created: the upgrade would delete that Secret although the pods read it.
+     Argument: list of root context, name of the Secret, name of the server. */}}
 {{- define "cm.keepsSecret" -}}
 {{- $root := index . 0 }}
 {{- with index . 1 }}
 {{- $found := lookup "v1" "Secret" $root.Release.Namespace . }}
 {{- if and $found (eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $found) $root.Release.Name) }}
-{{- fail (printf "%s: the Secret %s is this release's own and would be removed by this upgrade; make one of another name and give it in %s.existingSecret" (index $ 2) . (index $ 2)) }}
+{{- fail (printf "%s: this release created the Secret %s, and this upgrade would delete it; create a Secret of another name and set it in %s.existingSecret" (index $ 2) . (index $ 2)) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -1,5 +1,5 @@
-{{/* Labels and annotations of a pod template: those of its selector, and those that somebody gave. None that changes with the
-     chart's version. Arguments: root; app; own, the values of its part; annotations as YAML. */}}
+{{/* Labels and annotations of a pod template: the selector's and the user's, and none that changes with the chart's version.
+     Arguments: root; app; own, the component's values; annotations as YAML. */}}
 {{- define "cm.podMetadata" -}}
 {{- include "cm.checkLabels" (list .app .root.Values.commonLabels .root.Values.podLabels .own.podLabels) -}}
 labels:
@@ -10,7 +10,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* The label by which everything finds a pod is not somebody else's. Arguments: the pod's `app`, and maps of labels. */}}
+{{/* Refuses a user's label `app`, by which selectors find the pods. Argument: list of the pod's `app`, and maps of labels. */}}
 {{- define "cm.checkLabels" -}}
 {{- range rest . }}
 {{- if hasKey (. | default dict) "app" }}
@@ -19,7 +19,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* A pod of `helm test`. Arguments: root; name; weight. */}}
+{{/* The metadata of a `helm test` pod. Arguments: root; name; weight. */}}
 {{- define "cm.testMetadata" -}}
 {{- include "cm.checkLabels" (list "comment-monitoring-test" .root.Values.tests.podLabels) -}}
 name: {{ .name }}
@@ -31,12 +31,12 @@ annotations:
   {{- end }}
   "helm.sh/hook": test
   "helm.sh/hook-weight": {{ .weight | quote }}
-  # A pod that failed stays for its log.
+  # A failed pod is kept for its log.
   "helm.sh/hook-delete-policy": before-hook-creation,hook-succeeded
 {{- end }}
 
-{{/* The beginning of a pod's spec. Arguments: root; own, the values of its part; server: it is of another publisher's image,
-     so it has a user and a service account of its own; token: it asks the Kubernetes API. */}}
+{{/* The first part of a pod's spec. Arguments: root; own, the component's values; server: true for a third-party image, which
+     has its own user and the default service account; token: true if the pod calls the Kubernetes API. */}}
 {{- define "cm.podSpec" -}}
 {{- $root := .root }}
 {{- $own := .own }}
@@ -78,8 +78,8 @@ affinity:
 {{ .Values.securityContext | default dict | toYaml }}
 {{- end }}
 
-{{/* Requests and limits; a request above its limit is refused here, and not by the API server in the middle of an upgrade.
-     Argument: list of the path of the values and themselves. */}}
+{{/* Requests and limits. A request above its limit fails here; the API server would refuse it in the middle of an upgrade.
+     Argument: list of the path of the values, and the values. */}}
 {{- define "cm.resources" -}}
 {{- $path := index . 0 }}
 {{- $resources := index . 1 | default dict }}
@@ -95,8 +95,8 @@ affinity:
 {{- toYaml $resources }}
 {{- end }}
 
-{{/* One pod a node, one zone after the other, as far as there are any; or as somebody says.
-     Argument: list of the pods' `app` and the constraints given. */}}
+{{/* Spreads pods over nodes and zones where possible, or by the user's constraints.
+     Argument: list of the pods' `app` and the user's constraints. */}}
 {{- define "cm.spread" -}}
 {{- $app := index . 0 }}
 {{- if kindIs "invalid" (index . 1) }}
@@ -115,13 +115,13 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* A probe. Argument: list of what it asks and its times. */}}
+{{/* A probe. Argument: list of its httpGet and its timing. */}}
 {{- define "cm.probe" -}}
 {{- mergeOverwrite (dict) (index . 1) (dict "httpGet" (index . 0)) | toYaml }}
 {{- end }}
 
-{{/* Where containers of ours may write, the level of their log, and what somebody mounts beside.
-     Arguments: root; own; service: it follows the level while it runs. A subPath would not. */}}
+{{/* The volume mounts of this program's containers: a writable folder, the log level, and the user's mounts.
+     Arguments: root; own; service: true if the process follows the level while it runs. (A subPath mount is never updated.) */}}
 {{- define "cm.mounts" -}}
 - name: scratch
   mountPath: /tmp
@@ -146,7 +146,7 @@ affinity:
 {{- include "cm.moreVolumes" (concat .root.Values.extraVolumes (.own.extraVolumes | default list)) }}
 {{- end }}
 
-{{/* What somebody mounts beside. Argument: a list of volumes. */}}
+{{/* The user's volumes. Argument: a list of volumes. */}}
 {{- define "cm.moreVolumes" -}}
 {{- range . }}
 {{- if has .name (list "scratch" "log-level") }}
@@ -158,7 +158,8 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* A change of what pods read makes new pods: of the data alone, for the labels around it change with each version. */}}
+{{/* Checksums that replace pods when the data they read changes. Only the data is hashed: its object's labels change with each
+     version. */}}
 {{- define "cm.checksums" -}}
 checksum/config: {{ include "cm.configData" . | sha256sum }}
 checksum/secrets: {{ cat (include "cm.postgresSecretData" .) (include "cm.redisSecretData" .) (include "cm.rabbitmqSecretData" .) | sha256sum }}

@@ -1,5 +1,5 @@
-{{/* How many pods a Deployment is told to have. Where the number is an autoscaler's or a person's to set (autoscaling, or
-     `replicas: null`), what runs is kept: leaving the number out would set it to 1 at the upgrade that first leaves it out.
+{{/* The field `replicas` of a Deployment. If an autoscaler or an operator sets the number (autoscaling, or `replicas: null`),
+     the current number is kept: omitting the field would set it to 1 in the first upgrade that omits it.
      Argument: list of root context, name, values. */}}
 {{- define "cm.replicas" -}}
 {{- $root := index . 0 }}
@@ -14,22 +14,22 @@ replicas: {{ $values.replicas }}
 {{- if eq (include "cm.ownsReplicas" $live) "true" }}
 {{- $count := dig "spec" "replicas" 1 $live | int }}
 {{- if and $scaled (not (lookup "autoscaling/v2" "HorizontalPodAutoscaler" $root.Release.Namespace $name)) }}
-{{- /* The autoscaler comes with this upgrade, and would never begin from none. */}}
+{{- /* This upgrade creates the autoscaler, which never scales up from zero pods. */}}
 {{- $count = max $count (int $values.autoscaling.minReplicas) }}
 {{- end -}}
 replicas: {{ $count }}
 {{- end }}
 {{- else if and $scaled (lookup "v1" "ConfigMap" $root.Release.Namespace "kube-root-ca.crt") -}}
-{{- /* Every namespace has that ConfigMap. Without a cluster to ask (helm template, Argo CD) this may be no installation, and
-       a number would take the autoscaler's away at each synchronisation. */ -}}
+{{- /* Every namespace has that ConfigMap: its lookup shows that a cluster answers. Without a cluster (helm template, Argo CD)
+       this may not be an installation, and a number would override the autoscaler's at each synchronisation. */ -}}
 replicas: {{ $values.autoscaling.minReplicas }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* Whether Helm has to name the number of pods that there is, for it not to be lost: always where it updates by patches
-     (Helm 3); where it applies on the server's side, only while the field is Helm's alone. Said by another (an autoscaler,
-     kubectl scale), it stays without being named, and would be a conflict once that one changes it. */}}
+{{/* Whether Helm must set `replicas` to keep the current number. If Helm updates by patches (Helm 3): always. With server-side
+     apply: only while Helm alone owns the field. If another manager (an autoscaler, kubectl scale) owns the field, its value
+     persists without Helm, and setting it would conflict once that manager changes it. */}}
 {{- define "cm.ownsReplicas" -}}
 {{- $applied := false }}
 {{- $ours := false }}
@@ -47,7 +47,7 @@ replicas: {{ $values.autoscaling.minReplicas }}
 {{- or (not $applied) (and $ours (not $others)) }}
 {{- end }}
 
-{{/* Fast up, slowly down. */}}
+{{/* Scales up fast and down slowly. Argument: the values of an autoscaler. */}}
 {{- define "cm.behavior" -}}
 scaleUp:
   stabilizationWindowSeconds: {{ .scaleUpStabilization }}
@@ -63,7 +63,7 @@ scaleDown:
     - {type: Pods, value: 1, periodSeconds: 60}
 {{- end }}
 
-{{/* Argument: the values of an autoscaler, with the name of its part as `part`. */}}
+{{/* Refuses minReplicas above maxReplicas. Argument: the values of an autoscaler, with the component's name as `part`. */}}
 {{- define "cm.replicaBounds" -}}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{- fail (printf "%s.autoscaling: minReplicas %v is more than maxReplicas %v" .part .minReplicas .maxReplicas) }}

@@ -1,6 +1,6 @@
-{{/* Where a server of this chart keeps its data. `claim`: on a volume of its own. `pod`: in its pod, because its `storage` is
-     empty. `kept`: in its pod, because it was made so by a release before volumes were the default; what it holds would be
-     lost with the pod, and so no upgrade replaces that pod. Argument: list of root context, name, values. */}}
+{{/* Where a server of this chart keeps its data. `claim`: on its own volume. `pod`: in its pod, because its `storage` is empty.
+     `kept`: in its pod, because a release from before volumes were the default created it so. The data would be lost with
+     the pod, so no upgrade replaces that pod. Argument: list of root context, name, values. */}}
 {{- define "cm.storage" -}}
 {{- $root := index . 0 }}
 {{- if not (index . 2).storage }}pod
@@ -13,8 +13,8 @@
 {{- end }}
 {{- end }}
 
-{{/* Kubernetes refuses another claim for a StatefulSet that is there, in the middle of the upgrade; so it is refused here, before
-     anything changes. Arguments as above. */}}
+{{/* Refuses a changed claim of an existing StatefulSet before anything changes; Kubernetes would refuse it in the middle of the
+     upgrade. Argument as above. */}}
 {{- define "cm.claimFits" -}}
 {{- $root := index . 0 }}
 {{- $name := index . 1 }}
@@ -23,16 +23,16 @@
 {{- $there := (first .).spec }}
 {{- $size := dig "resources" "requests" "storage" "" $there }}
 {{- if ne $values.storage $size }}
-{{- fail (printf "%s.storage: %q is not the size of the claim that is there, %s, and Kubernetes takes no other: give that one (kubectl edit pvc data-%s-0 makes the volume itself larger)" $name $values.storage $size $name) }}
+{{- fail (printf "%s.storage: %q is not the size of the existing claim, %s, which Kubernetes does not allow to change: set that size (kubectl edit pvc data-%s-0 makes the volume itself larger)" $name $values.storage $size $name) }}
 {{- end }}
 {{- $class := dig "storageClassName" "" $there }}
 {{- if ne $values.storageClassName $class }}
-{{- fail (printf "%s.storageClassName: %q is not that of the claim that is there, %q, and Kubernetes takes no other" $name $values.storageClassName $class) }}
+{{- fail (printf "%s.storageClassName: %q is not that of the existing claim, %q, which Kubernetes does not allow to change" $name $values.storageClassName $class) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The volume of the data, in a pod or claimed. Arguments as above. */}}
+{{/* The data volume: in the pod (cm.dataVolume) or claimed (cm.claim). Argument as above. */}}
 {{- define "cm.dataVolume" -}}
 {{- if ne (include "cm.storage" .) "claim" }}
 - name: data
@@ -57,7 +57,7 @@ volumeClaimTemplates:
 {{- end }}
 {{- define "cm.updateStrategy" -}}
 {{- if eq (include "cm.storage" .) "kept" -}}
-# Its data is in the pod, so no change is for that pod (number 0): see the notes of this release.
+# The data is in the pod, so no update may replace that pod (number 0): see the notes of this release.
 updateStrategy:
   type: RollingUpdate
   rollingUpdate:
@@ -65,24 +65,25 @@ updateStrategy:
 {{- end }}
 {{- end }}
 
-{{/* What the servers' Secrets and the ConfigMap hold, and its digests. */}}
+{{/* The data of the servers' Secrets and of RabbitMQ's ConfigMap, and its checksums. The checksums cover the comments in the data:
+     rewording one restarts a server. */}}
 {{- define "cm.postgresSecretData" -}}
 {{- if and .Values.postgres.enabled (not .Values.postgres.existingSecret) }}
 {{ .Values.postgres.existingSecretKey }}: postgresql://comments:{{ .Values.postgres.password }}@postgres:5432/comments
-POSTGRES_PASSWORD: {{ required "postgres.password is needed where postgres.enabled and no postgres.existingSecret" .Values.postgres.password | quote }}
+POSTGRES_PASSWORD: {{ required "postgres.password is needed if postgres.enabled is true and postgres.existingSecret is empty" .Values.postgres.password | quote }}
 {{- end }}
 {{- end }}
 {{- define "cm.redisSecretData" -}}
 {{- if and .Values.redis.enabled (not .Values.redis.existingSecret) }}
 {{ .Values.redis.existingSecretKey }}: redis://:{{ .Values.redis.password }}@redis:6379/0
-REDIS_PASSWORD: {{ required "redis.password is needed where redis.enabled and no redis.existingSecret" .Values.redis.password | quote }}
+REDIS_PASSWORD: {{ required "redis.password is needed if redis.enabled is true and redis.existingSecret is empty" .Values.redis.password | quote }}
 {{- end }}
 {{- end }}
 {{- define "cm.rabbitmqSecretData" -}}
 {{- if and .Values.rabbitmq.enabled (not .Values.rabbitmq.existingSecret) }}
 # With its namespace: KEDA looks into the queue from its own.
 {{ .Values.rabbitmq.existingSecretKey }}: amqp://comments:{{ .Values.rabbitmq.password }}@rabbitmq.{{ .Release.Namespace }}.svc:5672//
-RABBITMQ_PASSWORD: {{ required "rabbitmq.password is needed where rabbitmq.enabled and no rabbitmq.existingSecret" .Values.rabbitmq.password | quote }}
+RABBITMQ_PASSWORD: {{ required "rabbitmq.password is needed if rabbitmq.enabled is true and rabbitmq.existingSecret is empty" .Values.rabbitmq.password | quote }}
 {{- end }}
 {{- end }}
 {{- define "cm.rabbitmqConfigData" -}}

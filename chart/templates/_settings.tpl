@@ -1,5 +1,5 @@
-{{/* The program's settings, as a map from variable to text. They stand in the pods' own templates, not in a ConfigMap: a pod
-     of the release before that restarts while an upgrade fails keeps the settings that it was made with. */}}
+{{/* The program's settings, as a map from variable to text. They are part of the pod templates, not of a ConfigMap: a pod of the
+     previous release that restarts while an upgrade fails keeps the settings that it was created with. */}}
 {{- define "cm.settings" -}}
 {{- $monitoring := .Values.orchestrator.commentMonitoring }}
 COMMENT_MONITORING_ENABLED: {{ $monitoring.enabled | quote }}
@@ -26,14 +26,15 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
 {{- end }}
 {{- end }}
 
-{{/* A further setting as text, refused where the program would not start with it. Argument: list of name, value, bounds. */}}
+{{/* An additional setting as text. Refuses a value with which the program would not start. Argument: list of name, value,
+     bounds. */}}
 {{- define "cm.setting" -}}
 {{- $name := index . 0 }}
 {{- $value := index . 1 }}
 {{- $bounds := index . 2 }}
 {{- $number := toString $value | float64 }}
 {{- if kindIs "float64" $value }}
-{{- /* How Helm reads each number of a values file; a large one would be written with an exponent. */}}
+{{- /* Helm reads every number in a values file as a float, and prints a large float with an exponent. */}}
 {{- $value = eq $bounds.type "integer" | ternary (int64 $value | toString) (toString $value) }}
 {{- end }}
 {{- if and (hasKey $bounds "maximum") (ne (toString $value) "") }}
@@ -45,7 +46,7 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
 {{- toString $value }}
 {{- end }}
 
-{{/* The address of PostgreSQL as environment variables: one key that holds all of it, or its parts. */}}
+{{/* The address of PostgreSQL as environment variables: from one key of the Secret, or from the keys of its parts. */}}
 {{- define "cm.postgresEnv" -}}
 {{- $server := .Values.postgres }}
 {{- $secret := include "cm.postgresSecret" . }}
@@ -58,21 +59,21 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
   {{- include "cm.fromSecret" (list $secret .) | nindent 2 }}
 {{- end }}
 {{- end }}
-# Read by asyncpg and libpq where the address has none, and so without any quoting.
+# asyncpg and libpq read this password if the address has none, and it needs no quoting.
 - name: PGPASSWORD
   {{- include "cm.fromSecret" (list $secret .password) | nindent 2 }}
 - name: POSTGRES_DSN
   value: postgresql://$(POSTGRES_USERNAME)@$(POSTGRES_HOST):{{ $port }}/{{ $database }}{{ with $server.parameters }}?{{ . }}{{ end }}
 {{- else }}
 {{- if $server.parameters }}
-{{- fail "postgres.parameters: they are put behind an address that is made of postgres.existingSecretKeys; into an address that a Secret holds whole, write them in the Secret" }}
+{{- fail "postgres.parameters: they are only for an address made of postgres.existingSecretKeys; if the Secret holds the whole address, add them to it in the Secret" }}
 {{- end }}
 - name: POSTGRES_DSN
   {{- include "cm.fromSecret" (list $secret $server.existingSecretKey) | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* The same of the broker. Argument: list of root context and the name of the variable. */}}
+{{/* The same for the broker. Argument: list of root context and the name of the variable. */}}
 {{- define "cm.brokerEnv" -}}
 {{- $server := (index . 0).Values.rabbitmq }}
 {{- $secret := include "cm.rabbitmqSecret" (index . 0) }}
@@ -89,7 +90,7 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
 {{- else }}
 {{- range $key := list "tls" "vhost" }}
 {{- if get $server $key }}
-{{- fail (printf "rabbitmq.%s: it is for an address that is made of rabbitmq.existingSecretKeys; an address that a Secret holds whole says amqps:// and /vhost itself" $key) }}
+{{- fail (printf "rabbitmq.%s: it is only for an address made of rabbitmq.existingSecretKeys; if the Secret holds the whole address, write amqps:// and /vhost in the Secret" $key) }}
 {{- end }}
 {{- end }}
 - name: {{ index $ 1 }}
@@ -100,14 +101,14 @@ CELERY_TASK_EVENTS: {{ or .Values.celeryExporter.enabled .Values.worker.taskEven
 {{/* The environment of celery-exporter. */}}
 {{- define "cm.exporterEnvironment" -}}
 {{ include "cm.brokerEnv" (list . "CE_BROKER_URL") }}
-# Told of also while no worker is there to name it.
+# Exported even while no worker announces this queue.
 - {name: CE_QUEUES, value: comment-analysis}
-# Else each exception of the broker is logged with its variables, the address and its password among them.
+# Otherwise each exception of the broker is logged with its variables, including the address and its password.
 - {name: LOGURU_DIAGNOSE, value: "NO"}
-# Without it, it ends where the broker goes away.
+# Without it, celery-exporter exits when the broker becomes unavailable.
 - {name: CE_RETRY_INTERVAL, value: "5"}
 {{- if eq (include "cm.listen" .) "::" }}
-# Its server takes `::` for IPv6 alone, and this for both.
+# Its server listens on IPv6 only with `::`, and on both families with `*`.
 - {name: CE_HOST, value: "*"}
 {{- end }}
 {{- end }}
@@ -119,8 +120,8 @@ valueFrom:
     key: {{ index . 1 }}
 {{- end }}
 
-{{/* The environment of a container of ours. Arguments: root; own, the values of its part; service: it runs on and on, so its
-     spans go somewhere. */}}
+{{/* The environment of this program's containers. Arguments: root; own, the component's values; service: true for a long-running
+     process, which exports traces. */}}
 {{- define "cm.environment" -}}
 {{- $root := .root }}
 envFrom:
@@ -133,8 +134,8 @@ env:
   {{- include "cm.variables" (list (include "cm.ownEnvironment" .) (concat $root.Values.extraEnv (.own.extraEnv | default list))) | nindent 2 }}
 {{- end }}
 
-{{/* Our variables and somebody's, which take the place of ours: one that is there twice is refused by a server-side apply, which
-     is Helm 4's. Argument: list of ours as YAML, and theirs. */}}
+{{/* The chart's variables and the user's. A user's variable replaces the chart's of the same name, because a server-side apply
+     (Helm 4) refuses duplicates. Argument: list of the chart's variables as YAML, and the user's. */}}
 {{- define "cm.variables" -}}
 {{- $names := list }}
 {{- range index . 1 }}{{ $names = append $names .name }}{{ end }}

@@ -64,7 +64,7 @@ ALERTS: Final = {
     ("Resource Utilization", "Memory, share of the limit"): ("CommentMonitoringHighMemory", "resourceThreshold"),
     ("Celery Queue Metrics", "Oldest waiting"): ("CommentAnalysisStalled", "analysisAgeThreshold"),
     ("Celery Queue Metrics", "Batches sent again"): ("CommentAnalysisSentAgain", "resendRateThreshold"),
-    ("Error Breakdown", "Errors of ours, by reason"): ("CommentProcessingErrors", "errorRateThreshold"),
+    ("Error Breakdown", "Server errors, by reason"): ("CommentProcessingErrors", "errorRateThreshold"),
     # Yellow, as its alert is no more than a notice.
     ("Error Breakdown", "Refused, by reason"): ("CommentsRefused", "errorRateThreshold"),
 }
@@ -223,7 +223,7 @@ def test_a_colour_without_an_alert_is_said_to_have_none() -> None:
         for panel in panels:
             coloured = len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) > 1
             without = coloured and (group, panel["title"]) not in {*ALERTS, *FIXED}
-            assert without == ("o alert goes by" in panel["description"]), panel["title"]
+            assert without == ("o alert uses" in panel["description"]), panel["title"]
 
 
 @pytest.mark.parametrize("program", helms())
@@ -258,7 +258,7 @@ def test_ours_and_senders_are_told_apart_as_the_alerts_do() -> None:
     shown = {(one.panel, found) for one in EXPRESSIONS for found in split.findall(one.text)}
     assert len(by_alerts) == 2
     assert {found for _, found in shown} == by_alerts
-    assert {panel for panel, _ in shown} == {"Errors", "Errors of ours, by reason", "Refused, by reason"}
+    assert {panel for panel, _ in shown} == {"Errors", "Server errors, by reason", "Refused, by reason"}
 
 
 def test_the_files_limits_are_the_charts_defaults() -> None:

@@ -305,9 +305,9 @@ def test_an_ingress_and_a_route_lead_to_the_service(program: str, tmp_path: Path
         ({"worker": {"extraVolumes": [{"name": "log-level", "emptyDir": {}}]}}, 'a volume "log-level" is in the pod'),
         ({"celeryExporter": {"extraVolumes": [{"name": "scratch", "emptyDir": {}}]}}, 'a volume "scratch" is in'),
         # They would be in no address, and nobody would see it.
-        ({"postgres": {"parameters": "sslmode=verify-full"}}, "postgres.parameters: they are put behind an address"),
-        ({"rabbitmq": {"tls": True}}, "rabbitmq.tls: it is for an address that is made of rabbitmq.existingSecretKeys"),
-        ({"rabbitmq": {"vhost": "comments"}}, "rabbitmq.vhost: it is for an address"),
+        ({"postgres": {"parameters": "sslmode=verify-full"}}, "postgres.parameters: they are only for an address"),
+        ({"rabbitmq": {"tls": True}}, "rabbitmq.tls: it is only for an address made of rabbitmq.existingSecretKeys"),
+        ({"rabbitmq": {"vhost": "comments"}}, "rabbitmq.vhost: it is only for an address"),
         ({"commonLabels": {"team": "two words"}}, "team"),
         ({"imagePullSecrets": [{"secret": "x"}]}, "imagePullSecrets"),
         ({"imagePullSecrets": ["Not_A_Name"]}, "imagePullSecrets"),

@@ -170,10 +170,10 @@ def test_another_claim_is_refused_before_anything_changes(program: str, server: 
     for switches, words in (
         (
             (f"{server}.storageClassName=fast",),
-            f'{server}.storage: "1Gi" is not the size of the claim that is there, 8Gi',
+            f'{server}.storage: "1Gi" is not the size of the existing claim, 8Gi',
         ),
         ((f"{server}.storage=", f"{server}.storageClassName=fast"), f'{server}.storage: "" is not'),
-        ((f"{server}.storage=8Gi",), f'{server}.storageClassName: "" is not that of the claim that is there, "fast"'),
+        ((f"{server}.storage=8Gi",), f'{server}.storageClassName: "" is not that of the existing claim, "fast"'),
         ((f"{server}.storage=8Gi", f"{server}.storageClassName=fast"), ""),
     ):
         done = in_development(tmp_path, program, switches, there)

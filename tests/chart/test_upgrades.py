@@ -100,7 +100,7 @@ def test_the_notes_name_data_that_goes_with_its_pod(switch: str, warned: bool) -
     words = ("--values", str(CHART / "values-dev.yaml"), "--set", switch)
     done = helm("install", "x", str(CHART), "--dry-run=client", *words, program="helm4")
     assert done.returncode == 0, done.stderr
-    assert ("goes with its pod: postgres" in done.stdout) == warned
+    assert ("lost with its pod: postgres" in done.stdout) == warned
 
 
 @pytest.mark.parametrize("name", ["orchestrator", "comment-worker"])

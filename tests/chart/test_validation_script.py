@@ -75,8 +75,8 @@ def test_a_pod_that_crashed_says_its_last_words(tmp_path: Path) -> None:
         logs={"orchestrator-7c9-x2": f"starting\n{words}\n\n"},
     )  # fmt: skip
     assert failures(lines)[0] == (
-        "FAIL  deployment orchestrator is rolled out: pod orchestrator-7c9-x2 ends as often as it starts, at last "
-        f"with: {words}"
+        "FAIL  deployment orchestrator is rolled out: pod orchestrator-7c9-x2 is in a crash loop; its last log "
+        f"line: {words}"
     )
     assert len(failures(lines)) == 2
 
