@@ -60,7 +60,7 @@ async def test_a_refusal_is_told_in_the_service_s_own_words(system: System) -> N
     assert lines[-1].endswith("(answered 503: COMMENT_MONITORING_ENABLED is false here.)")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "127.0.0.1:8080", "ftp://x"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "127.0.0.1:{port}", "ftp://x"])
 def test_an_address_where_nothing_answers_is_one_line(system: System, url: str, tmp_path: Path) -> None:
     there = url.format(port=free_port())
     code, lines, error = run(system, "--url", there, "--timeout", "1", "--data-dir", str(tmp_path))
