@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psycopg2
@@ -28,7 +28,7 @@ from comment_monitor.runtime import Runtime, open_runtime
 from comment_monitor.storage import migrations
 from comment_monitor.web.app import create_app, create_asgi
 from tests.support.messages import empty
-from tests.support.rabbitmq import RabbitMQ, server_script
+from tests.support.rabbitmq import server_script, shared_url, stop_shared
 
 TEMPLATE = "template_for_tests"
 _names = itertools.count()
@@ -102,21 +102,34 @@ def need_rabbitmq() -> None:
         pytest.skip(reason)
 
 
+class Broker(NamedTuple):
+    """A virtual host of RabbitMQ."""
+
+    url: str
+
+
+def _run_folder(factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that all processes of this test run share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
-def rabbitmq_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A RabbitMQ for the whole run, where rabbitmq-server is installed."""
+def rabbitmq_of_all(tmp_path_factory: pytest.TempPathFactory) -> Broker:
+    """This process's virtual host of the RabbitMQ of the whole run, where rabbitmq-server is installed."""
     need_rabbitmq()
-    server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    return Broker(shared_url(_run_folder(tmp_path_factory), os.environ.get("PYTEST_XDIST_WORKER", "gw0")))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stops the shared RabbitMQ, once all processes have ended."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and (factory := getattr(session.config, "_tmp_path_factory", None)):
+        stop_shared(_run_folder(factory))
 
 
 @pytest.fixture
-def rabbitmq(rabbitmq_of_all: RabbitMQ) -> RabbitMQ:
-    """The same with nothing in its queue: what names rows of an earlier test's database names rows of this one too."""
+def rabbitmq(rabbitmq_of_all: Broker) -> Broker:
+    """The same with an empty queue: messages for an earlier test's database would name rows of this test's too."""
     empty(rabbitmq_of_all.url)
     return rabbitmq_of_all
 

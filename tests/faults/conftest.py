@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.conftest import Broker
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import System
 
@@ -23,7 +24,7 @@ PROMPT = {
 
 
 @pytest.fixture
-def broker_url(rabbitmq: RabbitMQ) -> str:
+def broker_url(rabbitmq: Broker) -> str:
     """RabbitMQ with an empty queue."""
     return rabbitmq.url
 
@@ -84,7 +85,7 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def own_rabbitmq(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[RabbitMQ]:
+def own_rabbitmq(rabbitmq: Broker, tmp_path: Path) -> Iterator[RabbitMQ]:
     """A RabbitMQ that the test may stop; the shared one is asked for because it says where there is none."""
     server = RabbitMQ(tmp_path / "rabbitmq")
     server.start()

@@ -4,8 +4,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.conftest import Broker
 from tests.support.cut_line import cut_line
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import Program
 
 PATIENCE = 60
@@ -15,7 +15,7 @@ PIECES = (1, 9, 14, 18, 21, 24, 25)
 
 @pytest.mark.parametrize(("pieces", "events"), [*((one, "false") for one in PIECES), (24, "true")])
 async def test_a_worker_whose_broker_goes_away_ends_on_sigterm(
-    dsn: str, rabbitmq: RabbitMQ, tmp_path: Path, pieces: int, events: str
+    dsn: str, rabbitmq: Broker, tmp_path: Path, pieces: int, events: str
 ) -> None:
     server = urlsplit(rabbitmq.url)
     assert server.hostname

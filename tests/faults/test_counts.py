@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import httpx
 import psutil
-from tests.conftest import execute, until
+from tests.conftest import Broker, execute, until
 from tests.faults.conftest import MakeSystem
 from tests.support.exported import Series, fallen, ours
 from tests.support.locks import cut_all, locked
 from tests.support.messages import Wire
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
 from tests.support.system import System, traffic
 
@@ -134,7 +133,7 @@ def kill_children(system: System) -> int:
 
 
 async def test_in_trouble_no_count_falls_none_is_counted_twice_and_the_queue_is_empty_at_the_end(
-    make_system: MakeSystem, own_redis: EmbeddedRedis, rabbitmq: RabbitMQ, broker_url: str, tmp_path: Path
+    make_system: MakeSystem, own_redis: EmbeddedRedis, rabbitmq: Broker, broker_url: str, tmp_path: Path
 ) -> None:
     wire = Wire(rabbitmq.url)
     system = make_system(

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from tests.conftest import execute
+from tests.conftest import Broker, execute
 from tests.integration.conftest import make_up, migrated
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
@@ -139,9 +139,9 @@ def pool(up: Up) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def up(make_up: Any, rabbitmq: RabbitMQ) -> Up:
+def up(make_up: Any, own_rabbitmq: RabbitMQ) -> Up:
     one: Up = make_up(
-        LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url, COMMENT_RATE_LIMIT_PER_MINUTE="0",
+        LOG_LEVEL="DEBUG", CELERY_BROKER_URL=own_rabbitmq.url, COMMENT_RATE_LIMIT_PER_MINUTE="0",
         COMMENT_RESEND_AFTER="1", COMMENT_MAX_RETRIES="1",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
         # The second is a slip that is often made, and named in the library's complaint.
@@ -150,7 +150,7 @@ def up(make_up: Any, rabbitmq: RabbitMQ) -> Up:
     return one.start().wait_until_up()
 
 
-def test_no_line_of_the_whole_system_at_debug_holds_what_people_sent(up: Up, rabbitmq: RabbitMQ) -> None:
+def test_no_line_of_the_whole_system_at_debug_holds_what_people_sent(up: Up, own_rabbitmq: RabbitMQ) -> None:
     dsn = (read_endpoints(up.data_dir) or {})["POSTGRES_DSN"]
     send_all_kinds(up)
     until(lambda: "analysed" in events(up))
@@ -166,10 +166,10 @@ def test_no_line_of_the_whole_system_at_debug_holds_what_people_sent(up: Up, rab
     victim.send_signal(signal.SIGKILL)
     no_more(dsn, "comment_analyses")
     # The broker goes away, and comes back.
-    rabbitmq.stop()
+    own_rabbitmq.stop()
     assert up.post(json=body(personal(400))).status_code == 200
     until(lambda: "broker_away" in events(up))
-    rabbitmq.start()
+    own_rabbitmq.start()
     until(lambda: execute(dsn, "SELECT count(*) FROM analysis_outbox") == [(0,)])
     until(lambda: "broker_back" in events(up))
     # A request with words in it is under way when all of it ends.
@@ -191,7 +191,7 @@ def test_no_line_of_the_whole_system_at_debug_holds_what_people_sent(up: Up, rab
 
 
 def test_no_line_holds_a_password_of_a_server_that_refuses_it_or_goes_away(
-    make_up: Any, rabbitmq: RabbitMQ, tmp_path: Path
+    make_up: Any, rabbitmq: Broker, tmp_path: Path
 ) -> None:
     """Wrong passwords, and one that a server never asked for: what the clients say of them, and repeat, shows none."""
     secret = PRIVATE["password"]

@@ -21,7 +21,8 @@ PATIENCE: Final = 60
 def channel(url: str) -> Iterator[amqp.Channel]:
     """A channel of a client that is not Celery."""
     address = urlsplit(url)
-    with amqp.Connection(f"{address.hostname}:{address.port}") as connection:
+    vhost = address.path.removeprefix("/") or "/"
+    with amqp.Connection(f"{address.hostname}:{address.port}", virtual_host=vhost) as connection:
         yield connection.channel()
 
 

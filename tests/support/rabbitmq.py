@@ -1,6 +1,8 @@
 """A RabbitMQ of the tests' own, from the rabbitmq-server on PATH."""
 
 import contextlib
+import fcntl
+import json
 import os
 import random
 import shutil
@@ -9,13 +11,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import amqp
 
 START_TIMEOUT = 90
+# The virtual hosts of the broker that the processes of a test run share: one for each pytest-xdist worker.
+VHOSTS = tuple(f"gw{number}" for number in range(16))
 PORTS = (10_240, 32_768)
 _given: set[int] = set()
+# A started server lives on after the process that started it; its Popen object must not be collected before.
+_keep: list["RabbitMQ"] = []
 
 
 def _own_ports() -> range:
@@ -43,10 +51,10 @@ def free_port() -> int:
 class RabbitMQ:
     """One node on loopback, in a folder of its own. Its port stays the same over restarts.
 
-    With `metrics`, its own Prometheus plugin tells them on a port, fresh every second.
+    With `metrics`, its own Prometheus plugin exports them on a port, fresh every second. `vhosts` exist beside `/`.
     """
 
-    def __init__(self, folder: Path, *, metrics: bool = False):
+    def __init__(self, folder: Path, *, metrics: bool = False, vhosts: Sequence[str] = ()):
         self._folder = folder
         self._port = free_port()
         self._dist = free_port()
@@ -59,12 +67,21 @@ class RabbitMQ:
             (folder / "plugins").write_text("[rabbitmq_prometheus].\n")
             settings += ["prometheus.tcp.ip = 127.0.0.1", f"prometheus.tcp.port = {self.metrics_port}"]
             settings.append("collect_statistics_interval = 1000")
+        if vhosts:
+            (folder / "definitions.json").write_text(json.dumps(_definitions(vhosts)))
+            settings.append(f"load_definitions = {folder}/definitions.json")
         (folder / "rabbitmq.conf").write_text("".join(f"{one}\n" for one in settings))
 
     @property
     def url(self) -> str:
         """The broker's URL."""
         return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+
+    @property
+    def state(self) -> dict[str, int]:
+        """What `stop_shared` and the other processes need to know of a running server."""
+        assert self._process
+        return {"port": self._port, "pid": self._process.pid, "epmd": self._epmd}
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -118,7 +135,7 @@ class RabbitMQ:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
-        self._stop_epmd()
+        _stop_epmd(self._epmd)
 
     def set_memory_limit(self, share: float) -> None:
         """The share of the machine's memory above which it takes no messages: below what it uses, an alarm."""
@@ -126,24 +143,57 @@ class RabbitMQ:
         command = [str(script), "--quiet", "set_vm_memory_high_watermark", str(share)]
         subprocess.run(command, env=self._environment, check=True, capture_output=True, timeout=60)
 
-    def _stop_epmd(self) -> None:
-        """The port mapper is started by the node, on our port, as a daemon of its own.
-
-        It refuses to leave while it knows a node, and takes a moment to see that ours is gone.
-        """
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if subprocess.run(
-                [epmd(), "-port", str(self._epmd), "-names"], capture_output=True, check=False
-            ).returncode:
-                return
-            subprocess.run([epmd(), "-port", str(self._epmd), "-kill"], capture_output=True, check=False)
-            time.sleep(0.05)
-
     def restart(self) -> None:
         """An outage, and back with what was on disk."""
         self.stop()
         self.start()
+
+
+def _definitions(vhosts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    names = ("/", *vhosts)
+    rights = {"user": "guest", "configure": ".*", "write": ".*", "read": ".*"}
+    return {
+        "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
+        "vhosts": [{"name": name} for name in names],
+        "permissions": [{"vhost": name, **rights} for name in names],
+    }
+
+
+def _stop_epmd(port: int) -> None:
+    """Ends the port mapper, which the node starts as a daemon.
+
+    It refuses to end while it knows a node, and needs a moment to notice that the node has ended.
+    """
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if subprocess.run([epmd(), "-port", str(port), "-names"], capture_output=True, check=False).returncode:
+            return
+        subprocess.run([epmd(), "-port", str(port), "-kill"], capture_output=True, check=False)
+        time.sleep(0.05)
+
+
+def shared_url(folder: Path, vhost: str) -> str:
+    """Returns the URL of the broker of this test run; its first caller, of all processes, starts it."""
+    state = folder / "rabbitmq.json"
+    with (folder / "rabbitmq.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not state.exists():
+            server = RabbitMQ(folder / "rabbitmq", vhosts=VHOSTS)
+            server.start()
+            state.write_text(json.dumps(server.state))
+            _keep.append(server)
+    return f"amqp://guest:guest@127.0.0.1:{json.loads(state.read_text())['port']}/{vhost}"
+
+
+def stop_shared(folder: Path) -> None:
+    """Stops the broker of a test run whose processes have ended, if they started one."""
+    state = folder / "rabbitmq.json"
+    if state.exists():
+        found = json.loads(state.read_text())
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(found["pid"], signal.SIGKILL)
+        _stop_epmd(found["epmd"])
+        state.unlink()
 
 
 def epmd() -> str:

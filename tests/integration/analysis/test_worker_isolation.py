@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.conftest import MakeSettings, project_root, until
+from tests.conftest import Broker, MakeSettings, project_root, until
 from tests.support.database import broken_promises, outbox, results
 from tests.support.deadly import DEAF, EXIT, HANG, KILL
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
 from comment_monitor.analysis.batch_processor import CUT_SHORT
@@ -23,7 +22,7 @@ MATES = ("a", "b", "c")
 
 
 @pytest.fixture
-def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> Settings:
+def settings(make_settings: MakeSettings, rabbitmq: Broker, request: pytest.FixtureRequest) -> Settings:
     """One retry, so that it is soon over; or as a test says."""
     variables: dict[str, object] = {
         "CELERY_BROKER_URL": rabbitmq.url,

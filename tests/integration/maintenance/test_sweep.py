@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager
 
 import amqp
 import pytest
-from tests.conftest import MakeSettings, execute, metric, open_client, until
+from tests.conftest import Broker, MakeSettings, execute, metric, open_client, until
 from tests.support.database import holding, opened, outbox, stored_comments, take_in
 from tests.support.messages import Wire, channel, messages, outbox_ids
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 
 from comment_monitor.core.config import Settings
@@ -32,7 +31,7 @@ def overdue(settings: Settings, amount: int) -> None:
 
 
 @pytest.fixture
-def broker_url(rabbitmq: RabbitMQ) -> str:
+def broker_url(rabbitmq: Broker) -> str:
     return rabbitmq.url
 
 

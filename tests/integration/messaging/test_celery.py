@@ -11,7 +11,7 @@ from pathlib import Path
 
 import amqp
 import pytest
-from tests.conftest import MakeSettings, execute, metric, open_client, until
+from tests.conftest import Broker, MakeSettings, execute, metric, open_client, until
 from tests.support.database import outbox, results, take_in
 from tests.support.intake import PATH, fates, process, refused, several
 from tests.support.messages import Wire, channel, messages, named, outbox_ids
@@ -26,12 +26,12 @@ from comment_monitor.runtime import open_runtime
 
 
 @pytest.fixture
-def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ) -> Settings:
+def settings(make_settings: MakeSettings, rabbitmq: Broker) -> Settings:
     return make_settings(CELERY_BROKER_URL=rabbitmq.url)
 
 
 @pytest.fixture
-def wire(rabbitmq: RabbitMQ) -> Iterator[Wire]:
+def wire(rabbitmq: Broker) -> Iterator[Wire]:
     one = Wire(rabbitmq.url)
     yield one
     one.close()
@@ -92,7 +92,7 @@ async def test_queue_and_messages_outlive_the_broker(settings: Settings) -> None
 
 
 async def test_what_was_sent_is_there_after_a_restart_of_the_broker(
-    make_settings: MakeSettings, tmp_path: Path, rabbitmq: RabbitMQ
+    make_settings: MakeSettings, tmp_path: Path, rabbitmq: Broker
 ) -> None:
     server = RabbitMQ(tmp_path / "rabbitmq")
     server.start()

@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from celery import Celery
 from celery.events.state import State
-from tests.conftest import MakeSettings, until
+from tests.conftest import Broker, MakeSettings, until
 from tests.support.database import outbox
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment, parsed
 from tests.support.system import Program
 
@@ -96,7 +95,7 @@ def _heartbeats(listener: Listener) -> int:
 
 
 async def test_events_of_tasks_come_where_they_are_switched_on(
-    make_settings: MakeSettings, rabbitmq: RabbitMQ, tmp_path: Path
+    make_settings: MakeSettings, rabbitmq: Broker, tmp_path: Path
 ) -> None:
     switch = {"CELERY_TASK_EVENTS": "true"}
     async with worked(make_settings, rabbitmq.url, tmp_path, switch) as listener:
@@ -109,7 +108,7 @@ async def test_events_of_tasks_come_where_they_are_switched_on(
 
 
 async def test_without_the_switch_a_worker_tells_that_it_lives_and_no_more(
-    make_settings: MakeSettings, rabbitmq: RabbitMQ, tmp_path: Path
+    make_settings: MakeSettings, rabbitmq: Broker, tmp_path: Path
 ) -> None:
     async with worked(make_settings, rabbitmq.url, tmp_path, {}) as listener:
         assert listener.kinds("task") == []
@@ -117,7 +116,7 @@ async def test_without_the_switch_a_worker_tells_that_it_lives_and_no_more(
 
 
 async def test_a_worker_names_its_queue_and_processes_to_whoever_asks(
-    make_settings: MakeSettings, rabbitmq: RabbitMQ, tmp_path: Path
+    make_settings: MakeSettings, rabbitmq: Broker, tmp_path: Path
 ) -> None:
     """What celery-exporter asks at each scrape."""
     async with worked(make_settings, rabbitmq.url, tmp_path, {}) as listener:

@@ -11,11 +11,10 @@ from typing import Any
 
 import httpx
 import structlog
-from tests.conftest import MakeSettings, execute, until
+from tests.conftest import Broker, MakeSettings, execute, until
 from tests.integration.conftest import MakeUp
 from tests.support import up as ups
 from tests.support.messages import messages
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment, parsed
 from tests.support.up import Up
 
@@ -47,7 +46,7 @@ def behind(url: str) -> dict[int, set[str]]:
 
 
 async def test_a_message_names_just_the_requests_whose_comments_are_in_each_batch(
-    make_settings: MakeSettings, rabbitmq: RabbitMQ
+    make_settings: MakeSettings, rabbitmq: Broker
 ) -> None:
     """Also where many requests share a write, with comments that are known, edited, sent twice, or in another's."""
     settings = make_settings(CELERY_BROKER_URL=rabbitmq.url, COMMENT_BATCH_SIZE="5")
@@ -91,7 +90,7 @@ async def test_a_message_names_just_the_requests_whose_comments_are_in_each_batc
             execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
 
 
-def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: MakeUp, rabbitmq: RabbitMQ) -> None:
+def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: MakeUp, rabbitmq: Broker) -> None:
     up = make_up(LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url).start().wait_until_up().wait_until_well()
     process = f"{up.url}/comments/process"
     for name in ("first", "second"):
@@ -115,7 +114,7 @@ def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: M
 
 
 def test_what_fails_in_a_worker_names_the_requests_that_it_fails_for(
-    make_up: MakeUp, rabbitmq: RabbitMQ, tmp_path: Path
+    make_up: MakeUp, rabbitmq: Broker, tmp_path: Path
 ) -> None:
     up = make_up(LOG_LEVEL="WARNING", CELERY_BROKER_URL=rabbitmq.url).start().wait_until_up()
     execute(

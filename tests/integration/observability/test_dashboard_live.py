@@ -18,11 +18,10 @@ from typing import Any, Final
 import httpx
 import psycopg2
 from tests.chart.conftest import tool
-from tests.conftest import need_rabbitmq, project_root, until
+from tests.conftest import Broker, need_rabbitmq, project_root, until
 from tests.support import dashboard
 from tests.support.dashboard import Expression
 from tests.support.prometheus import Prometheus, Series
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
 from tests.support.system import System
 from tests.support.watched import NAMESPACE, Watched, watched
@@ -189,7 +188,7 @@ async def test_every_expression_has_data(tmp_path: Path, dsn: str) -> None:
 
 
 async def test_the_worker_sends_the_events_that_the_celery_exporter_counts(
-    tmp_path: Path, rabbitmq: RabbitMQ, environment: dict[str, str]
+    tmp_path: Path, rabbitmq: Broker, environment: dict[str, str]
 ) -> None:
     system = System(tmp_path, {**environment, "CELERY_BROKER_URL": rabbitmq.url})
     app = make_celery(load({**environment, "CELERY_BROKER_URL": rabbitmq.url}))

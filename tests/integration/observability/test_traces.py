@@ -12,9 +12,9 @@ from contextlib import suppress
 
 import httpx
 import pytest
+from tests.conftest import Broker
 from tests.integration.conftest import MakeUp
 from tests.support.collector import Collector, Seen, collecting
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
 
@@ -51,7 +51,7 @@ def ancestors(one: Seen, spans: list[Seen]) -> list[str]:
 
 
 def test_a_request_its_way_through_the_queue_and_its_analysis_are_one_trace(
-    make_up: MakeUp, collector: Collector, rabbitmq: RabbitMQ
+    make_up: MakeUp, collector: Collector, rabbitmq: Broker
 ) -> None:
     up = start(make_up, collector, CELERY_BROKER_URL=rabbitmq.url)
     headers = {"traceparent": f"00-{CALLER}-00f067aa0ba902b7-01", "x-request-id": "mine"}
@@ -243,7 +243,7 @@ def test_a_traceparent_that_is_none_is_passed_over(make_up: MakeUp, collector: C
     ("variables", "says"),
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: must be http/protobuf"),
-        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999"}, "An OTEL_ variable is not as OpenTelemetry wants it"),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999"}, "OpenTelemetry rejects an OTEL_ variable"),
     ],
 )
 def test_a_worker_says_it_before_it_takes_work(empty_dsn: str, variables: dict[str, str], says: str) -> None:
@@ -263,7 +263,7 @@ def test_a_worker_says_it_before_it_takes_work(empty_dsn: str, variables: dict[s
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be an http://"),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:secret/word@c:9"},
-            "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be such as http://collector:4318",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be like http://collector:4318",
         ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},

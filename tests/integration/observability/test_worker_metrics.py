@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from tests.conftest import MakeSettings, execute, project_root, until
+from tests.conftest import Broker, MakeSettings, execute, project_root, until
 from tests.support.database import outbox, results, take_in
 from tests.support.deadly import EXIT, HANG, KILL
 from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_told, value
-from tests.support.rabbitmq import RabbitMQ, free_port
+from tests.support.rabbitmq import free_port
 from tests.support.requests import comment, parsed
 
 from comment_monitor.core.config import Settings
@@ -37,7 +37,7 @@ ORCHESTRATORS = {
 
 
 @pytest.fixture
-def settings(make_settings: MakeSettings, rabbitmq: RabbitMQ) -> Settings:
+def settings(make_settings: MakeSettings, rabbitmq: Broker) -> Settings:
     return make_settings(
         CELERY_BROKER_URL=rabbitmq.url,
         COMMENT_PROCESSING_TIMEOUT=15,
