@@ -23,6 +23,7 @@ from comment_monitor.diagnostics.status import (
     ANALYSIS,
     DURATION,
     QUEUE,
+    Part,
     Scrape,
     ScrapeDelta,
     StatusError,
@@ -30,27 +31,27 @@ from comment_monitor.diagnostics.status import (
     scrape,
 )
 
-# Counters by the part that counts: of the other part they are 0 and mean nothing.
-TAKEN_IN: Final[dict[str, tuple[str, dict[str, str]]]] = {
-    "stored": ("comment_stored_total", {"kind": "new"}),
-    "edited": ("comment_stored_total", {"kind": "edited"}),
-    "duplicates": ("comment_duplicates_detected_total", {}),
-    "batches": ("comment_processing_success_total", {}),
-    "refused_by_rate_limit": ("comment_rate_limited_total", {}),
-    "sent_again": ("comment_outbox_resent_total", {}),
+# Counters, with the part that counts them: the other part exports a meaningless 0.
+COUNTERS: Final[dict[str, tuple[Part, str, dict[str, str]]]] = {
+    "stored": ("orchestrator", "comment_stored_total", {"kind": "new"}),
+    "edited": ("orchestrator", "comment_stored_total", {"kind": "edited"}),
+    "duplicates": ("orchestrator", "comment_duplicates_detected_total", {}),
+    "batches": ("orchestrator", "comment_processing_success_total", {}),
+    "refused_by_rate_limit": ("orchestrator", "comment_rate_limited_total", {}),
+    "sent_again": ("orchestrator", "comment_outbox_resent_total", {}),
+    "analysed": ("worker", ANALYSED, {"outcome": "done"}),
 }
-WORKED_OFF: Final[dict[str, tuple[str, dict[str, str]]]] = {"analysed": (ANALYSED, {"outcome": "done"})}
-# What fits a terminal of 24 rows with all the rest; a pipe gets all of them.
+# As many errors as fit on a terminal of 24 rows with everything else; a pipe gets all of them.
 ERRORS_SHOWN: Final = 4
 Figures = dict[str, Any]
 
 
-class Asked(NamedTuple):
-    """Who is asked."""
+class Targets(NamedTuple):
+    """The URLs of the service and of the metrics."""
 
     service: str
     metrics: tuple[str, ...]
-    # The one of them that a running `up` serves: its worker is in it, even before it did anything.
+    # The metrics of a running `up`, which include those of its worker, even if the worker has counted nothing yet.
     whole: str | None
 
 
@@ -60,51 +61,55 @@ class Asked(NamedTuple):
     "--metrics-url",
     "metrics_urls",
     multiple=True,
-    help="Where a process tells its metrics; once for each process of a system, orchestrators and workers. "
-    "[default: port 9090 beside --url]",
+    help="URL of a process's metrics; repeat it for each orchestrator and worker of the system. "
+    "[default: that of a running `up`, else port 9090 of the host in --url]",
 )
-@click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
-@click.option("--interval", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds of a look.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a look, for programs.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.2, 3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two reads of the metrics.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each refresh, for programs.")
 @data_dir_option
 def status(
     url: str | None, metrics_urls: tuple[str, ...], watch: bool, interval: float, as_json: bool, data_dir: Path
 ) -> None:
     """Show what a running system does: health, errors, rates, queue, backlog, latency and cache.
 
-    What is told of a second is of the last interval. What waits for its analysis is looked at every 5 seconds. A dash:
-    none of the processes asked knows it; a worker's figures are on its own --metrics-url. Exit code 1: one that is
-    asked does not answer, or the service says that it is not well.
+    Rates and percentiles are those of the last interval. The system measures its backlog every 5 seconds. A dash means
+    that none of the named processes knows the value; a worker's figures are on its own --metrics-url. The exit code is
+    1 if a process does not answer, or if the health of the service is not `ok`.
     """
     service = service_address(url, data_dir)
-    asked = Asked(
+    targets = Targets(
         service,
         metrics_urls or (metrics_address(service, data_dir),),
         (read_endpoints(data_dir) or {}).get("METRICS_URL"),
     )
-    looks = _looks(asked, interval, patient=watch)
+    results = _poll(targets, interval, patient=watch)
     try:
         if watch and not as_json and sys.stdout.isatty():
-            _live(looks)
-        else:
-            well = _lines(looks, as_json=as_json, watch=watch)
-            if not (watch or well):
-                raise SystemExit(1)
+            _live(results)
+        elif not _lines(results, as_json=as_json, watch=watch) and not watch:
+            raise SystemExit(1)
     except KeyboardInterrupt:
         return
 
 
-def _live(looks: Iterable[Figures]) -> None:
-    with Live(Text("Looking ..."), screen=False, auto_refresh=False) as live:
-        for figures in looks:
+def _live(results: Iterable[Figures]) -> None:
+    with Live(Text("Reading the metrics ..."), screen=False, auto_refresh=False) as live:
+        for figures in results:
             live.update(screen(figures, errors=ERRORS_SHOWN), refresh=True)
 
 
-def _lines(looks: Iterable[Figures], *, as_json: bool, watch: bool) -> bool:
-    """Writes each result as soon as it is available; returns whether all was well at the last."""
+def _lines(results: Iterable[Figures], *, as_json: bool, watch: bool) -> bool:
+    """Writes each result as soon as it is available; returns whether the last one shows health `ok` and no problem."""
     console = Console()
     well = False
-    for figures in looks:
+    for figures in results:
         well = figures.get("health") == "ok" and not figures.get("problems")
         with console.capture() as shown:
             console.print(screen(figures))
@@ -114,7 +119,7 @@ def _lines(looks: Iterable[Figures], *, as_json: bool, watch: bool) -> bool:
         except OSError as error:
             if error.errno != errno.EPIPE:
                 raise
-            # Whoever read has seen enough. What is still in the buffer has nowhere to go.
+            # The reader of the pipe has closed it. Redirected, so that flushing the rest at exit does not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             break
         if not watch:
@@ -122,26 +127,29 @@ def _lines(looks: Iterable[Figures], *, as_json: bool, watch: bool) -> bool:
     return well
 
 
-def _looks(asked: Asked, interval: float, *, patient: bool) -> Iterator[Figures]:
-    """`patient`: a system that does not answer is told of, and asked again; else it is an error."""
+def _poll(targets: Targets, interval: float, *, patient: bool) -> Iterator[Figures]:
+    """Yields the figures of each interval.
+
+    If the system does not answer: raises StatusError, or if `patient` yields the error and tries again.
+    """
     before: Scrape | None = None
     since: str | None = None
     while True:
         try:
-            state = health(asked.service)
-            after = scrape(asked.metrics, asked.whole)
+            state = health(targets.service)
+            after = scrape(targets.metrics, targets.whole)
         except StatusError as error:
             if not patient:
                 raise
-            # Read once a look: the first that fails is the moment since when it is so.
+            # Read once, so that the first failure has the same `time` and `since`.
             now = _now()
             since = since or now
             before = None
-            yield {"time": now, "url": asked.service, "error": str(error), "since": since}
+            yield {"time": now, "url": targets.service, "error": str(error), "since": since}
         else:
             since = None
             if before:
-                yield {"time": _now(), "url": asked.service, **_state(*state), **_figures(ScrapeDelta(before, after))}
+                yield {"time": _now(), "url": targets.service, **_state(*state), **_figures(ScrapeDelta(before, after))}
             before = after
         time.sleep(interval)
 
@@ -151,15 +159,15 @@ def _now() -> str:
 
 
 def _state(state: str, checks: dict[str, str]) -> Figures:
-    # The queue is a number, and of all processes: it is among the figures.
+    # Without the queue: among the figures it is a number, the sum of all processes.
     return {"health": state, "checks": {name: value for name, value in checks.items() if name != "queue"}}
 
 
 def _figures(between: ScrapeDelta) -> Figures:
     parts = between.parts()
-    intake, workers = between.of("orchestrator"), between.of("worker")
-    hits, misses = (intake.rate(f"comment_dedup_cache_{one}_total") or 0.0 for one in ("hits", "misses"))
-    counters = [(intake, TAKEN_IN), (workers, WORKED_OFF)]
+    of: dict[Part, ScrapeDelta] = {"orchestrator": between.of("orchestrator"), "worker": between.of("worker")}
+    intake, workers = of["orchestrator"], of["worker"]
+    hits, misses = (intake.rate(f"comment_dedup_cache_{kind}_total") or 0.0 for kind in ("hits", "misses"))
     broken = between.most_by("comment_invariant_violations", "invariant")
     return {
         "seconds": round(between.seconds, 3),
@@ -169,8 +177,8 @@ def _figures(between: ScrapeDelta) -> Figures:
             "workers": parts.count(frozenset({"worker"})),
             "both_in_one": parts.count(frozenset({"orchestrator", "worker"})),
         },
-        "a_second": {key: of.rate(name, **by) for of, all_ in counters for key, (name, by) in all_.items()},
-        "since_start": {key: _whole(of.total(name, **by)) for of, all_ in counters for key, (name, by) in all_.items()},
+        "a_second": {key: of[part].rate(name, **labels) for key, (part, name, labels) in COUNTERS.items()},
+        "since_start": {key: _whole(of[part].total(name, **labels)) for key, (part, name, labels) in COUNTERS.items()},
         "queue": _whole(between.now(QUEUE)),
         "backlog": _whole(between.most("comment_analysis_backlog")),
         "oldest_seconds": between.most("comment_analysis_oldest_seconds"),
@@ -195,5 +203,4 @@ def _figures(between: ScrapeDelta) -> Figures:
 
 
 def _whole(value: float | None) -> int | None:
-    """A count is no fraction."""
     return None if value is None else round(value)

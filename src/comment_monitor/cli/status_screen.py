@@ -1,4 +1,4 @@
-"""What `comment-monitor status` shows a person: 80 columns, and first what a short terminal must not cut off."""
+"""The screen of `comment-monitor status`: 80 columns, with the most important figures first for short terminals."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -16,22 +16,22 @@ GOOD: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow"}
 MIB: Final = 1024 * 1024
 UNKNOWN: Final = "-"
 MINUTE, HOUR = 60, 3600
-NOTE: Final = "What waits for analysis is up to 5 s old, invariants are as last looked at."
+NOTE: Final = "The backlog is up to 5 s old, and the invariants are those of the last check."
 Figures = Mapping[str, Any]
 
 
 def screen(figures: Figures, *, errors: int | None = None) -> Group:
-    """One look.
+    """Returns the screen for one refresh.
 
     Args:
-        figures: what `--json` tells.
-        errors: how many of them are named at most; None: all.
+        figures: the object that `--json` prints.
+        errors: maximum number of rows for errors; None: all.
     """
-    # A service may answer anything.
+    # A response may contain any characters.
     figures = all_printable(figures)
     if error := figures.get("error"):
         now, since = _clock(figures["time"]), _clock(figures["since"])
-        return Group(Text(error, style="bold red"), Text(f"{now}; it has been so since {since}"))
+        return Group(Text(error, style="bold red"), Text(f"{now}; no valid response since {since}"))
     parts = [_head(figures), *_alarms(figures), _errors(figures, errors), _flow(figures), _latency(figures)]
     if used := _container(figures):
         parts.append(Text(used, style="dim"))
@@ -58,7 +58,7 @@ def _head(figures: Figures) -> Panel:
 
 
 def _metrics_of(processes: Mapping[str, int]) -> Text:
-    """Whose figures these are: without a worker's, what is analysed is not known."""
+    """Names the parts whose metrics were read: without a worker's, the figures of the analysis are unknown."""
     names = {"both_in_one": "orchestrator with worker", "orchestrators": "orchestrator", "workers": "worker"}
     found = [f"{processes[key]} {name}" for key, name in names.items() if processes[key]]
     text = Text(f"metrics of {', '.join(found)}")
@@ -73,19 +73,19 @@ def _alarms(figures: Figures) -> list[RenderableType]:
     for name, violations in (figures["invariants"] or {}).items():
         if violations:
             found.append(f"Invariant {name} is broken {violations:,} times: see `comment-monitor check`.")
-    return [Text(one, style="bold red") for one in found]
+    return [Text(problem, style="bold red") for problem in found]
 
 
 def _errors(figures: Figures, most: int | None) -> RenderableType:
     if not figures["errors"]:
         return Text(" No errors since the start.", style="green")
     table = _table("errors", "a second", "since the start")
-    worst = sorted(figures["errors"].items(), key=lambda one: (-one[1]["a_second"], -one[1]["since_start"]))
+    worst = sorted(figures["errors"].items(), key=lambda error: (-error[1]["a_second"], -error[1]["since_start"]))
     rows = len(worst) if most is None or len(worst) <= most else most - 1
     shown = [(reason, counts["a_second"], counts["since_start"]) for reason, counts in worst[:rows]]
     if rest := [counts for _, counts in worst[rows:]]:
-        sums = [sum(one[key] for one in rest) for key in ("a_second", "since_start")]
-        shown.append((f"{len(rest)} more reasons", sums[0], sums[1]))
+        rate, total = (sum(counts[key] for counts in rest) for key in ("a_second", "since_start"))
+        shown.append((f"{len(rest)} more reasons", rate, total))
     for reason, rate, total in shown:
         table.add_row(reason, f"{rate:,.2f}", f"{total:,}", style="red" if rate else None)
     return table
@@ -102,17 +102,17 @@ def _flow(figures: Figures) -> Table:
         ("sent again", "sent_again", 1),
     )
     now = (
-        ("in the queue", _told(figures["queue"], "{:,}".format)),
-        ("not yet analysed", _told(figures["backlog"], "{:,}".format)),
-        ("oldest waiting", _told(figures["oldest_seconds"], _duration)),
-        ("cache hits", _told(figures["cache_hit_rate"], "{:.0%}".format)),
+        ("in the queue", _shown(figures["queue"])),
+        ("not yet analysed", _shown(figures["backlog"])),
+        ("oldest waiting", _shown(figures["oldest_seconds"], _duration)),
+        ("cache hits", _shown(figures["cache_hit_rate"], "{:.0%}".format)),
         ("invariants", _kept(figures["invariants"])),
         ("", ""),
     )
     table = _table("comments", "a second", "since the start", "", "now")
-    for (name, key, digits), (what, value) in zip(counted, now, strict=True):
-        rate = _told(rates[key], f"{{:,.{digits}f}}".format)
-        table.add_row(name, rate, _told(totals[key], "{:,}".format), f"   {what}", value)
+    for (name, key, digits), (gauge, value) in zip(counted, now, strict=True):
+        rate = _shown(rates[key], f"{{:,.{digits}f}}".format)
+        table.add_row(name, rate, _shown(totals[key]), f"   {gauge}", value)
     return table
 
 
@@ -122,7 +122,7 @@ def _latency(figures: Figures) -> Table:
         ("a batch, from its arrival to its commit", figures["batch_seconds"]),
         ("a batch's analysis", figures["analysis_seconds"]),
     ):
-        table.add_row(name, *(f"{one:.3f}" for one in values) if values else [UNKNOWN] * len(QUANTILES))
+        table.add_row(name, *(f"{value:.3f}" for value in values) if values else [UNKNOWN] * len(QUANTILES))
     slowest = figures["slowest_statement"]
     name, p95 = (f": {slowest[0]}", f"{slowest[1]:.3f}") if slowest else ("", UNKNOWN)
     table.add_row(f"slowest statement{name}", "", p95, "")
@@ -130,7 +130,7 @@ def _latency(figures: Figures) -> Table:
 
 
 def _table(*heads: str) -> Table:
-    """Without lines: each would cost a row."""
+    """Returns a table without lines, each of which would take a row."""
     table = Table(box=None, expand=True, header_style="dim italic", padding=(0, 1))
     table.add_column(heads[0], ratio=1)
     for head in heads[1:]:
@@ -138,7 +138,7 @@ def _table(*heads: str) -> Table:
     return table
 
 
-def _told(value: float | None, form: Callable[[float], str]) -> str:
+def _shown(value: float | None, form: Callable[[float], str] = "{:,}".format) -> str:
     return UNKNOWN if value is None else form(value)
 
 
@@ -149,14 +149,13 @@ def _duration(seconds: float) -> str:
 
 
 def _kept(invariants: Mapping[str, int] | None) -> str:
-    """Of those that were looked at, how many hold."""
     if not invariants:
         return UNKNOWN
-    return f"{sum(not one for one in invariants.values())} of {len(invariants)} hold"
+    return f"{list(invariants.values()).count(0)} of {len(invariants)} hold"
 
 
 def _container(figures: Figures) -> str:
-    """Nothing tells whether it is a container's or, outside one, all that this machine uses."""
+    """Returns the use of resources; the metrics do not say whether it is that of a container or of a whole machine."""
     used, limit = figures["memory_bytes"], figures["memory_limit_bytes"]
     found = [f"memory {used / MIB:,.0f} of {limit / MIB:,.0f} MiB"] if used is not None and limit else []
     if figures["processors"] is not None and figures["processors_limit"]:

@@ -1,11 +1,11 @@
-"""What a running system does, read from its `/health` and its `/metrics`: two looks, and what happened between them."""
+"""What a running system does, computed from two scrapes of its `/metrics`; and its state, read from its `/health`."""
 
 import http.client
 import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf, isnan
 from typing import Final, Literal, NamedTuple
@@ -21,32 +21,32 @@ STATEMENT: Final = "comment_db_query_duration_seconds"
 ANALYSIS: Final = "comment_analysis_duration_seconds"
 ANALYSED: Final = "comment_analysis_total"
 QUEUE: Final = "comment_processing_queue_length"
-# The statement with which a worker begins a batch; nothing else makes it.
+# The statement with which a worker begins a batch; only workers run it.
 LOAD: Final = ("query", "load_batches")
 
 Labels = frozenset[tuple[str, str]]
 Series = Mapping[tuple[str, Labels], float]
 Part = Literal["orchestrator", "worker"]
-# A proxy named in the environment is not for a service beside us.
+# Ignores a proxy in the environment, which is not meant for a service on this machine or network.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class StatusError(CommentMonitorError):
-    """A system that does not answer."""
+    """The system does not answer."""
 
 
 class ProcessMetrics(NamedTuple):
-    """What one address tells, and whose counts are in it: of several processes that share a folder, both parts'."""
+    """The series of one address, and the parts whose counts they include: both, where processes share a folder."""
 
     series: Series
     parts: frozenset[Part]
 
     @staticmethod
     def classify(series: Series, *, whole: bool = False) -> "ProcessMetrics":
-        """Every process has every counter, at zero where it never counts: they do not tell what it is.
+        """Returns the series with their parts, which the counters do not show: every process exports all of them.
 
-        Only an orchestrator has a queue, and a worker alone has none. A sum of both is seen to hold a worker's counts
-        once it loaded a batch; before that only who started it knows (`whole`).
+        Only an orchestrator has a queue. A worker is recognised by the absence of a queue, or in a sum of both parts by
+        the first batch that it loaded; before that, only the caller may know that a worker is included (`whole`).
         """
         names = {name for name, _ in series}
         takes_in = QUEUE in names
@@ -60,7 +60,7 @@ class ProcessMetrics(NamedTuple):
 
 
 class Scrape(NamedTuple):
-    """All processes at one moment (seconds of a clock that only goes forward); None: one that did not answer."""
+    """The metrics of all processes at one moment (monotonic seconds); None: the process did not answer."""
 
     moment: float
     processes: tuple[ProcessMetrics | None, ...]
@@ -68,46 +68,46 @@ class Scrape(NamedTuple):
 
 
 def scrape(urls: Sequence[str], whole: str | None = None) -> Scrape:
-    """Asks every process, all at once: one that is held must not make the others' figures late.
+    """Scrapes all processes concurrently, so that a process that hangs does not delay the figures of the others.
 
     Args:
-        urls: where they tell their metrics.
-        whole: the one of them that is known to add up an orchestrator and its worker.
+        urls: the addresses of the processes' metrics.
+        whole: the address among them that is known to export the sum of an orchestrator and its worker.
 
     Raises:
-        StatusError: none answers as a process of ours does.
+        StatusError: no address exports metrics of this program.
     """
     moment = time.monotonic()
     with ThreadPoolExecutor(len(urls)) as pool:
         found = list(pool.map(lambda url: _process(url, whole=url == whole), urls))
-    problems = tuple(one for one in found if isinstance(one, str))
+    problems = tuple(problem for problem in found if isinstance(problem, str))
     if len(problems) == len(found):
         raise StatusError(problems[0])
-    return Scrape(moment, tuple(None if isinstance(one, str) else one for one in found), problems)
+    return Scrape(moment, tuple(None if isinstance(process, str) else process for process in found), problems)
 
 
 def health(url: str) -> tuple[str, dict[str, str]]:
-    """The service's own word for its state, and what it says of each part.
+    """Returns the state of the service and of each of its checks, as the service reports them.
 
     Raises:
-        StatusError: nothing answers there, or something else does.
+        StatusError: there is no server at the address, or it is not this service.
     """
     address = f"{url.rstrip('/')}/health"
     try:
         body = json.loads(_get(address))
         return str(body["status"]), {str(name): str(value) for name, value in body["checks"].items()}
     except OSError as error:
-        raise StatusError(f"{_nothing(address, error)}. Is the service running? `make up` starts it.") from None
+        raise StatusError(f"{_no_answer(address, error)}. Is the service running? `make up` starts it.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise StatusError(f"{address} answers, but is not the service's: name it with --url.") from None
+        raise StatusError(f"{address} answers, but is not this service: pass the service's URL with --url.") from None
 
 
 def _process(url: str, *, whole: bool) -> ProcessMetrics | str:
-    """What is there, or why nothing is."""
+    """Returns the metrics at the URL, or the reason why there are none."""
     try:
         families = list(text_string_to_metric_families(_get(url).decode()))
     except OSError as error:
-        return f"{_nothing(url, error)}: name the metrics' address with --metrics-url."
+        return f"{_no_answer(url, error)}: pass the URL of the metrics with --metrics-url."
     except ValueError:
         families = []
     series = {
@@ -116,129 +116,127 @@ def _process(url: str, *, whole: bool) -> ProcessMetrics | str:
         for sample in family.samples
     }
     found = ProcessMetrics.classify(series, whole=whole and bool(series))
-    return (
-        found
-        if found.parts
-        else f"{url} answers, but with no metrics of comment-monitor: name their address with --metrics-url."
-    )
+    if found.parts:
+        return found
+    return f"{url} answers, but without metrics of comment-monitor: pass the URL of the metrics with --metrics-url."
 
 
-def _nothing(url: str, error: OSError) -> str:
+def _no_answer(url: str, error: OSError) -> str:
     return f"Nothing answers at {url} ({getattr(error, 'reason', None) or error})"
 
 
 def _get(url: str) -> bytes:
     try:
         with _open(url, timeout=TIMEOUT) as response:
-            answer: bytes = response.read()
-            return answer
+            body: bytes = response.read()
+            return body
     except urllib.error.HTTPError as error:
-        # A service that shuts down answers 503, with its state in it.
+        # A service that shuts down answers 503, with its state in the body.
         return error.read()
     except (ValueError, http.client.HTTPException) as error:
-        # No address, or no HTTP: nothing that we could ask.
+        # The URL is not valid, or the server does not speak HTTP.
         raise OSError(str(error)) from None
 
 
 class ScrapeDelta(NamedTuple):
-    """What happened between two looks at the same processes. None: nobody tells it, which is not the same as 0."""
+    """The changes between two scrapes of the same processes. None: no process exports the value, unlike 0."""
 
     before: Scrape
     after: Scrape
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """The time between the scrapes."""
         return self.after.moment - self.before.moment
 
     def of(self, part: Part) -> "ScrapeDelta":
-        """Of the processes alone that have the counts of this part."""
-        chosen = [at for at, one in enumerate(self.after.processes) if one and part in one.parts]
-        return ScrapeDelta(*(one._replace(processes=tuple(one.processes[at] for at in chosen)) for one in self))
+        """Returns the delta of only those processes whose counts include this part."""
+        chosen = [at for at, process in enumerate(self.after.processes) if process and part in process.parts]
+        return ScrapeDelta(
+            *(scrape._replace(processes=tuple(scrape.processes[at] for at in chosen)) for scrape in self)
+        )
 
     def parts(self) -> list[frozenset[Part]]:
-        """Whose counts each process that answers has."""
-        return [one.parts for one in self.after.processes if one]
+        """Returns the parts of each process that answers."""
+        return [process.parts for process in self.after.processes if process]
 
     def now(self, name: str) -> float | None:
-        """A gauge, summed over its series and the processes."""
-        found = [value for (one, _), value in self._all() if one == name]
-        return sum(found) if found else None
+        """Returns a gauge, summed over its series and the processes."""
+        return self.total(name)
 
     def most(self, name: str) -> float | None:
-        """A gauge of which every process tells the same, at different moments."""
-        return max((value for (found, _), value in self._all() if found == name and not isnan(value)), default=None)
+        """Returns the maximum of a gauge that every process exports for the whole system, at different moments."""
+        return max((value for _, value in self._values(name) if not isnan(value)), default=None)
 
     def most_by(self, name: str, label: str) -> dict[str, float]:
-        """The same, by the values of one of its labels."""
+        """Returns the maximum of such a gauge for each value of a label."""
         found: dict[str, float] = {}
-        for (one, labels), value in self._all():
-            if one == name and (of := dict(labels).get(label)) is not None:
-                found[of] = max(value, found.get(of, 0.0))
+        for labels, value in self._values(name):
+            if (key := dict(labels).get(label)) is not None:
+                found[key] = max(value, found.get(key, 0.0))
         return found
 
     def rate(self, name: str, **labels: str) -> float | None:
-        """A counter's rise a second, summed over the series that have these labels, and the processes."""
-        rises = list(self._rises(name, labels))
+        """Returns a counter's rise per second, summed over the series with these labels and the processes."""
+        rises = [rise for _, rise in self._rises(name, labels)]
         return sum(rises) / self.seconds if rises else None
 
     def total(self, name: str, **labels: str) -> float | None:
-        """A counter itself, summed likewise: since each process began."""
-        wanted = set(labels.items())
-        found = [value for (one, of), value in self._all() if one == name and wanted <= of]
+        """Returns a counter's value since the start of each process, summed likewise."""
+        found = [value for own, value in self._values(name) if labels.items() <= own]
         return sum(found) if found else None
 
     def by(self, name: str, label: str) -> dict[str, tuple[float, float]]:
-        """A counter's rise a second and its value, by the values of one of its labels."""
-        values = {of for (one, labels), _ in self._all() if one == name and (of := dict(labels).get(label)) is not None}
-        return {of: (self.rate(name, **{label: of}) or 0.0, self.total(name, **{label: of}) or 0.0) for of in values}
+        """Returns a counter's rise per second and its value, for each value of a label."""
+        return {
+            value: (self.rate(name, **{label: value}) or 0.0, self.total(name, **{label: value}) or 0.0)
+            for value in self._label_values(name, label)
+        }
 
     def quantiles(self, name: str, **labels: str) -> list[float] | None:
-        """The 50th, 95th and 99th percentile of what a histogram saw meanwhile; None where it saw nothing."""
+        """Returns a histogram's 50th, 95th and 99th percentile between the scrapes; None without observations."""
         buckets: dict[float, float] = {}
-        wanted = set(labels.items())
-        for before, after in self._pairs():
-            for key, value in after.items():
-                if key[0] == f"{name}_bucket" and wanted <= key[1]:
-                    edge = float(dict(key[1])["le"])
-                    buckets[edge] = buckets.get(edge, 0.0) + _rise(before.get(key, 0.0), value)
+        for own, rise in self._rises(f"{name}_bucket", labels):
+            edge = float(dict(own)["le"])
+            buckets[edge] = buckets.get(edge, 0.0) + rise
         ordered = sorted(buckets.items())
         if not ordered or not ordered[-1][1]:
             return None
-        return [_quantile(one, ordered) for one in QUANTILES]
+        return [_quantile(quantile, ordered) for quantile in QUANTILES]
 
     def slowest(self) -> tuple[str, float] | None:
-        """The statement whose 95th percentile was the highest, and that; None where there was none."""
-        names = {dict(labels)["query"] for (name, labels), _ in self._all() if name == f"{STATEMENT}_count"}
-        found = [(one, at[1]) for one in names if (at := self.quantiles(STATEMENT, query=one))]
-        return max(found, key=lambda one: one[1], default=None)
+        """Returns the statement with the highest 95th percentile, and that percentile; None if no statement ran."""
+        names = self._label_values(f"{STATEMENT}_count", "query")
+        found = [(name, values[1]) for name in names if (values := self.quantiles(STATEMENT, query=name))]
+        return max(found, key=lambda statement: statement[1], default=None)
 
-    def _rises(self, name: str, labels: Mapping[str, str]) -> Iterator[float]:
-        wanted = set(labels.items())
-        for before, after in self._pairs():
-            for key, value in after.items():
-                if key[0] == name and wanted <= key[1]:
-                    yield _rise(before.get(key, 0.0), value)
+    def _values(self, name: str) -> Iterator[tuple[Labels, float]]:
+        for process in filter(None, self.after.processes):
+            yield from ((labels, value) for (found, labels), value in process.series.items() if found == name)
 
-    def _pairs(self) -> Iterator[tuple[Series, Series]]:
-        """Of one that did not answer before, all it ever counted would be the last seconds'."""
+    def _label_values(self, name: str, label: str) -> set[str]:
+        return {value for labels, _ in self._values(name) for key, value in labels if key == label}
+
+    def _rises(self, name: str, labels: Mapping[str, str]) -> Iterator[tuple[Labels, float]]:
+        """Yields the labels and the rise of each series.
+
+        Omits a process that did not answer before: all its counts would appear as rises of the last seconds.
+        """
         for before, after in zip(self.before.processes, self.after.processes, strict=True):
-            if before and after:
-                yield before.series, after.series
-
-    def _all(self) -> Iterable[tuple[tuple[str, Labels], float]]:
-        for process in self.after.processes:
-            if process:
-                yield from process.series.items()
+            if not before or not after:
+                continue
+            for key, value in after.series.items():
+                if key[0] == name and labels.items() <= key[1]:
+                    yield key[1], _rise(before.series.get(key, 0.0), value)
 
 
 def _rise(before: float, after: float) -> float:
-    """A counter's; one that is lower than it was belongs to a process that started again."""
+    """Returns a counter's rise; a lower value than before belongs to a process that restarted from zero."""
     return after - before if after >= before else after
 
 
 def _quantile(wanted: float, buckets: Sequence[tuple[float, float]]) -> float:
-    """As PromQL's histogram_quantile: linear within a bucket, and the last edge where it is beyond it."""
+    """Returns PromQL's histogram_quantile: linear within a bucket; above the last finite edge, that edge."""
     rank = wanted * buckets[-1][1]
     start = below = 0.0
     for edge, count in buckets:

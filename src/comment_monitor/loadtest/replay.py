@@ -1,8 +1,6 @@
-"""The requests of a run with the comments of a file, as `ingest` reads it: JSON Lines, gzip or not."""
+"""Requests with the comments of a file of JSON Lines, with or without gzip, which is read as by `ingest`."""
 
-import gzip
 import itertools
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -10,39 +8,38 @@ from typing import Any, Final
 import msgspec
 
 from comment_monitor.intake.comment_decoder import DEFAULT_SOURCE
-from comment_monitor.intake.files.file_stream import open_stream
+from comment_monitor.intake.files.file_stream import DAMAGE, open_stream
 from comment_monitor.loadtest.plan import Load, encode
 
-# Posts whose comments wait for company to fill a request.
+# Maximum number of posts with a request that is not full yet; beyond it, the oldest of these requests is sent.
 MAX_OPEN: Final = 1000
-DAMAGED: Final = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 
 Line = dict[str, Any]
 _decode: Final = msgspec.json.Decoder(Line).decode
 
 
 class BadLineError(Exception):
-    """A line that belongs to no post."""
+    """A line that can't be sent: it is not a JSON object, or its post or source is not valid."""
 
 
 class Skipped:
-    """The lines that could not be sent: how many, and the first one's reason."""
+    """The lines that can't be sent: their number, and the reason for the first."""
 
     def __init__(self) -> None:
         self.count = 0
         self.first = ""
 
     def add(self, line: int, reason: str) -> None:
-        """Counts one; `line` from 1."""
+        """Counts a line; `line` is its number, from 1."""
         self.count += 1
         self.first = self.first or f"line {line}: {reason}"
 
 
 def from_file(path: Path, *, batch: int, total: int | None, repeat: bool, skipped: Skipped) -> Iterator[Load]:
-    """Requests of up to `batch` comments of one source and post, until `total` comments (None: the whole file).
+    """Yields requests of at most `batch` comments of one source and post, up to `total` comments (None: no limit).
 
-    Whether a comment is a good one is for the service to say; a line that is no JSON object or names no post can't be
-    sent and goes into `skipped`. `repeat` begins the file again at its end.
+    Leaves the validation of comments to the service. Counts in `skipped` the lines that can't be sent, which are not
+    JSON objects or name no post. `repeat` starts the file again at its end.
     """
     return _grouped(itertools.islice(_comments(path, skipped, repeat=repeat), total), batch)
 
@@ -50,7 +47,7 @@ def from_file(path: Path, *, batch: int, total: int | None, repeat: bool, skippe
 def _comments(path: Path, skipped: Skipped, *, repeat: bool) -> Iterator[tuple[str, str, Line]]:
     while True:
         found = 0
-        for found, comment in enumerate(_once(path, skipped), 1):  # noqa: B007 - looked at below
+        for found, comment in enumerate(_once(path, skipped), 1):  # noqa: B007 - read below
             yield comment
         if not repeat or not found:
             return
@@ -67,7 +64,7 @@ def _once(path: Path, skipped: Skipped) -> Iterator[tuple[str, str, Line]]:
                     yield _comment(line)
                 except BadLineError as error:
                     skipped.add(number, str(error))
-        except DAMAGED as error:
+        except DAMAGE as error:
             skipped.add(number + 1, f"damaged or cut short from here on ({error})")
 
 
@@ -79,21 +76,21 @@ def _comment(line: bytes) -> tuple[str, str, Line]:
     source = comment.pop("source", None) or DEFAULT_SOURCE
     post = comment.pop("post_id", None)
     if not isinstance(source, str) or not isinstance(post, str) or not post:
-        raise BadLineError("`source` and `post_id` must be texts, and `post_id` can't be left out")
+        raise BadLineError("`source` and `post_id` must be strings, and `post_id` is required")
     return source, post, comment
 
 
 def _grouped(comments: Iterable[tuple[str, str, Line]], batch: int) -> Iterator[Load]:
-    waiting: dict[tuple[str, str], list[Line]] = {}
+    unfilled: dict[tuple[str, str], list[Line]] = {}
     for source, post, comment in comments:
-        part = waiting.setdefault((source, post), [])
+        part = unfilled.setdefault((source, post), [])
         part.append(comment)
         if len(part) == batch:
-            yield _load((source, post), waiting.pop((source, post)))
-        elif len(waiting) > MAX_OPEN:
-            oldest = next(iter(waiting))
-            yield _load(oldest, waiting.pop(oldest))
-    for key, part in waiting.items():
+            yield _load((source, post), unfilled.pop((source, post)))
+        elif len(unfilled) > MAX_OPEN:
+            oldest = next(iter(unfilled))
+            yield _load(oldest, unfilled.pop(oldest))
+    for key, part in unfilled.items():
         yield _load(key, part)
 
 

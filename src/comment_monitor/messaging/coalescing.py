@@ -1,9 +1,9 @@
-"""How a worker takes several waiting messages as one task: one pass of the analysers, one transaction, one commit.
+"""Combines a busy worker's buffered messages into one task: one pass of the analysers, one transaction, one commit.
 
-A Celery strategy: it stands between the broker and Celery's own, which still makes the request, watches its time and
-acknowledges it. While every process is busy the messages that come are buffered; what is buffered when a process
-is free goes to it as one task. A message that is alone goes alone: nothing waits for company. The size of a task
-depends on how long the tasks before took: where an analysis is slow, a task of many comments would reach its limit.
+This Celery strategy runs between the broker and Celery's own strategy, which still makes the request, limits its time
+and acknowledges it. While every process is busy, arriving messages are buffered; when a process is free, the buffered
+messages are dispatched to it as one task. A single message is dispatched without waiting for others. The size of a task
+depends on the duration of the tasks before it: if an analysis is slow, a task of many comments would exceed its limit.
 """
 
 import json
@@ -22,12 +22,12 @@ logger = logs.get(__name__)
 
 Handler = Callable[..., Any]
 
-# Seconds that a task should take at most.
+# Maximum intended seconds of a task.
 SECONDS_A_TASK: Final = 2.0
 
 
 class BufferedMessage(NamedTuple):
-    """A message as Celery's consumer hands it over."""
+    """A message with the arguments that Celery's consumer passes to a strategy."""
 
     message: Any
     body: Any
@@ -37,20 +37,20 @@ class BufferedMessage(NamedTuple):
 
     @property
     def batches(self) -> list[int]:
-        """The outbox rows that it names."""
+        """The ids of the outbox rows that the message names."""
         arguments: list[int] = self.message.payload[0]
         return arguments
 
 
 class MessageCoalescer:
-    """Hands messages to `handle`, Celery's own handler: of `max_batches` batches at most as one task.
+    """Dispatches buffered messages to Celery's own handler, several as one task.
 
     Args:
         handle: Celery's own handler.
-        later: runs a function in the loop's next turn.
-        slots: tasks that may be on their way at once; messages that come meanwhile are buffered.
-        max_batches: batches in a task at most, where one message alone does not have more.
-        clock: seconds, from whenever.
+        later: runs a function in the loop's next iteration.
+        slots: maximum number of unfinished tasks; while it is reached, arriving messages are buffered.
+        max_batches: maximum number of batches in a task, unless a single message has more.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -65,80 +65,75 @@ class MessageCoalescer:
         self._handle = handle
         self._later = later
         self._slots = slots
-        self._most = max_batches
+        self._limit = max_batches
         self._clock = clock
-        # Seconds that a batch of the last tasks took, with its wait for a process; None: not known yet.
+        # Moving average of the seconds per batch, including the wait for a process; None until the first task ends.
         self._pace: float | None = None
         self._buffered: list[BufferedMessage] = []
         self._running = 0
 
     def __call__(self, message: Any, body: Any, ack: Handler, reject: Handler, callbacks: Any, **more: Any) -> None:
-        """Takes a message from the consumer."""
+        """Buffers a message from the consumer, or dispatches it alone if it is redelivered."""
         if message.delivery_info.get("redelivered"):
-            # It may have ended its worker: it must not take others with it.
+            # It may have killed its worker, and other messages in its task would fail with it.
             self._handle(message, body, ack, reject, callbacks, **more)
             return
         self._buffered.append(BufferedMessage(message, body, ack, reject, callbacks))
-        # In a moment: what has arrived by then goes along.
-        self._later(self._hand_over)
+        # Not at once, so that messages that arrive in the same iteration are in the same task.
+        self._later(self._dispatch)
 
-    def _hand_over(self) -> None:
+    def _dispatch(self) -> None:
         while self._buffered and self._running < self._slots:
             number = self._fitting()
             group, self._buffered = self._buffered[:number], self._buffered[number:]
             self._running += 1
             first = group[0]
-            batches, began = sum(len(one.batches) for one in group), self._clock()
+            batches, began = [batch for member in group for batch in member.batches], self._clock()
             if len(group) > 1:
-                first.message.body = _merged_body(group)
-                ids = [one.message.headers.get("id") for one in group]
+                _, named, embedded = first.message.payload
+                first.message.body = json.dumps([batches, named, embedded]).encode()
+                ids = [member.message.headers.get("id") for member in group]
                 logger.debug("gathered", task_id=ids[0], task_ids=ids)
-                if found := correlation.merge(one.message.headers.get(correlation.HEADER) for one in group):
-                    first.message.headers[correlation.HEADER] = found
+                if merged := correlation.merge(member.message.headers.get(correlation.HEADER) for member in group):
+                    first.message.headers[correlation.HEADER] = merged
             ack, reject = (
-                partial(self._ended, [getattr(one, name) for one in group], batches, began)
+                partial(self._ended, [getattr(member, name) for member in group], len(batches), began)
                 for name in ("ack", "reject")
             )
             self._handle(first.message, first.body, ack, reject, first.callbacks)
 
     def _fitting(self) -> int:
-        """How many of the buffered messages, at least one, go into a task."""
+        """Returns the number of buffered messages, at least one, for the next task."""
         batches = 0
-        for number, one in enumerate(self._buffered):
-            batches += len(one.batches)
+        for number, buffered in enumerate(self._buffered):
+            batches += len(buffered.batches)
             if number and batches > self._max_batches:
                 return number
         return len(self._buffered)
 
     @property
     def _max_batches(self) -> int:
-        """Batches in a task at most."""
+        """The maximum number of batches in a task, at the present pace."""
         if not self._pace:
-            return self._most
-        return max(1, min(self._most, int(SECONDS_A_TASK / self._pace)))
+            return self._limit
+        return max(1, min(self._limit, int(SECONDS_A_TASK / self._pace)))
 
     def _ended(self, answers: list[Handler], batches: int, began: float, *args: Any, **more: Any) -> None:
-        """Each message gets the answer that the task got."""
+        """Passes the task's acknowledgement or rejection on to each of its messages."""
         pace = (self._clock() - began) / batches
         self._pace = pace if self._pace is None else (self._pace + pace) / 2
         self._running -= 1
         for answer in answers:
             answer(*args, **more)
-        self._later(self._hand_over)
-
-
-def _merged_body(group: list[BufferedMessage]) -> bytes:
-    """The body of a task with the batches of all."""
-    _, words, embedded = group[0].message.payload
-    return json.dumps([[batch for one in group for batch in one.batches], words, embedded]).encode()
+        self._later(self._dispatch)
 
 
 def strategy(task: Any, app: Any, consumer: Any, **more: Any) -> Handler:
-    """What a task names as its `Strategy`."""
+    """Returns the handler of a task's messages; a task names this function as its `Strategy`."""
     handle: Handler = default(task, app, consumer, **more)
     if not consumer.hub:
-        # A pool of threads, or none: there is no loop in whose next turn what is buffered could be handed over.
+        # A pool of threads, or none: without an event loop, nothing could dispatch buffered messages later.
         return handle
-    # One at work for each process, and one at hand.
+    # For each process one running task, and one more that is ready.
     slots = consumer.pool.num_processes + 1
     return MessageCoalescer(handle, consumer.hub.call_soon, slots=slots, max_batches=batches_together(load()))

@@ -1,7 +1,7 @@
-"""One connection to the broker that sends many messages and waits for their confirmations together.
+"""A connection to the broker that sends many messages before it waits for all their confirmations.
 
-Celery's own `send_task` waits for each: a round trip and 0.4 ms of Python a message, which the requests of the same
-process pay for. The messages here are Celery's, made by it once and filled in.
+Celery's `send_task` waits for each confirmation: a round trip and 0.4 ms of Python a message, which delays the requests
+of the same process. Here Celery makes one message as a template, and this module fills it in for each task.
 """
 
 import uuid
@@ -23,18 +23,18 @@ PERSISTENT: Final = 2
 
 
 class NotTakenError(Exception):
-    """The broker refused a message, or did not confirm it."""
+    """The broker rejected a message."""
 
 
 class OutboxMessage(NamedTuple):
-    """Outbox rows for one task, and the requests behind them as far as they are known."""
+    """The outbox rows of one task, and the known requests behind them."""
 
     outbox_ids: Sequence[int]
     contexts: RequestContexts
 
 
 class ConfirmingProducer:
-    """Not connected at first; broken, it has to be closed and its next use connects again. For one thread."""
+    """Connects on first use. After an error call `close`; the next use connects again. For one thread."""
 
     def __init__(self, app: Celery):
         self._app = app
@@ -42,52 +42,49 @@ class ConfirmingProducer:
         self._producer: Any = None
         task = app.amqp.as_task_v2(str(uuid.uuid4()), ANALYSE, args=(0,))
         self._body = task.body
-        # What says nothing is what a worker takes for granted; each header costs time here, there and at the broker.
+        # Without empty headers, which are a worker's defaults: each costs time here, in the worker and at the broker.
         self._headers = {name: value for name, value in task.headers.items() if value not in (None, {}, [None, None])}
-        # Numbers of messages on this connection: the last one sent, those that are yet to be confirmed.
+        # The broker numbers the messages of a connection: the last number sent, and the unconfirmed numbers.
         self._sent = 0
         self._unconfirmed: set[int] = set()
         self._refused = False
         self._confirms = False
 
     def send(self, messages: Sequence[OutboxMessage]) -> None:
-        """Sends a task for each message; returns once the broker has all of them.
+        """Sends a task for each message; returns once the broker has confirmed all of them.
 
         Raises:
-            NotTakenError: it refused one.
-            Exception: whatever the broker's client raises when the broker is away.
+            NotTakenError: the broker rejected a message.
+            Exception: any error of the broker's client while the broker is unavailable.
         """
-        self._connect()
+        connection = self._connect()
         for message in messages:
             self._publish(message)
         while self._unconfirmed:
-            assert self._connection  # noqa: S101 - connected above
-            self._connection.drain_events(timeout=SILENCE)
+            connection.drain_events(timeout=SILENCE)
         if self._refused:
             self._refused = False
             raise NotTakenError
 
     def depth(self) -> int:
-        """How many messages wait at the broker."""
-        self._connect()
-        assert self._connection  # noqa: S101 - connected above
-        # Its name, its messages, its consumers; the library's types know of the name only.
-        answer: Any = self._app.amqp.queues[QUEUE_NAME](self._connection.default_channel).queue_declare()
-        depth: int = answer[1]
+        """Returns the number of messages in the broker's queue."""
+        # The response has the queue's name, messages and consumers; the library's types have the name only.
+        response: Any = self._app.amqp.queues[QUEUE_NAME](self._connect().default_channel).queue_declare()
+        depth: int = response[1]
         return depth
 
     def close(self) -> None:
-        """Leaves the connection; one that is broken is no hindrance."""
+        """Closes the connection, and ignores the errors of a broken one."""
         connection, self._connection = self._connection, None
         if connection:
             with suppress(Exception):
                 connection.collect(socket_timeout=1)
 
-    def _connect(self) -> None:
+    def _connect(self) -> kombu.Connection:
         if self._connection:
-            return
+            return self._connection
         connection = self._app.connection_for_write()
-        # We wait for confirmations ourselves, for many at a time.
+        # With this option on, each publish would wait for its confirmation.
         connection.transport_options = {**(connection.transport_options or {}), "confirm_publish": False}
         connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT)
         channel: Any = connection.default_channel
@@ -98,24 +95,25 @@ class ConfirmingProducer:
             channel.events["basic_ack"].add(self._confirmed)
             channel.events["basic_nack"].add(self._nacked)
         self._producer = kombu.Producer(channel)
-        # Declared as the workers do: a message to a queue that is not there would be confirmed, and gone.
+        # Declared as the workers declare it: the broker confirms, but drops, a message to a queue that does not exist.
         self._app.amqp.queues[QUEUE_NAME](channel).declare()
         self._connection = connection
+        return connection
 
     def _publish(self, message: OutboxMessage) -> None:
-        name = str(uuid.uuid4())
+        task_id = str(uuid.uuid4())
         ids = message.outbox_ids
-        headers = {**self._headers, "id": name, "root_id": name, "argsrepr": str(tuple(ids))}
+        headers = {**self._headers, "id": task_id, "root_id": task_id, "argsrepr": str(tuple(ids))}
         if message.contexts:
             headers[correlation.HEADER] = correlation.encode(message.contexts)
         _, arguments, embedded = self._body
-        logger.debug("sent", task_id=name, batch_ids=ids, request_ids=correlation.request_ids(message.contexts, ids))
+        logger.debug("sent", task_id=task_id, batch_ids=ids, request_ids=correlation.request_ids(message.contexts, ids))
         self._producer.publish(
             [ids, arguments, embedded],
             serializer="json",
             routing_key=QUEUE_NAME,
             headers=headers,
-            correlation_id=name,
+            correlation_id=task_id,
             delivery_mode=PERSISTENT,
         )
         if self._confirms:
@@ -124,7 +122,7 @@ class ConfirmingProducer:
 
     def _confirmed(self, tag: int, multiple: bool) -> None:
         if multiple:
-            self._unconfirmed = {one for one in self._unconfirmed if one > tag}
+            self._unconfirmed = {number for number in self._unconfirmed if number > tag}
         else:
             self._unconfirmed.discard(tag)
 

@@ -1,1 +1,1 @@
-"""Metrics, logs and traces: what the program tells of itself."""
+"""Metrics, logs and traces of this program."""

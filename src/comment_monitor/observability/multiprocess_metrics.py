@@ -1,8 +1,8 @@
 """Prometheus metrics of several processes in one folder, which survive SIGKILL, restarts and PID reuse.
 
-prometheus_client writes each process's counts to files named by a number of the process, and adds the files up. Here
-that name is one that no other process ever has, and a lock says whether its process lives. So the gauges of a process
-that was killed end with it, and its counts stay: they are taken into one file, or restarts would fill the disk.
+prometheus_client writes each process's counts to files that are named by its PID, and sums the files. Here a unique
+name replaces the PID, and a lock shows whether the process is alive. The gauges of a killed process are omitted, and
+its counts are merged into one file: otherwise restarts would fill the disk.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from prometheus_client import values
-from prometheus_client.core import Metric
+from prometheus_client.core import Metric, Sample
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -28,17 +28,17 @@ from comment_monitor.core.errors import ConfigurationError
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 OWN_PREFIX: Final = "comment-worker-metrics-"
 ENDED: Final = "ended.json"
-# Bytes of a process's file, more than all its series take, and how many files it has at most.
+# Bytes of each of a process's files, more than all its series need, and the maximum number of its files.
 RESERVED: Final = 262_144
 FILES: Final = 6
-# Readers take no lock: one that meets a change starts again, at most so often.
+# Readers take no lock: a read that meets a change is repeated, up to this number of attempts.
 TRIES: Final = 10
-# What prometheus_client makes of a file that is none of its own.
+# The exceptions of prometheus_client for a damaged file.
 UNREADABLE: Final = (struct.error, ValueError, RuntimeError)
 
 
 class _Self:
-    """This process among those that share: its name, and the lock that it holds as long as it lives."""
+    """This process's unique name, and the lock that it holds while it is alive."""
 
     def __init__(self) -> None:
         self._name: str | None = None
@@ -46,19 +46,19 @@ class _Self:
         os.register_at_fork(after_in_child=self._forked)
 
     def name(self) -> str:
-        """Asked at every count."""
+        """Returns the name; prometheus_client calls this at every count."""
         if self._name is None:
             name = f"{os.getpid()}-{secrets.token_hex(4)}"
             folder = Path(os.environ[FOLDER_VARIABLE])
             self._lock = os.open(folder / f"{name}.new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            # Found under this name, it is held already.
+            # Renamed only now, so that no reader finds a *.lock file that is not locked yet.
             (folder / f"{name}.new").rename(folder / f"{name}.lock")
             self._name = name
         return self._name
 
     def _forked(self) -> None:
-        """A child is another process, and must not hold its parent's lock after the parent's end."""
+        """Gives a child a new name, and releases its copy of the parent's lock, which would outlive the parent."""
         if self._name is not None:
             self._name = None
             os.close(self._lock)
@@ -68,7 +68,7 @@ _self: Final = _Self()
 
 
 class _Reserved(MmapedDict):
-    """A file of counts whose room is taken at once: a write into a hole on a full disk ends the process (SIGBUS)."""
+    """A file of counts with preallocated space: a write into a hole on a full disk ends the process (SIGBUS)."""
 
     def __init__(self, filename: str, read_mode: bool = False):
         if not read_mode:
@@ -78,20 +78,20 @@ class _Reserved(MmapedDict):
 
 
 def _try_reserve(folder: Path) -> None:
-    """Raises OSError where there is no room."""
+    """Raises OSError if the disk has no space for the files of a process."""
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, RESERVED * FILES)
 
 
 def share() -> None:
-    """Has every metric made from here on kept in the folder, where one is named; else in this process alone.
+    """Stores all metrics that are created from now on in the folder, if the variable names one; else in memory.
 
     Raises:
         ConfigurationError: the folder can't be used.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
-        # An empty name would be the working directory to prometheus_client.
+        # prometheus_client would take an empty name as the working directory.
         os.environ.pop(FOLDER_VARIABLE, None)
         values.ValueClass = values.MutexValue
         return
@@ -104,23 +104,28 @@ def share() -> None:
         raise ConfigurationError(f"{FOLDER_VARIABLE}={folder}: can't be used ({error.strerror}).") from None
 
 
-def _lives(lock: Path) -> bool:
-    """Whether the process of this lock holds it; one whose lock was removed is over."""
+def _try_flock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_alive(lock: Path) -> bool:
+    """Returns whether a process holds this lock; False if the file was removed."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _try_flock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
 
 
 class _Ended(NamedTuple):
-    """The counts of processes that are over, and the files they are from: to be ignored where they are still there."""
+    """The summed counts of ended processes, and the names of the included files, which are ignored if they exist."""
 
     taken: frozenset[str] = frozenset()
     families: tuple[Metric, ...] = ()
@@ -130,20 +135,19 @@ class _Ended(NamedTuple):
         try:
             found = json.loads((folder / ENDED).read_bytes())
         except (FileNotFoundError, ValueError):
-            # Unreadable, the machine itself was cut off: counts that start at zero are better than none.
+            # Unreadable only after a crash of the machine: counts that start at zero are better than none.
             return _Ended()
         families = []
         for name, documentation, kind, samples in found["families"]:
             family = Metric(name, documentation, kind)
-            for sample, labels, value in samples:
-                family.add_sample(sample, labels, value)
+            family.samples = [Sample(*sample) for sample in samples]
             families.append(family)
         return _Ended(frozenset(found["taken"]), tuple(families))
 
     def write(self, folder: Path) -> None:
         families: list[Any] = [
-            (one.name, one.documentation, one.type, [(s.name, s.labels, s.value) for s in one.samples])
-            for one in self.families
+            (family.name, family.documentation, family.type, [(s.name, s.labels, s.value) for s in family.samples])
+            for family in self.families
         ]
         new = folder / f"{ENDED}.new"
         new.write_text(json.dumps({"taken": sorted(self.taken), "families": families}))
@@ -151,23 +155,23 @@ class _Ended(NamedTuple):
 
 
 class SharedCounts(Collector):
-    """The sum over all processes that share a folder, those that are over included."""
+    """The sum over all processes that share a folder, including ended ones."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
-        """As of now."""
-        self._take_ended()
+        """Yields the current sums."""
+        self._merge_ended()
         for _ in range(TRIES):
             before = self._version()
             ended = _Ended.read(self._folder)
             with suppress(FileNotFoundError):
-                found = _merge(one for one in self._files() if one.name not in ended.taken)
+                found = _merge(file for file in self._files() if file.name not in ended.taken)
                 if self._version() == before:
-                    yield from _added(found, ended.families)
+                    yield from _sum(found, ended.families)
                     return
-        raise RuntimeError(f"{self._folder} does not come to rest")
+        raise RuntimeError(f"{self._folder} changed during each of {TRIES} reads")
 
     def _version(self) -> tuple[int, int] | None:
         with suppress(FileNotFoundError):
@@ -175,42 +179,45 @@ class SharedCounts(Collector):
             return found.st_ino, found.st_mtime_ns
         return None
 
+    def _ended_locks(self) -> list[Path]:
+        return [lock for lock in self._folder.glob("*.lock") if not _is_alive(lock)]
+
     def _files(self) -> Iterator[Path]:
-        """What counts: of processes that are over, all but their gauges."""
-        over = {lock.stem for lock in self._folder.glob("*.lock") if not _lives(lock)}
-        for one in self._folder.glob("*.db"):
-            is_gauge = one.name.startswith("gauge_")
-            # Just made, a file has nothing in it yet.
-            if one.stat().st_size and not (is_gauge and one.stem.rpartition("_")[2] in over):
-                yield one
+        """Yields the files to sum: all except the gauges of ended processes."""
+        ended = {lock.stem for lock in self._ended_locks()}
+        for file in self._folder.glob("*.db"):
+            # A new file is empty at first.
+            if file.stat().st_size and not (_is_gauge(file) and file.stem.rpartition("_")[2] in ended):
+                yield file
 
-    def _take_ended(self) -> None:
-        """Takes the counts of processes that are over into one file, then removes theirs.
+    def _merge_ended(self) -> None:
+        """Merges the counts of ended processes into one file, then removes their own files.
 
-        Cut short anywhere, it counts nothing twice: the names of what is taken stand in the same file as the sum.
+        An interruption at any point counts nothing twice: the file of the sum also names the files that it includes.
         """
-        with _alone(self._folder) as alone:
-            if not alone:
+        with _try_lock(self._folder) as locked:
+            if not locked or not (locks := self._ended_locks()):
                 return
-            over = [lock for lock in self._folder.glob("*.lock") if not _lives(lock)]
-            if not over:
-                return
-            files = [file for lock in over for file in self._folder.glob(f"*_{lock.stem}.db")]
-            counts = [one for one in files if not one.name.startswith("gauge_")]
+            files = [file for lock in locks for file in self._folder.glob(f"*_{lock.stem}.db")]
+            counts = [file for file in files if not _is_gauge(file)]
             ended = _Ended.read(self._folder)
-            if fresh := [one for one in counts if one.name not in ended.taken]:
-                families = _added(_merge(filter(_readable, fresh)), ended.families)
-                _Ended(frozenset(one.name for one in counts), tuple(families)).write(self._folder)
-            for file in (*files, *over):
+            if fresh := [file for file in counts if file.name not in ended.taken]:
+                families = _sum(_merge(filter(_readable, fresh)), ended.families)
+                _Ended(frozenset(file.name for file in counts), tuple(families)).write(self._folder)
+            for file in (*files, *locks):
                 file.unlink(missing_ok=True)
 
 
+def _is_gauge(file: Path) -> bool:
+    return file.name.startswith("gauge_")
+
+
 def _merge(files: Iterable[Path]) -> list[Metric]:
-    return list(MultiProcessCollector.merge([str(one) for one in files]))  # type: ignore[no-untyped-call]
+    return list(MultiProcessCollector.merge(list(map(str, files))))  # type: ignore[no-untyped-call]
 
 
 def _readable(file: Path) -> bool:
-    """Whether it holds counts: one that the machine's own end has spoilt must not cost all others'."""
+    """Returns whether the file is intact: a file that a crash of the machine damaged loses only its own counts."""
     try:
         _merge([file])
     except UNREADABLE:
@@ -218,44 +225,41 @@ def _readable(file: Path) -> bool:
     return True
 
 
-def _added(some: Iterable[Metric], others: Iterable[Metric]) -> list[Metric]:
-    """Counts of both, added up: counters, and histograms with their buckets."""
-    sums = {one.name: one for one in some}
+def _key(sample: Sample) -> tuple[object, ...]:
+    return sample.name, *sorted(sample.labels.items())
+
+
+def _sum(some: Iterable[Metric], others: Iterable[Metric]) -> list[Metric]:
+    """Returns the sums of both: of counters, and of histograms with their buckets."""
+    sums = {family.name: family for family in some}
     for other in others:
         family = sums.setdefault(other.name, Metric(other.name, other.documentation, other.type))
-        places = {(one.name, *sorted(one.labels.items())): place for place, one in enumerate(family.samples)}
+        samples = {_key(sample): sample for sample in family.samples}
         for sample in other.samples:
-            place = places.get((sample.name, *sorted(sample.labels.items())))
-            if place is None:
-                family.samples.append(sample)
-            else:
-                old = family.samples[place]
-                family.samples[place] = old._replace(value=old.value + sample.value)
+            old = samples.get(_key(sample))
+            samples[_key(sample)] = old._replace(value=old.value + sample.value) if old else sample
+        family.samples = list(samples.values())
     return list(sums.values())
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Yields whether nobody else is at it; who is second need not wait."""
+def _try_lock(folder: Path) -> Iterator[bool]:
+    """Try-lock: yields False if another process or thread holds it."""
     descriptor = os.open(folder / "taking", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            # Said, not left to the closing: a child forked meanwhile has it open too.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        yield _try_flock(descriptor, fcntl.LOCK_EX)
     finally:
+        # Closing alone would not release it, if a child that was forked meanwhile has the descriptor too.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 @contextmanager
 def own_folder() -> Iterator[None]:
-    """A folder of this process and its children, where none is named; those that a kill left behind are removed."""
+    """Creates a folder for this process and its children, if the variable names none.
+
+    Also removes the folders that killed processes left behind.
+    """
     if os.environ.get(FOLDER_VARIABLE):
         yield
         return
@@ -267,12 +271,12 @@ def own_folder() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_abandoned(where: Path) -> None:
-    for folder in where.glob(f"{OWN_PREFIX}*"):
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{OWN_PREFIX}*"):
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
-            # One that has no lock yet is just being made.
+            # A folder without a lock may be new.
             locks = list(folder.glob("*.lock"))
-            if locks and not any(map(_lives, locks)):
+            if locks and not any(map(_is_alive, locks)):
                 shutil.rmtree(folder, ignore_errors=True)

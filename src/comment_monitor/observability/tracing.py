@@ -1,8 +1,8 @@
-"""OpenTelemetry traces, from a request through the queue to the analysis; off unless they have somewhere to go.
+"""OpenTelemetry traces, from a request through the queue to the analysis; off unless an endpoint is set.
 
-While off nothing of OpenTelemetry's API, SDK or exporter is imported (Litestar takes names of attributes),
-and each place that could make a span costs one look at a variable.
-No span holds what a user sent: names, counts and ids only, of errors their type.
+While tracing is off, this program imports nothing of OpenTelemetry's API, SDK or exporter (Litestar imports the names
+of attributes), and each place that could make a span costs the check of one variable.
+No span contains data from users: only names, counts, ids and the types of errors.
 """
 
 import logging
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 PROTOCOL: Final = "http/protobuf"
-# Seconds that the last spans get on their way out.
+# Seconds for sending the last spans at the end of the process.
 FLUSH_TIMEOUT: Final = 5
-# Seconds between two lines of OpenTelemetry's.
+# Minimum seconds between two log lines of OpenTelemetry.
 QUIET: Final = 60.0
 _NOTHING: Final = nullcontext()
 
@@ -39,38 +39,38 @@ _provider: "TracerProvider | None" = None
 
 
 def start(endpoint: str, service: str) -> None:
-    """Makes traces from now on, where there is an endpoint. Not before a fork: its thread would stay behind.
+    """Switches tracing on if there is an endpoint. Call it after a fork, as a child has no threads of its parent.
 
     Args:
-        endpoint: OTEL_EXPORTER_OTLP_ENDPOINT; empty: no traces. What else OpenTelemetry reads from OTEL_ variables
-            (headers, certificates, sampling, resource attributes) holds as its specification says.
-        service: `service.name`, where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES has one.
+        endpoint: OTEL_EXPORTER_OTLP_ENDPOINT; empty: no traces. OpenTelemetry itself reads its other OTEL_ variables
+            (headers, certificates, sampling, resource attributes), with the meaning in its specification.
+        service: `service.name`, if neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES sets it.
 
     Raises:
-        ConfigurationError: the endpoint can't be read, another protocol is asked for than is here, or a variable of
-            OpenTelemetry's is out of its bounds.
+        ConfigurationError: the endpoint can't be parsed, the protocol is not supported, or a variable of OpenTelemetry
+            is out of its bounds.
     """
-    global _tracer, _provider  # noqa: PLW0603 - one for the process is the point
+    global _tracer, _provider  # noqa: PLW0603 - one per process is the point
     if not endpoint or _tracer or _is_off():
         return
     _check(endpoint)
     try:
-        _provider = _make(service)
+        _provider = _make_provider(service)
     except ValueError as error:
-        raise ConfigurationError(f"An OTEL_ variable is not as OpenTelemetry wants it: {error}") from None
+        raise ConfigurationError(f"OpenTelemetry rejects an OTEL_ variable: {error}") from None
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_Seldom())
+        handler.addFilter(_Throttle())
     _tracer = _provider.get_tracer("comment_monitor")
 
 
 def check(endpoint: str) -> None:
-    """Raises what `start` would raise: for a process that only forks those which make traces."""
+    """Raises the errors of `start`, for a process that makes no traces and only forks processes that do."""
     start(endpoint, "check")
     stop()
 
 
 def _is_off() -> bool:
-    """As OpenTelemetry's own variables say."""
+    """Returns whether OpenTelemetry's own variables switch tracing off."""
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     return disabled or os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none"
 
@@ -83,18 +83,18 @@ def _check(endpoint: str) -> None:
         readable = False
     if not readable:
         raise ConfigurationError(
-            "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be such as http://collector:4318 "
+            "OTEL_EXPORTER_OTLP_ENDPOINT=<hidden>: must be like http://collector:4318 "
             "(a / in a password is written %2F)"
         )
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol and protocol != PROTOCOL:
         raise ConfigurationError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: must be {PROTOCOL} (a collector has it on port 4318)"
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: must be {PROTOCOL} (collectors accept it on port 4318)"
         )
 
 
-def _make(service: str) -> "TracerProvider":
-    # Here, because only those who want traces are to pay for the import.
+def _make_provider(service: str) -> "TracerProvider":
+    # Imported here, so that processes without traces do not pay for it.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -110,23 +110,23 @@ def _make(service: str) -> "TracerProvider":
 
 
 def stop() -> None:
-    """Sends the last spans, in five seconds at most."""
+    """Switches tracing off and sends the last spans, in at most five seconds."""
     global _tracer, _provider
     provider, _tracer, _provider = _provider, None, None
     if provider:
-        # The library waits for as long as a collector takes, whatever it is told. The thread ends with the process.
+        # The library waits as long as a collector takes, whatever the timeout. The thread ends with the process.
         last = threading.Thread(target=provider.shutdown, daemon=True)
         last.start()
         last.join(FLUSH_TIMEOUT)
 
 
 def on() -> bool:
-    """Whether traces are made."""
+    """Returns whether tracing is on."""
     return _tracer is not None
 
 
 def request_context() -> RequestContext | None:
-    """The request that is being worked on, for what is going to happen elsewhere."""
+    """Returns the current request, for its later steps in other tasks and processes; None outside a request."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
     if request_id is None:
         return None
@@ -134,9 +134,9 @@ def request_context() -> RequestContext | None:
 
 
 def span(name: str, kind: Kind = "INTERNAL", *, parent: str = "", **attributes: Any) -> AbstractContextManager[Any]:
-    """A span around a block; as the child of a traceparent, else of what the block is in.
+    """Returns a span around a block: the child of the traceparent `parent` if there is one, else of the current span.
 
-    `attributes`: a double underscore in a name stands for a dot.
+    In the names of `attributes`, a double underscore becomes a dot.
     """
     if not _tracer:
         return _NOTHING
@@ -144,7 +144,7 @@ def span(name: str, kind: Kind = "INTERNAL", *, parent: str = "", **attributes: 
 
 
 def query(name: str) -> AbstractContextManager[Any]:
-    """A span around a statement, where it is part of a trace."""
+    """Returns a span around a statement, if a span is current and sampled."""
     if not _tracer:
         return _NOTHING
     from opentelemetry import trace  # noqa: PLC0415
@@ -154,8 +154,8 @@ def query(name: str) -> AbstractContextManager[Any]:
     return span(name, "CLIENT", db__system__name="postgresql", db__operation__name=name)
 
 
-class _Seldom(logging.Filter):
-    """Lets one line of OpenTelemetry's a minute through: a collector that is away is worth no more."""
+class _Throttle(logging.Filter):
+    """Passes one line of OpenTelemetry a minute: an unavailable collector is worth no more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,13 +172,13 @@ class _Seldom(logging.Filter):
 
 
 class Several:
-    """A span in the trace of each of several requests: one piece of work that is done for all of them.
+    """One piece of work for several requests: a span in the trace of each.
 
-    `origins` are theirs, `inside` are the same with these spans as what the trace goes on from. Of one alone it is the
-    current span too.
+    `contexts` are those requests. `inside` maps each to the context from which its trace continues, with its span here
+    as the parent. A single span is also the current span.
     """
 
-    def __init__(self, name: str, kind: Kind, origins: Sequence[RequestContext], **attributes: Any):
+    def __init__(self, name: str, kind: Kind, contexts: Sequence[RequestContext], **attributes: Any):
         self.inside: dict[RequestContext, RequestContext] = {}
         self._spans: list[Span] = []
         self._current: AbstractContextManager[Any] = _NOTHING
@@ -186,39 +186,40 @@ class Several:
             return
         from opentelemetry import trace  # noqa: PLC0415
 
-        for one in origins:
-            if one.trace:
-                made = _made(_tracer, name, kind, one.trace, {**_dotted(attributes), "request.id": one.request_id})
-                self._spans.append(made)
-                self.inside[one] = RequestContext(one.request_id, _traceparent(made))
+        for context in contexts:
+            if context.trace:
+                own = {**_dotted(attributes), "request.id": context.request_id}
+                begun = _begin(_tracer, name, kind, context.trace, own)
+                self._spans.append(begun)
+                self.inside[context] = RequestContext(context.request_id, _traceparent(begun))
         if len(self._spans) == 1:
             self._current = trace.use_span(
                 self._spans[0], end_on_exit=False, record_exception=False, set_status_on_exception=False
             )
 
     def __enter__(self) -> Self:
-        """They have begun."""
+        """Makes a single span the current one; the spans began when this object was created."""
         self._current.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """They end."""
+        """Ends the spans."""
         self._current.__exit__(kind, error, trace)
-        for one in self._spans:
+        for begun in self._spans:
             if kind:
-                failed(one, kind.__name__)
-            one.end()
+                failed(begun, kind.__name__)
+            begun.end()
 
 
 class _Block:
-    """One span, current within its block; an error is noted by its type."""
+    """One span, current within its block; it records the type of an error that leaves the block."""
 
     def __init__(self, tracer: "Tracer", name: str, kind: Kind, parent: str, attributes: dict[str, Any]):
         from opentelemetry import trace  # noqa: PLC0415
 
-        self._span = _made(tracer, name, kind, parent, attributes)
+        self._span = _begin(tracer, name, kind, parent, attributes)
         self._current = trace.use_span(
             self._span, end_on_exit=False, record_exception=False, set_status_on_exception=False
         )
@@ -236,7 +237,7 @@ class _Block:
         self._span.end()
 
 
-def _made(tracer: "Tracer", name: str, kind: Kind, parent: str, attributes: dict[str, Any]) -> "Span":
+def _begin(tracer: "Tracer", name: str, kind: Kind, parent: str, attributes: dict[str, Any]) -> "Span":
     from opentelemetry.trace import SpanKind  # noqa: PLC0415
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
@@ -244,23 +245,23 @@ def _made(tracer: "Tracer", name: str, kind: Kind, parent: str, attributes: dict
     return tracer.start_span(name, context, kind=SpanKind[kind], attributes=attributes)
 
 
-def trace_id(of: "Span") -> str:
-    """The id of a span's trace, as collectors show it."""
-    return f"{of.get_span_context().trace_id:032x}"
+def trace_id(span: "Span") -> str:
+    """Returns the id of a span's trace, in the form that collectors show."""
+    return f"{span.get_span_context().trace_id:032x}"
 
 
-def failed(one: "Span", kind: str) -> None:
-    """Marks a span as failed, with the type of its error and none of its words."""
+def failed(span: "Span", kind: str) -> None:
+    """Marks a span as failed, with the type of the error and without its message."""
     from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415
 
-    one.set_attribute("error.type", kind)
-    one.set_status(Status(StatusCode.ERROR))
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR))
 
 
-def _traceparent(of: "Span | None" = None) -> str:
+def _traceparent(span: "Span | None" = None) -> str:
     from opentelemetry import trace  # noqa: PLC0415
 
-    context = (of or trace.get_current_span()).get_span_context()
+    context = (span or trace.get_current_span()).get_span_context()
     if not context.is_valid:
         return ""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

@@ -137,7 +137,7 @@ def test_while_nothing_answers_it_says_so_with_the_time_and_since_when() -> None
         assert address in first["error"]
         assert first["since"] == second["since"] == first["time"] < second["time"]
         text = shown.stdout.readline() + shown.stdout.readline() + shown.stdout.readline()
-        assert re.search(r"\d\d:\d\d:\d\d .*; it has been so since \d\d:\d\d:\d\d", text)
+        assert re.search(r"\d\d:\d\d:\d\d .*; no valid response since \d\d:\d\d:\d\d", text)
     finally:
         for one in (looks, shown):
             one.kill()
@@ -229,13 +229,15 @@ def other_server() -> Iterator[str]:
 def test_what_is_not_the_service_is_told(other_server: str) -> None:
     code, _, error = status("--url", other_server)
     assert code == 1
-    assert error == f"Error: {other_server}/health answers, but is not the service's: name it with --url.\n"
+    assert (
+        error == f"Error: {other_server}/health answers, but is not this service: pass the service's URL with --url.\n"
+    )
     gone = f"http://127.0.0.1:{free_port()}/metrics"
     code, _, error = status("--url", f"{other_server}/well", "--metrics-url", gone)
     assert code == 1
     assert error == (
         f"Error: Nothing answers at {gone} ([Errno 111] Connection refused): "
-        "name the metrics' address with --metrics-url.\n"
+        "pass the URL of the metrics with --metrics-url.\n"
     )
 
 
@@ -244,6 +246,6 @@ def test_metrics_that_are_not_ours_are_told(other_server: str, path: str) -> Non
     code, _, error = status("--url", f"{other_server}/well", "--metrics-url", f"{other_server}/{path}")
     assert code == 1
     assert error == (
-        f"Error: {other_server}/{path} answers, but with no metrics of comment-monitor: "
-        "name their address with --metrics-url.\n"
+        f"Error: {other_server}/{path} answers, but without metrics of comment-monitor: "
+        "pass the URL of the metrics with --metrics-url.\n"
     )
