@@ -1,4 +1,4 @@
-"""What the benchmark does with what it measured. The measuring itself is no test: it is `make bench`."""
+"""How the benchmark evaluates and publishes its measurements. `make bench` measures; no test does."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ PARTS = [
 ]
 
 
-def test_a_row_is_held_against_the_median_of_its_ratios() -> None:
+def test_a_row_compares_the_median_of_its_ratios_with_its_floor() -> None:
     assert SLOW.value == 0.45
     assert not SLOW.holds
     assert QUICK.value == 5
@@ -31,16 +31,16 @@ def test_a_row_is_held_against_the_median_of_its_ratios() -> None:
     assert [line[5] for line in table([SLOW, QUICK])] == ["BELOW", "holds"]
 
 
-def test_check_ends_with_1_where_a_row_is_below_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_with_1_if_a_row_is_below_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
     end([QUICK], check=True)
     end([SLOW], check=False)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_:
         end([SLOW, QUICK], check=True)
-    assert ended.value.code == 1
+    assert exit_.value.code == 1
     assert capsys.readouterr().err == "Does not hold: slow\n" * 2
 
 
-def test_a_script_that_runs_alone_renews_its_part_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_script_updates_only_its_part_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(page, "DATA", tmp_path / "page.json")
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
@@ -63,32 +63,34 @@ def test_a_script_that_runs_alone_renews_its_part_of_the_page(tmp_path: Path, mo
     assert "- `two`: commit c." in text
     assert text.startswith("Before.\n")
     assert text.endswith("\nAfter.\n")
-    drawn = {path.name for path in page.IMAGES.iterdir()}
-    assert drawn == {"floors.svg", "processors.svg", "profile.svg"}
-    for picture in page.IMAGES.iterdir():
-        ET.parse(picture)  # noqa: S314 - our own picture
-        assert f"images/{picture.name}" in text
+    images = {path.name for path in page.IMAGES.iterdir()}
+    assert images == {"floors.svg", "processors.svg", "profile.svg"}
+    for image in page.IMAGES.iterdir():
+        ET.parse(image)  # noqa: S314 - the benchmark's own image
+        assert f"images/{image.name}" in text
 
 
-# One process for all: what they import takes longer than anything else.
-DESCRIBES = """
+# One process runs all scripts, because their imports take most of the time.
+PRINT_HELP = """
 import contextlib, io, json, runpy, sys
-said = {}
+help_texts = {}
 for name in sys.argv[1:]:
     sys.argv = [name, "--help"]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         runpy.run_module(name, run_name="__main__")
-    said[name] = out.getvalue()
-print(json.dumps(said))
+    help_texts[name] = out.getvalue()
+print(json.dumps(help_texts))
 """
 
 
-def test_every_script_says_what_it_stands_for() -> None:
+def test_every_script_has_help_and_is_listed_by_bench() -> None:
     scripts = sorted(path.stem for path in (project_root() / "bench").glob("*.py") if not path.stem.startswith("__"))
     names = ["bench", *(f"bench.{name}" for name in scripts)]
-    command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", DESCRIBES, *names]
-    said = json.loads(subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", PRINT_HELP, *names]
+    help_texts = json.loads(
+        subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=True).stdout
+    )
     for name in scripts:
-        # Two only reckon with what the others measured, and one makes pictures.
-        assert name in said["bench"] or name in ("scaling", "sizing", "dashboard")
-        assert len(said[f"bench.{name}"].splitlines()) > 5
+        # These scripts only compute with the measurements of other scripts.
+        assert name in help_texts["bench"] or name in ("scaling", "sizing")
+        assert len(help_texts[f"bench.{name}"].splitlines()) > 5

@@ -1,6 +1,7 @@
-"""The findings in a text: what a person would say of it, and an answer for any text at all."""
+"""The analysis of a text: its findings, and a result for every text."""
 
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.analysis import engine
 from comment_monitor.analysis.engine import analyse
@@ -9,8 +10,8 @@ from comment_monitor.analysis.findings.text import Text, read
 from comment_monitor.core.model import Analysis, Failure
 
 
-def look(text: str) -> Analysis:
-    """The analysis of a text that must not fail."""
+def analysis_of(text: str) -> Analysis:
+    """Returns the analysis of a text that must not fail."""
     result = analyse(text)
     assert isinstance(result, Analysis), result
     return result
@@ -33,10 +34,11 @@ def look(text: str) -> Analysis:
         ("@小明你快来看看这个视频太好笑了", "zh"),
         ("https://example.cn/a这个网站非常好用大家快来看", "zh"),
     ],
+    ids=case_id,
 )
-def test_the_language_is_told_or_said_to_be_unknown(text: str, language: str) -> None:
-    """Short texts, emoji, addresses and names have none; what is glued to an address or a name has."""
-    assert look(text).language == language
+def test_the_language_is_detected_or_unknown(text: str, language: str) -> None:
+    """Short texts, emoji, addresses and names have no language; words directly after an address or a name have one."""
+    assert analysis_of(text).language == language
 
 
 @pytest.mark.parametrize(
@@ -49,10 +51,11 @@ def test_the_language_is_told_or_said_to_be_unknown(text: str, language: str) ->
         ("12345", None),
         ("😍", "positive"),
     ],
+    ids=case_id,
 )
-def test_of_words_sentiment_is_said_of_english_only(text: str, sentiment: str | None) -> None:
-    """Of another language it would be a guess."""
-    result = look(text)
+def test_words_have_a_sentiment_in_english_only(text: str, sentiment: str | None) -> None:
+    """The lexicon is English. Emoji have a sentiment in any language."""
+    result = analysis_of(text)
 
     assert result.sentiment == sentiment
     assert (result.sentiment_score is None) == (sentiment is None)
@@ -81,22 +84,23 @@ def test_of_words_sentiment_is_said_of_english_only(text: str, sentiment: str | 
         ("WHO IS THIS @ANA?", {"shouting", "mention", "question"}),
         ("nothing special here", set()),
     ],
+    ids=case_id,
 )
-def test_labels_are_those_a_person_would_give(text: str, labels: set[str]) -> None:
-    """Each rule hits what it says and not its look-alikes."""
-    assert set(look(text).labels) == labels
+def test_labels_are_those_that_a_person_would_assign(text: str, labels: set[str]) -> None:
+    """Each rule matches its subject and not similar texts."""
+    assert set(analysis_of(text).labels) == labels
 
 
-def test_every_label_is_declared_and_sorted() -> None:
-    """Rules are data, in the order in which labels are stored."""
+def test_labels_are_declared_uniquely_and_in_sorted_order() -> None:
+    """Labels are stored in the order of the rules."""
     declared = [rule.label for rule in labels.RULES]
 
     assert declared == sorted(set(declared))
     assert all(rule.description.endswith(".") or rule.description.endswith(").") for rule in labels.RULES)
 
 
-def test_texts_that_say_the_same_have_one_digest() -> None:
-    """Case, width, white space and invisible characters make no difference; words do."""
+def test_texts_with_the_same_words_have_the_same_digest() -> None:
+    """Case, width, white space and invisible characters make no difference."""
     same = [
         "Check out my channel",
         "check  out MY channel\ufeff",
@@ -104,9 +108,9 @@ def test_texts_that_say_the_same_have_one_digest() -> None:
         "Ｃｈｅｃｋ out my channel",
     ]
 
-    assert len({look(text).text_digest for text in same}) == 1
-    assert look("Check out my channels").text_digest != look(same[0]).text_digest
-    assert look("first").text_digest is None
+    assert len({analysis_of(text).text_digest for text in same}) == 1
+    assert analysis_of("Check out my channels").text_digest != analysis_of(same[0]).text_digest
+    assert analysis_of("first").text_digest is None
     assert repetition.normalise(read("  \ufeff ")) == []
 
 
@@ -129,16 +133,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=[name.replace(" ", "-") for name in HOSTILE])
 @pytest.mark.timeout(20)
-def test_any_text_gets_an_answer(text: str) -> None:
-    """Ten thousand of anything are analysed like anything else."""
+def test_hostile_texts_are_analysed(text: str) -> None:
     assert isinstance(analyse(text), Analysis)
 
 
-def test_a_finding_that_raises_makes_a_failure_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch goes on; the reason says which finding it was."""
-
+def test_an_exception_in_a_finding_makes_a_failure_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(text: Text, found: engine.Found) -> engine.Found:
         raise ValueError("no such thing")
 
@@ -148,7 +149,7 @@ def test_a_finding_that_raises_makes_a_failure_with_its_name(monkeypatch: pytest
     assert analyse("hello") == Failure(reason="broken: ValueError: no such thing")
 
 
-def test_the_version_names_rules_and_libraries() -> None:
-    """An upgrade of any of them changes it."""
+def test_the_version_contains_those_of_rules_and_libraries() -> None:
+    """So an upgrade of any of them changes the version."""
     assert engine.VERSION.startswith(f"{engine.RULES_VERSION}+py3langid-")
     assert "vader-" in engine.VERSION

@@ -1,4 +1,4 @@
-"""The time limit of one text: who reaches it fails, whatever its libraries catch; nobody else does."""
+"""The time limit of one text: a text that exceeds the limit fails, whatever exceptions its libraries catch."""
 
 import signal
 import threading
@@ -16,12 +16,12 @@ from comment_monitor.core.model import Analysis, Failure
 
 
 @pytest.fixture(autouse=True)
-def the_timer_of_somebody_else_goes_on() -> Iterator[None]:
-    """The test runner's own, for one."""
+def a_foreign_timer_continues() -> Iterator[None]:
+    """Checks that a timer that was set before a test, such as the test runner's, still runs after the test."""
     engine.warm_up()
     before = signal.getitimer(signal.ITIMER_REAL), signal.getsignal(signal.SIGALRM)
-    strikes: list[int] = []
-    signal.signal(signal.SIGALRM, lambda number, _: strikes.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGALRM, lambda number, _: signals.append(number))
     signal.setitimer(signal.ITIMER_REAL, 30, 7)
     began = time.monotonic()
     yield
@@ -30,10 +30,10 @@ def the_timer_of_somebody_else_goes_on() -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, *before[0])
     assert interval == 7
     assert left == pytest.approx(30 - (time.monotonic() - began), abs=1)
-    assert strikes == []
+    assert signals == []
 
 
-def for_ever() -> None:
+def wait_forever() -> None:
     while True:
         time.sleep(0.01)
 
@@ -41,40 +41,40 @@ def for_ever() -> None:
 def swallow_exceptions() -> None:
     while True:
         with suppress(Exception):
-            for_ever()
+            wait_forever()
 
 
-def swallow_it_once() -> None:
+def swallow_any_exception_once() -> None:
     with suppress(BaseException):
-        for_ever()
-    for_ever()
+        wait_forever()
+    wait_forever()
 
 
-def test_what_is_done_in_time_gives_its_result() -> None:
+def test_a_function_within_its_limit_returns_its_result() -> None:
     assert bounded(5, lambda: 7) == 7
 
 
-def test_an_error_of_its_own_is_passed_on() -> None:
+def test_an_exception_of_the_function_is_passed_on() -> None:
     with pytest.raises(ZeroDivisionError):
         bounded(5, lambda: 1 // 0)
 
 
-@pytest.mark.parametrize("act", [for_ever, swallow_exceptions, swallow_it_once])
-def test_what_is_not_is_ended_whatever_it_catches(act: Callable[[], None]) -> None:
+@pytest.mark.parametrize("act", [wait_forever, swallow_exceptions, swallow_any_exception_once])
+def test_a_function_beyond_its_limit_is_ended_whatever_exceptions_are_caught(act: Callable[[], None]) -> None:
     with pytest.raises(TextTimeout):
         bounded(0.05, act)
 
 
-def test_many_that_end_at_their_limit_leave_nothing_behind() -> None:
-    """The timer may strike at any instruction: also at the last one, and after it."""
+def test_no_timer_is_left_after_functions_that_end_near_their_limit() -> None:
+    """The timer may fire at any instruction, even at the last or after it."""
     for number in range(400):
         with suppress(TextTimeout):
             bounded(0.0005, partial(spin, 0.0004 + number % 20 * 0.00001))
     spin(1.2)
 
 
-def test_the_timer_may_strike_as_soon_as_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the machine pauses this process just then; whose timer was set before gets it back."""
+def test_the_timer_may_fire_immediately_after_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine may pause this process at that moment; the timer that was set before is still restored."""
     set_timer = signal.setitimer
 
     def set_and_pause(which: int, seconds: float, interval: float = 0.0) -> tuple[float, float]:
@@ -94,7 +94,7 @@ def spin(seconds: float) -> None:
         pass
 
 
-def test_another_thread_has_no_timer_and_waits() -> None:
+def test_a_function_in_another_thread_is_not_limited() -> None:
     done = threading.Event()
 
     def act() -> None:
@@ -109,33 +109,33 @@ def test_another_thread_has_no_timer_and_waits() -> None:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more finding, which takes for ever with SLOW texts; asked about several it takes for ever with any."""
+    """Adds a finding that never ends for SLOW texts, nor for several texts in one call."""
 
     def find(text: object, _found: object) -> dict[str, object]:
         if "SLOW" in text.typed:  # type: ignore[attr-defined]
-            for_ever()
+            wait_forever()
         return {}
 
     def find_all(_texts: object) -> list[dict[str, object]]:
-        for_ever()
+        wait_forever()
         return []
 
     monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("slow", find, find_all)))
 
 
-def test_a_text_that_is_too_slow_fails_alone_with_the_findings_name(slow: None) -> None:
+def test_only_a_slow_text_fails_with_the_name_of_the_finding(slow: None) -> None:
     limit = TimeLimit(0.3, together=0.1)
-    first, second, third = analyse_all(["one", "SLOW", "three"], limit)
+    first, second, third = analyse_all(["first", "SLOW", "third"], limit)
     assert isinstance(first, Analysis)
     assert second == Failure(reason="slow: TextTimeout: no result within 0.3 s")
     assert isinstance(third, Analysis)
 
 
-def test_a_text_that_had_less_than_its_time_has_no_result_and_no_failure(slow: None) -> None:
+def test_a_text_interrupted_before_its_own_limit_has_no_result(slow: None) -> None:
     limit = TimeLimit(60, until=time.monotonic() + 0.5, together=0.1)
-    (first,) = analyse_all(["one", "SLOW", "three"], limit)
+    (first,) = analyse_all(["first", "SLOW", "third"], limit)
     assert isinstance(first, Analysis)
 
 
-def test_no_text_begins_after_the_end(slow: None) -> None:
-    assert list(analyse_all(["one", "two"], TimeLimit(60, until=time.monotonic() - 1))) == []
+def test_no_text_is_analysed_after_the_end(slow: None) -> None:
+    assert list(analyse_all(["first", "second"], TimeLimit(60, until=time.monotonic() - 1))) == []

@@ -1,19 +1,19 @@
-"""The circuit breaker: open after a failure, closed by a success, logged once."""
+"""The circuit breaker of an optional server, such as Redis."""
 
 from comment_monitor.core.circuit_breaker import Breaker
 
 
-def test_a_failure_opens_it_and_a_success_closes_it() -> None:
-    """Only the first failure of a row is news."""
+def test_a_failure_opens_the_breaker_and_a_success_closes_the_breaker() -> None:
+    """Only the first of several failures is reported as new."""
     breaker = Breaker()
     states = [breaker.closed]
-    news = []
+    new_failures = []
     for _ in range(2):
-        news.append(breaker.failure())
+        new_failures.append(breaker.failure())
         states.append(breaker.closed)
     breaker.success()
     states.append(breaker.closed)
 
     assert states == [True, False, False, True]
-    assert news == [True, False]
+    assert new_failures == [True, False]
     assert breaker.failure()

@@ -1,4 +1,4 @@
-"""Settings: bounds, defaults and one clear line where a value is wrong."""
+"""Settings: their defaults and bounds, and the error for an invalid value."""
 
 import pytest
 
@@ -6,8 +6,7 @@ from comment_monitor.core import config
 from comment_monitor.core.errors import ConfigurationError
 
 
-def test_defaults_are_the_contracts() -> None:
-    """Without any variable the settings are those of the contract."""
+def test_the_defaults_are_those_of_the_contract() -> None:
     settings = config.load({})
 
     assert (settings.enabled, settings.batch_size, settings.dedup_cache_ttl) == (True, 10, 3600)
@@ -24,8 +23,8 @@ def test_defaults_are_the_contracts() -> None:
         ("COMMENT_RATE_LIMIT_PER_MINUTE", 50, 200),
     ],
 )
-def test_a_value_out_of_bounds_is_named(variable: str, low: int, high: int) -> None:
-    """The bounds themselves are allowed; one step outside stops with variable, value and bounds in one line."""
+def test_a_value_out_of_bounds_is_reported_with_variable_and_bounds(variable: str, low: int, high: int) -> None:
+    """The bounds themselves are allowed. The message is a single line."""
     for value in (low, high):
         config.load({variable: str(value)})
 
@@ -39,32 +38,32 @@ def test_a_value_out_of_bounds_is_named(variable: str, low: int, high: int) -> N
         assert "\n" not in line
 
 
-def test_zero_switches_the_rate_limit_off() -> None:
-    """0 lies outside 50 to 200 and is allowed all the same."""
+def test_zero_disables_the_rate_limit() -> None:
+    """0 is allowed although it is outside of 50 to 200."""
     assert config.load({"COMMENT_RATE_LIMIT_PER_MINUTE": "0"}).rate_limit_per_minute == 0
 
 
 @pytest.mark.parametrize("word", ["maybe", "2", "ja"])
 def test_a_switch_is_true_or_false(word: str) -> None:
-    """Anything else is an error, never a silent false."""
+    """Any other value is an error, and never counts as false."""
     with pytest.raises(ConfigurationError, match=r"COMMENT_MONITORING_ENABLED.*true or false"):
         config.load({"COMMENT_MONITORING_ENABLED": word})
 
 
-def test_an_empty_variable_counts_as_not_set() -> None:
-    """A chart that renders an empty value means the default."""
+def test_an_empty_variable_counts_as_unset() -> None:
+    """A chart may render an empty value for the default."""
     assert config.load({"COMMENT_BATCH_SIZE": " "}).batch_size == 10
 
 
 def test_the_broker_falls_back_to_rabbitmq_url() -> None:
-    """CELERY_BROKER_URL wins, RABBITMQ_URL stands in."""
+    """CELERY_BROKER_URL takes precedence."""
     assert config.load({"RABBITMQ_URL": "amqp://a"}).broker_url == "amqp://a"
     assert config.load({"RABBITMQ_URL": "amqp://a", "CELERY_BROKER_URL": "amqp://b"}).broker_url == "amqp://b"
 
 
-def test_every_setting_has_a_sentence_and_a_variable_of_its_own() -> None:
+def test_every_setting_has_its_own_variable_and_a_description() -> None:
     """The documentation is generated from the declarations."""
     declared = config.declared()
 
-    assert len({one.variable for one in declared}) == len(declared)
-    assert all(one.description.endswith(".") for one in declared)
+    assert len({setting.variable for setting in declared}) == len(declared)
+    assert all(setting.description.endswith(".") for setting in declared)

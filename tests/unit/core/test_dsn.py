@@ -1,4 +1,4 @@
-"""One reading of POSTGRES_DSN: what both libraries are given, and what is refused by name."""
+"""Parsing of POSTGRES_DSN: the parameters that asyncpg and psycopg2 get, and the parameters that are rejected."""
 
 import ssl
 import subprocess
@@ -7,13 +7,14 @@ from typing import Any
 
 import asyncpg.connect_utils
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.core.dsn import Host, Keepalive, psycopg_arguments, read_dsn
 from comment_monitor.core.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
-def nobodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
@@ -23,12 +24,12 @@ def root(tmp_path: Path) -> str:
     return certificate(tmp_path / "root.pem")
 
 
-NEW = "req -x509 -newkey rsa:2048 -nodes -subj /CN=root -keyout"
+NEW_CERTIFICATE = "req -x509 -newkey rsa:2048 -nodes -subj /CN=root -keyout"
 
 
 def certificate(file: Path) -> str:
     subprocess.run(
-        ["openssl", *NEW.split(), f"{file}.key", "-out", file],
+        ["openssl", *NEW_CERTIFICATE.split(), f"{file}.key", "-out", file],
         check=True, capture_output=True,
     )  # fmt: skip
     return str(file)
@@ -50,17 +51,18 @@ def certificate(file: Path) -> str:
         ("postgresql:///c?hostaddr=192.0.2.1", [("192.0.2.1", 5432)]),
         ("postgresql://192.0.2.1/c?hostaddr=192.0.2.1", [("192.0.2.1", 5432)]),
     ],
+    ids=case_id,
 )
-def test_both_are_given_the_same_hosts(dsn: str, hosts: list[tuple[str, int]]) -> None:
+def test_both_libraries_get_the_same_hosts(dsn: str, hosts: list[tuple[str, int]]) -> None:
     address = read_dsn(dsn, {})
-    assert address.hosts == [Host(*one) for one in hosts]
+    assert address.hosts == [Host(*host) for host in hosts]
     assert address.libpq["host"] == ",".join(name for name, _ in hosts)
     assert address.libpq["port"] == ",".join(str(port) for _, port in hosts)
     assert "hostaddr" not in address.libpq
 
 
-REFUSED = {
-    # case: words that the message must have
+REJECTED = {
+    # The query of a DSN, and text that the error message must contain.
     "hostaddr=192.0.2.1": "hostaddr",
     "service=nosuch": "service",
     "channel_binding=require": "channel_binding",
@@ -106,8 +108,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("query", "named"), REFUSED.items(), ids=REFUSED)
-def test_what_one_of_them_cannot_honour_is_refused_by_name(query: str, named: str) -> None:
+@pytest.mark.parametrize(("query", "named"), REJECTED.items(), ids=map(case_id, REJECTED))
+def test_a_parameter_that_not_both_libraries_honour_is_rejected_by_name(query: str, named: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_dsn(f"postgresql://ana:geheim@db/c?{query}", {})
     message = str(caught.value)
@@ -126,11 +128,11 @@ def test_what_one_of_them_cannot_honour_is_refused_by_name(query: str, named: st
         "sslcertmode=allow",
     ],
 )  # fmt: skip
-def test_what_both_do_anyhow_is_of_no_account(query: str) -> None:
+def test_a_parameter_that_changes_nothing_is_ignored(query: str) -> None:
     assert read_dsn(f"postgresql://db/c?{query}", {}) == read_dsn("postgresql://db/c", {})
 
 
-def test_all_that_both_honour_is_written_out_for_both() -> None:
+def test_both_libraries_get_every_supported_parameter_explicitly() -> None:
     address = read_dsn(
         "postgresql://ana:geheim@a:1,b:2/c?options=-c%20search_path%3Dcomments&connect_timeout=3&keepalives_idle=30"
         "&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=20000&target_session_attrs=read-write"
@@ -158,15 +160,15 @@ VARIABLES = {
 }  # fmt: skip
 
 
-def test_libpqs_variables_are_read_where_the_dsn_says_nothing() -> None:
+def test_libpq_variables_complete_the_dsn() -> None:
     address = read_dsn("postgresql://", VARIABLES)
     assert address.libpq == {
         "host": "db2", "port": "77", "user": "ben", "password": "pw", "dbname": "d2", "options": "-c a.b=1",
         "connect_timeout": "4", "sslmode": "require", "target_session_attrs": "primary", "passfile": "/p",
     }  # fmt: skip
     parameters = "options=-c%20d.e%3D1&connect_timeout=5&sslmode=disable&target_session_attrs=any&passfile=/q"
-    said = f"postgresql://ana:x@db:1/c?{parameters}"
-    assert read_dsn(said, VARIABLES) == read_dsn(said, {})
+    dsn = f"postgresql://ana:x@db:1/c?{parameters}"
+    assert read_dsn(dsn, VARIABLES) == read_dsn(dsn, {})
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_libpqs_variables_are_read_where_the_dsn_says_nothing() -> None:
         ("PGREQUIREPEER", "x"),
     ],
 )  # fmt: skip
-def test_a_variable_that_one_of_them_would_not_read_is_refused(variable: str, value: str) -> None:
+def test_a_variable_that_not_both_libraries_honour_is_rejected_by_name(variable: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=variable.removeprefix("PG")[:4].lower()):
         read_dsn("postgresql://db/c", {variable: value})
 
@@ -184,15 +186,15 @@ def test_a_variable_that_one_of_them_would_not_read_is_refused(variable: str, va
 @pytest.mark.parametrize(
     "variable", sorted({"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSSLMODE", "PGTARGETSESSIONATTRS"})
 )
-def test_no_library_reads_a_variable_that_the_dsn_overrides(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it is an argument."""
-    said = read_dsn("postgresql://ana:x@db:1/c?sslmode=disable", {})
+def test_asyncpg_reads_no_variable_that_the_dsn_overrides(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every parameter is an explicit argument."""
+    address = read_dsn("postgresql://ana:x@db:1/c?sslmode=disable", {})
     monkeypatch.setenv(variable, VARIABLES.get(variable, "x"))
-    host = said.hosts[0]
+    host = address.hosts[0]
     addresses, parameters = asyncpg.connect_utils._parse_connect_dsn_and_args(  # type: ignore[attr-defined]
-        dsn=None, host=host.name, port=host.port, user=said.user, password=said.password, passfile=said.passfile,
-        ssl=said.ssl, direct_tls=None, database=said.database, server_settings=None,
-        target_session_attrs=said.target_session_attrs, krbsrvname=None, gsslib=None, service=None, servicefile=None,
+        dsn=None, host=host.name, port=host.port, user=address.user, password=address.password,
+        passfile=address.passfile, ssl=address.ssl, direct_tls=None, database=address.database, server_settings=None,
+        target_session_attrs=address.target_session_attrs, krbsrvname=None, gsslib=None, service=None, servicefile=None,
     )  # fmt: skip
     assert addresses == [("db", 1)]
     assert (parameters.user, parameters.password, parameters.database) == ("ana", "x", "c")
@@ -203,23 +205,21 @@ def test_no_library_reads_a_variable_that_the_dsn_overrides(variable: str, monke
     ("mode", "checks_name", "verifies"),
     [("require", False, True), ("verify-ca", False, True), ("verify-full", True, True)],
 )
-def test_with_an_authority_named_the_server_is_verified(
-    mode: str, checks_name: bool, verifies: bool, root: str
-) -> None:
+def test_with_sslrootcert_the_server_is_verified(mode: str, checks_name: bool, verifies: bool, root: str) -> None:
     address = read_dsn(f"postgresql://db/c?sslmode={mode}&sslrootcert={root}", {})
     assert isinstance(address.ssl, ssl.SSLContext)
     assert (address.ssl.check_hostname, address.ssl.verify_mode == ssl.CERT_REQUIRED) == (checks_name, verifies)
     assert address.libpq["sslrootcert"] == root
 
 
-def test_without_one_a_required_connection_is_encrypted_only() -> None:
+def test_without_sslrootcert_sslmode_require_only_encrypts() -> None:
     address = read_dsn("postgresql://db/c?sslmode=require", {})
     assert isinstance(address.ssl, ssl.SSLContext)
     assert address.ssl.verify_mode == ssl.CERT_NONE
 
 
-def test_libpqs_own_places_count_for_both(nobodys_home: Path) -> None:
-    folder = nobodys_home / ".postgresql"
+def test_both_libraries_use_the_certificates_in_libpqs_home_folder(empty_home: Path) -> None:
+    folder = empty_home / ".postgresql"
     folder.mkdir()
     root = certificate(folder / "root.crt")
     certificate(folder / "postgresql.crt")
@@ -232,15 +232,15 @@ def test_libpqs_own_places_count_for_both(nobodys_home: Path) -> None:
     assert address.libpq["sslkey"] == f"{folder}/postgresql.key"
 
 
-def test_what_this_machine_trusts_is_one_file_for_both(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sslrootcert_system_is_the_same_file_for_both_libraries(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", root)
     address = read_dsn("postgresql://db/c?sslrootcert=system", {})
     assert (address.libpq["sslmode"], address.libpq["sslrootcert"]) == ("verify-full", root)
     assert isinstance(address.ssl, ssl.SSLContext)
-    assert [one["subject"] for one in address.ssl.get_ca_certs()] == [((("commonName", "root"),),)]
+    assert [certificate["subject"] for certificate in address.ssl.get_ca_certs()] == [((("commonName", "root"),),)]
 
 
-def test_a_locked_key_asks_nobody_for_its_password(tmp_path: Path, root: str) -> None:
+def test_an_encrypted_key_does_not_prompt_for_its_password(tmp_path: Path, root: str) -> None:
     key = tmp_path / "locked.key"
     subprocess.run(
         ["openssl", "rsa", "-aes256", "-passout", "pass:geheim", "-in", f"{root}.key", "-out", key],
@@ -253,20 +253,20 @@ def test_a_locked_key_asks_nobody_for_its_password(tmp_path: Path, root: str) ->
     assert isinstance(read_dsn(f"{dsn}&sslpassword=geheim", {}).ssl, ssl.SSLContext)
 
 
-def test_over_a_socket_tls_is_of_no_account() -> None:
+def test_tls_parameters_are_ignored_for_a_unix_socket() -> None:
     address = read_dsn("postgresql:///c?host=/run/sockets&sslmode=verify-full", {})
     assert (address.ssl, address.libpq["sslmode"]) == ("disable", "disable")
 
 
-def test_the_user_is_this_processs_and_the_database_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    # asyncpg would ask these.
+def test_the_default_user_is_the_processs_and_names_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    # asyncpg would read these variables.
     for name in ("LOGNAME", "USER", "USERNAME"):
         monkeypatch.setenv(name, "somebody")
     address = read_dsn("postgresql://db", {})
     assert address.user == address.database == address.libpq["user"] == address.libpq["dbname"] != "somebody"
 
 
-def test_psycopg2_gets_that_reading_with_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_psycopg2_gets_the_parsed_dsn_with_a_connect_timeout() -> None:
     arguments: dict[str, Any] = psycopg_arguments(
         "postgresql://ana@db/c?application_name=x", application="comment-monitor test"
     )

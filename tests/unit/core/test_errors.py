@@ -1,4 +1,4 @@
-"""Every error and every reason is declared once, and used."""
+"""Declared errors and error reasons: each is unique and used."""
 
 import re
 import traceback
@@ -18,55 +18,58 @@ SOURCE: Final = {
     path: path.read_text() for path in Path(comment_monitor.__file__).parent.rglob("*.py") if path.name != "errors.py"
 }
 LITERALS: Final = {found for text in SOURCE.values() for found in re.findall(r'count_error\("([^"]+)"', text)}
-# What only reading answers: it is no error of processing.
-OF_READING: Final = {errors.NotFound, errors.BadRequest, errors.QueryTooSlow, errors.ReadsBusy, errors.TooManyReads}
+# Problems of read requests only, which are not counted as errors of processing.
+READING: Final = {errors.NotFound, errors.BadRequest, errors.QueryTooSlow, errors.ReadsBusy, errors.TooManyReads}
 
 
-def below(kind: type[CommentMonitorError]) -> list[type[CommentMonitorError]]:
-    """All that derive from it."""
-    return [found for one in kind.__subclasses__() for found in (one, *below(one))]
+def subclasses_of(kind: type[CommentMonitorError]) -> list[type[CommentMonitorError]]:
+    """Returns all direct and indirect subclasses."""
+    return [found for child in kind.__subclasses__() for found in (child, *subclasses_of(child))]
 
 
-PROBLEMS: Final[list[type[Problem]]] = [Problem, *(one for one in below(Problem) if issubclass(one, Problem))]
-DECLARED: Final = [one for one in below(CommentMonitorError) if one.__module__ == errors.__name__]
+PROBLEMS: Final[list[type[Problem]]] = [
+    Problem,
+    *(error for error in subclasses_of(Problem) if issubclass(error, Problem)),
+]
+DECLARED: Final = [error for error in subclasses_of(CommentMonitorError) if error.__module__ == errors.__name__]
 
 
 @pytest.mark.parametrize("kind", DECLARED, ids=lambda kind: kind.__name__)
-def test_every_error_is_used(kind: type[CommentMonitorError]) -> None:
-    """Raised, caught, or the base of others that are."""
+def test_every_error_class_is_used(kind: type[CommentMonitorError]) -> None:
+    """It is raised, caught, or the base of other errors."""
     word = re.compile(rf"\b{kind.__name__}\b")
     assert kind.__subclasses__() or any(word.search(text) for text in SOURCE.values())
 
 
-def test_every_problem_has_a_slug_and_a_title_of_its_own() -> None:
-    for words in (Counter(one.slug for one in PROBLEMS), Counter(one.title for one in PROBLEMS)):
+def test_every_problem_has_its_own_slug_and_title() -> None:
+    for words in (Counter(problem.slug for problem in PROBLEMS), Counter(problem.title for problem in PROBLEMS)):
         assert [word for word, count in words.items() if count > 1] == []
 
 
-def test_every_problem_that_may_pass_says_when_to_come_back() -> None:
-    passing = {one.slug for one in PROBLEMS if one.status in {429, 503}}
-    assert {one.slug for one in PROBLEMS if one.default_retry_after} == passing
+def test_every_temporary_problem_has_a_default_retry_after() -> None:
+    temporary = {problem.slug for problem in PROBLEMS if problem.status in {429, 503}}
+    assert {problem.slug for problem in PROBLEMS if problem.default_retry_after} == temporary
 
 
-def test_a_reason_is_the_slug_of_a_problem_or_is_named_where_it_is_counted() -> None:
-    slugs = {one.slug for one in PROBLEMS}
+def test_every_reason_is_a_slug_or_a_literal_in_the_code() -> None:
+    slugs = {problem.slug for problem in PROBLEMS}
     assert set(metrics.ERROR_REASONS) >= LITERALS
     assert set(metrics.ERROR_REASONS) <= LITERALS | slugs
 
 
-def test_the_slug_of_every_problem_of_processing_is_a_declared_reason() -> None:
-    # A client that hung up had no answer, and is no error of processing.
+def test_the_slug_of_every_processing_problem_is_a_declared_reason() -> None:
+    # Unavailable is only a base class. Incomplete: the client has disconnected and gets no response.
     not_counted = (errors.Unavailable, errors.Incomplete)
-    raised = [one for one in PROBLEMS if one not in OF_READING and one not in not_counted]
-    assert {one.slug for one in raised} <= set(metrics.ERROR_REASONS)
+    counted = [problem for problem in PROBLEMS if problem not in READING and problem not in not_counted]
+    assert {problem.slug for problem in counted} <= set(metrics.ERROR_REASONS)
 
 
-def test_a_reason_that_is_not_declared_can_not_be_counted() -> None:
+def test_an_undeclared_reason_cannot_be_counted() -> None:
     with pytest.raises(KeyError):
         metrics.count_error("another")
 
 
-def test_a_problem_for_another_caller_says_the_same_and_knows_nothing_of_the_first() -> None:
+def test_a_copy_of_a_problem_has_the_same_content_and_no_traceback() -> None:
     problem = DatabaseUnavailable("It does not answer.", retry_after=7, extra={"a": 1}, headers={"b": "2"})
     with pytest.raises(DatabaseUnavailable):
         raise problem
@@ -78,13 +81,13 @@ def test_a_problem_for_another_caller_says_the_same_and_knows_nothing_of_the_fir
     assert other.__traceback__ is None
 
 
-def test_a_state_that_lasts_is_told_each_caller_by_an_exception_of_its_own() -> None:
-    """One instance, raised with every request of an outage, would hold the frames of all of them."""
-    schema = DatabaseState()
+def test_each_caller_gets_its_own_exception_during_an_outage() -> None:
+    """A single instance, raised for every request, would keep the frames of all these requests in memory."""
+    state = DatabaseState()
     found = []
     for _ in range(3):
         with pytest.raises(DatabaseUnavailable) as raised:
-            schema.require()
+            state.require()
         found.append(raised.value)
     assert len(set(map(id, found))) == 3
-    assert {len(list(traceback.walk_tb(one.__traceback__))) for one in found} == {2}
+    assert {len(list(traceback.walk_tb(error.__traceback__))) for error in found} == {2}

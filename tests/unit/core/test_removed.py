@@ -1,6 +1,7 @@
-"""Which texts say that a comment is gone."""
+"""Which texts are notices that a platform removed the comment."""
 
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.core.removed import is_removed
 
@@ -21,9 +22,10 @@ from comment_monitor.core.removed import is_removed
         "[comment deleted by Ana's sister]",
         "<removed>",
     ],
+    ids=case_id,
 )
-@pytest.mark.parametrize("source", ["threads", "reddit", "a source of nobody"])
-def test_a_notice_in_brackets_is_one_on_every_platform(source: str, text: str) -> None:
+@pytest.mark.parametrize("source", ["threads", "reddit", "unknown-source"])
+def test_a_notice_in_brackets_applies_to_every_source(source: str, text: str) -> None:
     assert is_removed(source, text)
 
 
@@ -36,8 +38,9 @@ def test_a_notice_in_brackets_is_one_on_every_platform(source: str, text: str) -
         ("discourse", "(post deleted by author)"),
         ("lemmy", "*Permanently Deleted*"),
     ],
+    ids=case_id,
 )
-def test_other_notices_are_their_platform_s(source: str, text: str) -> None:
+def test_other_notices_apply_to_their_source_only(source: str, text: str) -> None:
     assert is_removed(source, text)
     assert not is_removed("threads", text)
 
@@ -61,9 +64,10 @@ def test_other_notices_are_their_platform_s(source: str, text: str) -> None:
         "\\",
         "I removed mine",
     ],
+    ids=case_id,
 )
-def test_a_text_that_says_anything_else_is_a_comment(text: str) -> None:
-    """Nor can a sender hide an address in the brackets of a notice, where nobody would look for it."""
+def test_a_text_with_other_words_is_a_comment(text: str) -> None:
+    """So a sender cannot hide an address from the analysis between the brackets of a notice."""
     assert not is_removed("reddit", text)
 
 

@@ -1,4 +1,4 @@
-"""Made-up comments: the same for the same seed, like real ones, and with one outcome whatever overtakes what."""
+"""Generated comments: reproducible by seed, similar to real ones, and with the same outcomes in any order."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ def comments(loads: Iterable[Load]) -> list[dict[str, Any]]:
     ]
 
 
-def promised(loads: Iterable[Load]) -> Counter[str]:
+def expected_counts(loads: Iterable[Load]) -> Counter[str]:
     total: Counter[str] = Counter()
     for load in loads:
         assert load.expected
@@ -33,19 +33,19 @@ def promised(loads: Iterable[Load]) -> Counter[str]:
     return total
 
 
-def stored_by(rows: Iterable[dict[str, Any]]) -> Counter[str]:
-    """What the contract makes of these comments, in this order."""
+def outcomes_of(rows: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Returns the outcomes of these comments, in this order, under the contract."""
     texts: dict[str, str] = {}
-    fates: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for row in rows:
         known = texts.get(row["id"])
-        fates["stored" if known is None else "duplicates" if known == row["text"] else "updated"] += 1
+        outcomes["stored" if known is None else "duplicates" if known == row["text"] else "updated"] += 1
         texts[row["id"]] = row["text"]
-    return fates
+    return outcomes
 
 
 def test_the_same_seed_makes_the_same_requests() -> None:
-    """And another seed makes others."""
+    """Another seed makes other requests."""
     first = list(made_up(MIXED, batch=25, total=1000))
 
     assert list(made_up(MIXED, batch=25, total=1000)) == first
@@ -54,40 +54,37 @@ def test_the_same_seed_makes_the_same_requests() -> None:
 
 @pytest.mark.parametrize("order", range(5))
 @pytest.mark.parametrize(("duplicates", "edits"), [(0.3, 0.2), (0.9, 0.05), (0.0, 0.8), (0.5, 0.5), (1.0, 0.0)])
-def test_the_promise_holds_in_whatever_order_comments_arrive(order: int, duplicates: float, edits: float) -> None:
-    """Requests overtake each other, and the counts must not depend on it."""
+def test_the_expected_counts_hold_in_any_order_of_arrival(order: int, duplicates: float, edits: float) -> None:
+    """Requests may overtake each other."""
     loads = list(made_up(MIXED._replace(duplicates=duplicates, edits=edits), batch=10, total=3000))
     rows = comments(loads)
     random.Random(order).shuffle(rows)
 
-    assert stored_by(rows) == promised(loads)
+    assert outcomes_of(rows) == expected_counts(loads)
 
 
-def test_shares_are_what_was_asked_for() -> None:
-    """Of many comments, so many repeat or edit an earlier one."""
-    total = promised(made_up(MIXED, batch=25, total=20_000))
+def test_the_shares_of_duplicates_and_edits_are_the_requested_ones() -> None:
+    total = expected_counts(made_up(MIXED, batch=25, total=20_000))
 
     assert total.total() == 20_000
     assert total["duplicates"] == pytest.approx(6000, rel=0.05)
     assert total["updated"] == pytest.approx(4000, rel=0.05)
 
 
-def test_requests_have_the_size_asked_for_and_the_last_one_the_rest() -> None:
-    """60 comments in requests of 25."""
+def test_requests_have_the_requested_size_and_the_last_has_the_rest() -> None:
     assert [load.size for load in made_up(PLAIN, batch=25, total=60)] == [25, 25, 10]
     assert sum(load.size for load in itertools.islice(made_up(PLAIN, batch=25, total=None), 100)) == 2500
 
 
-def test_every_comment_is_one_that_the_service_takes() -> None:
-    """Nothing made up is rejected."""
+def test_the_service_accepts_every_comment() -> None:
     for load in made_up(MIXED, batch=25, total=5000):
         parsed = parse_request(load.body, max_comments=25)
         assert len(parsed.comments) == load.size
         assert not parsed.rejected
 
 
-def test_ids_of_two_runs_do_not_meet() -> None:
-    """The run's name begins every id."""
+def test_two_runs_share_no_id() -> None:
+    """Every id begins with the run's name."""
     other = PLAIN._replace(run_id="other")
     first, second = ({row["id"] for row in comments(made_up(mix, batch=25, total=500))} for mix in (PLAIN, other))
 
@@ -95,18 +92,18 @@ def test_ids_of_two_runs_do_not_meet() -> None:
     assert not first & second
 
 
-def test_all_of_one_id_goes_to_one_post() -> None:
-    """A repeat sent under another post would be another question."""
+def test_all_comments_with_an_id_go_to_the_same_post() -> None:
+    """A comment that is repeated under another post would be a conflict, not a duplicate."""
     posts: dict[str, set[str]] = {}
     for row in comments(made_up(MIXED, batch=25, total=5000)):
         posts.setdefault(row["id"], set()).add(row["post_id"])
 
-    assert all(len(of_one) == 1 for of_one in posts.values())
+    assert all(len(posts_of_id) == 1 for posts_of_id in posts.values())
     assert len(set.union(*posts.values())) == MIXED.posts
 
 
-def test_texts_are_like_real_ones() -> None:
-    """About 50 characters in the median, some long, several scripts, questions, links, mentions, replies."""
+def test_texts_resemble_real_comments() -> None:
+    """A median of about 50 characters, some long texts, several scripts, questions, links, mentions and replies."""
     rows = comments(made_up(PLAIN, batch=25, total=5000))
     texts = [row["text"] for row in rows]
 

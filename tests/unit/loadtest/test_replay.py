@@ -1,4 +1,4 @@
-"""Comments of a file as requests: grouped by post, cycled when asked, and what can't be sent is named."""
+"""Requests with the comments of a file: grouped by post, repeated on request, with unusable lines reported."""
 
 import gzip
 import itertools
@@ -31,14 +31,16 @@ def bodies(
 
 @pytest.mark.parametrize("name", ["comments.jsonl", "comments.jsonl.gz"])
 def test_comments_are_grouped_by_source_and_post(tmp_path: Path, name: str) -> None:
-    """A request goes to one post of one source; a line without source is of the default one."""
+    """A line without a source belongs to the default source."""
     path = write(
         tmp_path / name, comment(1), comment(2, "q"), comment(3), comment(4, source="other"), comment(5, source=None)
     )
 
     requests, _ = bodies(path)
 
-    assert [(one["source"], one["post_id"], [c["id"] for c in one["comments"]]) for one in requests] == [
+    assert [
+        (request["source"], request["post_id"], [c["id"] for c in request["comments"]]) for request in requests
+    ] == [
         ("threads", "p", ["1", "3"]),
         ("threads", "q", ["2"]),
         ("other", "p", ["4"]),
@@ -46,8 +48,8 @@ def test_comments_are_grouped_by_source_and_post(tmp_path: Path, name: str) -> N
     ]
 
 
-def test_a_comment_is_sent_as_it_stands(tmp_path: Path) -> None:
-    """Fields beside the post's are not touched, good or bad: the service is to judge them."""
+def test_a_comment_is_sent_unchanged(tmp_path: Path) -> None:
+    """Invalid fields too: the service validates comments."""
     path = write(tmp_path / "f", comment(1, metadata={"likes": 3}, parent_id="0", text=7))
 
     (request,), _ = bodies(path)
@@ -55,47 +57,45 @@ def test_a_comment_is_sent_as_it_stands(tmp_path: Path) -> None:
     assert request["comments"] == [{"id": "1", "text": 7, "author": "a", "metadata": {"likes": 3}, "parent_id": "0"}]
 
 
-def test_repeat_begins_the_file_again(tmp_path: Path) -> None:
-    """As often as the total needs; without it the file is sent once."""
+def test_repeat_starts_the_file_again(tmp_path: Path) -> None:
+    """Without `repeat` the file is sent once, even if the total is larger."""
     path = write(tmp_path / "f", comment(1), comment(2), comment(3))
 
-    assert sum(len(one["comments"]) for one in bodies(path, total=10, repeat=True)[0]) == 10
-    assert sum(len(one["comments"]) for one in bodies(path, total=10)[0]) == 3
+    assert sum(len(request["comments"]) for request in bodies(path, total=10, repeat=True)[0]) == 10
+    assert sum(len(request["comments"]) for request in bodies(path, total=10)[0]) == 3
 
 
-def test_lines_that_cannot_be_sent_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
-    """No JSON, no object, no post: the rest is sent."""
+def test_unusable_lines_are_counted_and_the_first_is_reported(tmp_path: Path) -> None:
+    """A line that is not JSON, is no object or has no valid post does not affect the others."""
     path = write(tmp_path / "f", comment(1), "", "nope", "[1]", {"id": "2"}, comment(3, post_id=4), comment(5))
 
     (request,), skipped = bodies(path)
 
-    assert [one["id"] for one in request["comments"]] == ["1", "5"]
+    assert [comment["id"] for comment in request["comments"]] == ["1", "5"]
     assert skipped.count == 4
     assert skipped.first.startswith("line 3: ")
 
 
-def test_a_file_cut_short_is_sent_up_to_there(tmp_path: Path) -> None:
-    """And the damage is told."""
+def test_a_truncated_file_is_sent_up_to_the_damage(tmp_path: Path) -> None:
     path = write(tmp_path / "f.gz", *map(comment, range(5000)))
     path.write_bytes(path.read_bytes()[:-2000])
 
     requests, skipped = bodies(path, batch=25)
 
-    assert 0 < sum(len(one["comments"]) for one in requests) < 5000
+    assert 0 < sum(len(request["comments"]) for request in requests) < 5000
     assert skipped.count == 1
     assert "cut short" in skipped.first
 
 
-def test_a_file_with_nothing_to_send_ends(tmp_path: Path) -> None:
-    """Even where it is to be repeated."""
+def test_a_file_without_comments_ends_even_with_repeat(tmp_path: Path) -> None:
     requests, skipped = bodies(write(tmp_path / "f", "nope"), repeat=True)
 
     assert not requests
     assert skipped.count == 1
 
 
-def test_posts_waiting_for_company_are_bounded(tmp_path: Path) -> None:
-    """A file of single comments on ever new posts does not gather in memory."""
+def test_the_number_of_unfilled_requests_is_bounded(tmp_path: Path) -> None:
+    """Otherwise a file with a new post in every line would fill the memory."""
     path = write(tmp_path / "f", *(comment(at, f"post {at}") for at in range(MAX_OPEN + 10)))
     loads = from_file(path, batch=25, total=None, repeat=True, skipped=Skipped())
 

@@ -1,10 +1,11 @@
-"""The numbers of a run: percentiles, answers and their names, bounds."""
+"""The report of a run: percentiles, the names of errors, and bounds."""
 
 import json
 import random
 import statistics
 
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.loadtest.answers import (
     NO_ANSWER,
@@ -30,7 +31,7 @@ def filled(*latencies: float) -> Histogram:
 
 
 def run(**changes: object) -> Result:
-    """A run of ten requests with one comment each in one second, all stored as expected."""
+    """Returns a run of ten requests with one comment each in one second, all stored as expected."""
     result = Result()
     result.requests = result.comments = result.answered = result.answered_comments = 10
     result.seconds = 1.0
@@ -47,8 +48,8 @@ def failed(result: Result, bounds: Bounds = NO_BOUNDS) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_percentiles_are_at_most_two_per_cent_off(seed: int) -> None:
-    """Against the exact ones of the same latencies."""
+def test_percentiles_deviate_by_at_most_two_and_a_half_percent(seed: int) -> None:
+    """Compared with the exact percentiles of the same latencies."""
     choice = random.Random(seed)
     values = [choice.lognormvariate(-4, 1.5) for _ in range(5000)]
     exact = statistics.quantiles(values, n=1000, method="inclusive")
@@ -59,8 +60,8 @@ def test_percentiles_are_at_most_two_per_cent_off(seed: int) -> None:
     assert histogram.percentile(1.0) == histogram.highest == max(values)
 
 
-def test_latencies_beyond_the_ends_are_counted() -> None:
-    """Nothing recorded is 0, and the extremes have a place."""
+def test_latencies_outside_the_range_are_counted() -> None:
+    """The percentile of an empty histogram is 0."""
     assert Histogram().percentile(0.99) == 0.0
     assert filled(0.0, 5000.0).count == 2
     assert filled(5000.0).percentile(0.5) <= 5000.0
@@ -77,9 +78,10 @@ def test_latencies_beyond_the_ends_are_counted() -> None:
         (Reply(200, b"[]"), UNREADABLE),
         (Reply(NO_ANSWER, failure="no answer within 60 s"), "no answer within 60 s"),
     ],
+    ids=case_id,
 )
-def test_a_refusal_is_named_by_status_and_type(reply: Reply, name: str) -> None:
-    """Whatever stands in its body."""
+def test_an_error_is_named_by_status_and_type(reply: Reply, name: str) -> None:
+    """The body may be of any kind."""
     assert name_of(reply) == name
 
 
@@ -94,9 +96,10 @@ def test_a_refusal_is_named_by_status_and_type(reply: Reply, name: str) -> None:
         ({"rejected": [{"index": 0}]}, WRONG_COUNTS),
         ({"stored": 1, "queued": 1, "rejected": [{"index": 0}]}, ""),
     ],
+    ids=case_id,
 )
-def test_the_contracts_sums_are_checked(changes: dict[str, object], fault: str) -> None:
-    """For two comments sent."""
+def test_the_sums_of_the_counts_are_checked(changes: dict[str, object], fault: str) -> None:
+    """Each case is an answer to a request with two comments."""
     answer = {"received": 2, "stored": 2, "updated": 0, "duplicates": 0, "queued": 2, "rejected": [], **changes}
     counts = read_counts(json.dumps(answer).encode())
 
@@ -105,10 +108,12 @@ def test_the_contracts_sums_are_checked(changes: dict[str, object], fault: str) 
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7.0), ("0.5", 0.5), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), (None, 0.0)]
+    ("header", "seconds"),
+    [("7", 7.0), ("0.5", 0.5), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), (None, 0.0)],
+    ids=case_id,
 )
-def test_retry_after_is_read_where_it_is_a_number(header: str | None, seconds: float) -> None:
-    """A date or nothing leaves the wait to the backoff."""
+def test_retry_after_is_read_if_it_is_a_number(header: str | None, seconds: float) -> None:
+    """With a date, or without the header, the backoff determines the pause."""
     assert retry_after({} if header is None else {"Retry-After": header}) == seconds
 
 
@@ -120,20 +125,19 @@ def test_retry_after_is_read_where_it_is_a_number(header: str | None, seconds: f
         (NO_BOUNDS._replace(min_throughput=11), "fewer"),
     ],
 )
-def test_a_number_past_its_bound_fails_the_run(bounds: Bounds, word: str) -> None:
-    """And one line says which."""
+def test_a_number_beyond_its_bound_fails_the_run(bounds: Bounds, word: str) -> None:
     (line,) = failed(run(), bounds)
 
     assert word in line
 
 
 def test_a_run_within_its_bounds_passes() -> None:
-    """At the bound is within."""
+    """The bounds themselves are allowed."""
     assert failed(run(), Bounds(1000, 1000, 10, 0)) == []
 
 
-def test_errors_past_their_share_fail_the_run() -> None:
-    """One request of ten: more than 5 %, not more than 10 %."""
+def test_an_error_rate_above_its_bound_fails_the_run() -> None:
+    """One request of ten fails: more than 5 %, but not more than 10 %."""
     result = run()
     result.errors["503 queue-full"] += 1
 
@@ -141,8 +145,8 @@ def test_errors_past_their_share_fail_the_run() -> None:
     assert failed(result, NO_BOUNDS._replace(max_error_rate=0.1)) == []
 
 
-def test_a_lost_or_doubled_comment_fails_the_run() -> None:
-    """Where every request was answered, the counts must be the expected ones."""
+def test_unexpected_counts_fail_the_run() -> None:
+    """If every request was answered, the counts must be the expected ones."""
     result = run()
     result.counts.update(stored=1, duplicates=-1)
 
@@ -152,8 +156,8 @@ def test_a_lost_or_doubled_comment_fails_the_run() -> None:
     assert "got 11 stored" in line
 
 
-def test_repeated_requests_may_turn_stored_into_duplicates_and_no_more() -> None:
-    """A first try that was refused too late may have been stored; only its own comments may differ."""
+def test_repeated_requests_may_turn_only_their_comments_into_duplicates() -> None:
+    """The first attempt of a repeated request may have been stored although it failed."""
     result = run(uncertain=2)
     result.counts.update(stored=-2, duplicates=2)
     assert failed(result) == []
@@ -162,8 +166,7 @@ def test_repeated_requests_may_turn_stored_into_duplicates_and_no_more() -> None
     assert len(failed(result)) == 1
 
 
-def test_refused_comments_are_no_throughput() -> None:
-    """A service that says no quickly is not fast."""
+def test_refused_comments_do_not_count_as_throughput() -> None:
     found = summary(run(answered=0, answered_comments=0), skipped=None)
 
     assert found["comments_per_second"] == found["requests_per_second"] == 0
@@ -171,12 +174,10 @@ def test_refused_comments_are_no_throughput() -> None:
 
 
 def test_a_run_without_requests_fails() -> None:
-    """Nothing was shown."""
     assert failed(Result()) == ["no request was sent"]
 
 
-def test_the_report_names_each_kind_of_error() -> None:
-    """With its number, and the numbers asked for."""
+def test_the_report_lists_counts_percentiles_and_each_kind_of_error() -> None:
     result = run()
     result.errors["503 queue-full"] += 3
     text = in_words(summary(result, skipped=None))

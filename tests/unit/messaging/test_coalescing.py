@@ -1,4 +1,4 @@
-"""Messages that come while every place is taken go on together; each gets the answer that the task got."""
+"""How buffered messages are combined into tasks, and how each message is acknowledged."""
 
 import json
 from collections import deque
@@ -13,15 +13,15 @@ EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class Worker:
-    """Celery's side: what it was handed, and a loop whose turns are taken by hand."""
+    """A fake of Celery: records dispatched tasks, and runs the event loop's callbacks only in `run_callbacks`."""
 
     def __init__(self, slots: int = 1, max_batches: int = 3) -> None:
-        self.turns: deque[Callable[[], None]] = deque()
+        self.callbacks: deque[Callable[[], None]] = deque()
         self.tasks: list[tuple[list[int], Any, Any]] = []
         self.answers: list[tuple[str, int, tuple[object, ...], dict[str, object]]] = []
         self.now = 0.0
-        self.gatherer = MessageCoalescer(
-            self.handle, self.turns.append, slots=slots, max_batches=max_batches, clock=lambda: self.now
+        self.coalescer = MessageCoalescer(
+            self.handle, self.callbacks.append, slots=slots, max_batches=max_batches, clock=lambda: self.now
         )
 
     def handle(self, message: Message, _body: None, ack: Any, reject: Any, _callbacks: None) -> None:
@@ -38,54 +38,54 @@ class Worker:
         def answer(kind: str) -> Callable[..., None]:
             return lambda *args, **named: self.answers.append((kind, number, args, named))
 
-        self.gatherer(message, None, answer("ack"), answer("reject"), None)
+        self.coalescer(message, None, answer("ack"), answer("reject"), None)
 
-    def turn(self) -> None:
-        """The loop's next turn."""
-        for _ in range(len(self.turns)):
-            self.turns.popleft()()
+    def run_callbacks(self) -> None:
+        """Runs the loop's next iteration."""
+        for _ in range(len(self.callbacks)):
+            self.callbacks.popleft()()
 
 
-def test_what_has_come_by_the_next_turn_goes_together_and_no_more_than_may() -> None:
+def test_buffered_messages_are_dispatched_together_up_to_the_maximum() -> None:
     worker = Worker()
     for number in range(5):
         worker.receive(number)
     assert worker.tasks == []
-    worker.turn()
+    worker.run_callbacks()
     assert [ids for ids, _, _ in worker.tasks] == [[0, 1, 2]]
     worker.tasks[0][1]("log", ())
-    worker.turn()
+    worker.run_callbacks()
     assert [ids for ids, _, _ in worker.tasks] == [[0, 1, 2], [3, 4]]
 
 
-def test_it_is_batches_that_are_counted_and_no_message_is_taken_apart() -> None:
+def test_the_maximum_counts_batches_and_a_message_is_never_split() -> None:
     worker = Worker(slots=9, max_batches=3)
     for ids in ((1, 2), (3,), (4, 5), (6, 7), (8, 9, 10, 11), (12,)):
         worker.receive(*ids)
-    worker.turn()
+    worker.run_callbacks()
     assert [ids for ids, _, _ in worker.tasks] == [[1, 2, 3], [4, 5], [6, 7], [8, 9, 10, 11], [12]]
 
 
-def test_a_message_alone_does_not_wait_for_company() -> None:
+def test_a_single_message_does_not_wait_for_others_while_a_slot_is_free() -> None:
     worker = Worker(slots=2)
     worker.receive(1)
-    worker.turn()
+    worker.run_callbacks()
     worker.receive(2)
-    worker.turn()
+    worker.run_callbacks()
     worker.receive(3)
     worker.receive(4)
-    worker.turn()
+    worker.run_callbacks()
     assert [ids for ids, _, _ in worker.tasks] == [[1], [2]]
     worker.tasks[1][2]("log", (), True)
-    worker.turn()
+    worker.run_callbacks()
     assert [ids for ids, _, _ in worker.tasks] == [[1], [2], [3, 4]]
 
 
-def test_each_message_gets_the_answer_of_the_task() -> None:
+def test_each_message_is_acknowledged_or_rejected_as_its_task() -> None:
     worker = Worker()
     worker.receive(1)
     worker.receive(2)
-    worker.turn()
+    worker.run_callbacks()
     worker.tasks[0][2]("log", (OSError,), requeue=True)
     assert worker.answers == [
         ("reject", 1, ("log", (OSError,)), {"requeue": True}),
@@ -93,41 +93,41 @@ def test_each_message_gets_the_answer_of_the_task() -> None:
     ]
 
 
-def test_one_that_comes_again_goes_alone_and_at_once() -> None:
-    """It may be what ended its worker."""
+def test_a_redelivered_message_is_dispatched_alone_and_immediately() -> None:
+    """It may have ended its previous worker."""
     worker = Worker()
     worker.receive(1)
     worker.receive(2, redelivered=True)
     assert [ids for ids, _, _ in worker.tasks] == [[2]]
     worker.tasks[0][1]("log", ())
     assert worker.answers == [("ack", 2, ("log", ()), {})]
-    worker.turn()
+    worker.run_callbacks()
     assert [ids for ids, _, _ in worker.tasks] == [[2], [1]]
 
 
-def test_where_tasks_take_long_fewer_batches_go_together() -> None:
+def test_slow_tasks_get_fewer_batches() -> None:
     worker = Worker(max_batches=50)
     for number in range(500):
         worker.receive(number)
     sizes = []
     for _ in range(30):
-        worker.turn()
+        worker.run_callbacks()
         ids, ack, _ = worker.tasks[-1]
         sizes.append(len(ids))
-        # As with an analysis of 0.28 seconds a comment, ten in a batch.
+        # An analysis of 0.28 seconds a comment, with ten comments in a batch.
         worker.now += 2.8 * len(ids)
         ack("log", ())
     assert sizes[0] == 50
     assert set(sizes[1:]) == {1}
 
 
-def test_a_task_that_was_held_up_once_does_not_keep_the_others_small() -> None:
+def test_a_single_delayed_task_reduces_the_number_of_batches_only_briefly() -> None:
     worker = Worker(max_batches=50)
     for number in range(3000):
         worker.receive(number)
     sizes = []
     for task in range(40):
-        worker.turn()
+        worker.run_callbacks()
         ids, ack, _ = worker.tasks[-1]
         sizes.append(len(ids))
         # The database was locked for a while.

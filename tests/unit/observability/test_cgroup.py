@@ -1,4 +1,4 @@
-"""The container's own figures, from the files of both versions of control groups."""
+"""Metrics of the container, read from the files of control groups version 1 and 2."""
 
 import os
 from pathlib import Path
@@ -29,19 +29,19 @@ UNLIMITED = (
 )
 
 
-def figures(root: Path, files: dict[str, str]) -> dict[str, float]:
-    """Each metric's value, where the control group holds these files."""
+def collect(root: Path, files: dict[str, str]) -> dict[str, float]:
+    """Returns the value of each metric that a control group with these files exports."""
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     found = list(ContainerCollector(root).collect())
-    assert {one.name for one in found} <= {name.removesuffix("_total") for name, _, _ in DECLARED}
-    return {sample.name: sample.value for one in found for sample in one.samples}
+    assert {metric.name for metric in found} <= {name.removesuffix("_total") for name, _, _ in DECLARED}
+    return {sample.name: sample.value for metric in found for sample in metric.samples}
 
 
-@pytest.mark.parametrize("files", [VERSION_2, VERSION_1], ids=["version 2", "version 1"])
-def test_what_is_used_and_what_may_be_used(tmp_path: Path, files: dict[str, str]) -> None:
-    assert figures(tmp_path, files) == {
+@pytest.mark.parametrize("files", [VERSION_2, VERSION_1], ids=["version-2", "version-1"])
+def test_usage_and_limits_are_read(tmp_path: Path, files: dict[str, str]) -> None:
+    assert collect(tmp_path, files) == {
         "comment_container_memory_working_set_bytes": 800_000,
         "comment_container_memory_limit_bytes": 2_000_000,
         "comment_container_cpu_usage_seconds_total": 2.5,
@@ -49,45 +49,47 @@ def test_what_is_used_and_what_may_be_used(tmp_path: Path, files: dict[str, str]
     }
 
 
-@pytest.mark.parametrize(("files", "changes"), [(VERSION_2, UNLIMITED[0]), (VERSION_1, UNLIMITED[1])])
-def test_without_a_limit_the_machine_is_the_limit(
+@pytest.mark.parametrize(
+    ("files", "changes"), [(VERSION_2, UNLIMITED[0]), (VERSION_1, UNLIMITED[1])], ids=["version-2", "version-1"]
+)
+def test_without_a_limit_the_size_of_the_machine_is_exported(
     tmp_path: Path, files: dict[str, str], changes: dict[str, str]
 ) -> None:
-    found = figures(tmp_path, {**files, **changes})
+    found = collect(tmp_path, {**files, **changes})
     assert found["comment_container_memory_limit_bytes"] > 100_000_000
     assert found["comment_container_cpu_limit_cores"] >= 1
 
 
-NONE: Final[tuple[dict[str, str], ...]] = (
+INCOMPLETE: Final[tuple[dict[str, str], ...]] = (
     {},
     {"memory.current": "", "cpu.stat": "nonsense"},
     {"memory.current": "1000\n", "memory.max": "max\n", "cpu.max": "max 100000\n"},
-    # A folder where a file should be can't be read, by root neither.
+    # Folders in place of the files: not even root can read them.
     {"memory.current/x": "", "memory.stat/x": "", "cpu.stat/x": "", "memory/memory.stat/x": "", "cpuacct/x": ""},
 )
 
 
-@pytest.mark.parametrize("files", NONE, ids=["nothing", "nonsense", "half", "unreadable"])
-def test_where_there_is_no_control_group_there_are_no_figures(tmp_path: Path, files: dict[str, str]) -> None:
-    assert figures(tmp_path, files) == {}
+@pytest.mark.parametrize("files", INCOMPLETE, ids=["no-files", "invalid", "no-statistics", "unreadable"])
+def test_missing_or_unreadable_files_export_no_metrics(tmp_path: Path, files: dict[str, str]) -> None:
+    assert collect(tmp_path, files) == {}
 
 
-def test_figures_of_the_memory_alone_are_told_alone(tmp_path: Path) -> None:
+def test_memory_metrics_do_not_need_the_cpu_files(tmp_path: Path) -> None:
     files = {name: text for name, text in VERSION_2.items() if name.startswith("memory")}
-    assert set(figures(tmp_path, files)) == {
+    assert set(collect(tmp_path, files)) == {
         "comment_container_memory_working_set_bytes",
         "comment_container_memory_limit_bytes",
     }
 
 
-@pytest.mark.parametrize("period", ["0", "", "-1"])
-def test_a_period_that_is_none_is_no_limit(tmp_path: Path, period: str) -> None:
-    found = figures(tmp_path, {**VERSION_2, "cpu.max": f"150000 {period}\n"})
+@pytest.mark.parametrize("period", ["0", "", "-1"], ids=["zero", "empty", "negative"])
+def test_an_invalid_cpu_period_is_no_limit(tmp_path: Path, period: str) -> None:
+    found = collect(tmp_path, {**VERSION_2, "cpu.max": f"150000 {period}\n"})
     assert found["comment_container_cpu_limit_cores"] == os.cpu_count()
 
 
-def test_here_they_are_read_too() -> None:
-    """On the machine of the tests, where it has control groups at all."""
-    names = {sample.name for one in ContainerCollector().collect() for sample in one.samples}
+def test_the_control_group_of_this_process_is_read() -> None:
+    """Checks nothing on a machine without control groups."""
+    names = {sample.name for metric in ContainerCollector().collect() for sample in metric.samples}
     if Path("/sys/fs/cgroup/memory.current").exists() or Path("/sys/fs/cgroup/memory").exists():
         assert "comment_container_memory_working_set_bytes" in names

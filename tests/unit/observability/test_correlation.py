@@ -1,4 +1,4 @@
-"""The header that tells whose comments are in a batch."""
+"""The message header with the requests of the comments in a batch."""
 
 from typing import Any
 
@@ -14,34 +14,41 @@ from comment_monitor.observability.correlation import (
     unique,
 )
 
-ONE, TWO = RequestContext("one", "00-aa-bb-01"), RequestContext("two")
+TRACED, UNTRACED = RequestContext("traced", "00-aa-bb-01"), RequestContext("untraced")
 
 
-def test_it_tells_what_it_was_told() -> None:
-    known = {5: [ONE, TWO], 6: [TWO]}
-    assert decode(encode(known)) == known
-    assert unique(known) == [ONE, TWO]
-    assert request_ids(known, [6, 7]) == ["two"]
+def test_decoding_reverses_encoding() -> None:
+    contexts = {5: [TRACED, UNTRACED], 6: [UNTRACED]}
+    assert decode(encode(contexts)) == contexts
+    assert unique(contexts) == [TRACED, UNTRACED]
+    assert request_ids(contexts, [6, 7]) == ["untraced"]
 
 
-def test_of_nothing_it_says_nothing() -> None:
+def test_no_contexts_make_an_empty_header() -> None:
     assert encode({}) == encode({1: []}) == ""
     assert decode("") == decode(None) == {}
 
 
-@pytest.mark.parametrize("header", ["{}x", "5", '[["a"]]', '[["a", "b", 5]]', b"\xff", 7, '{"a": 1}'])
-def test_what_is_none_of_ours_is_passed_over(header: Any) -> None:
+@pytest.mark.parametrize(
+    "header",
+    ["{}x", "5", '[["a"]]', '[["a", "b", 5]]', b"\xff", 7, '{"a": 1}'],
+    ids=["not-json", "number", "short-entry", "no-batches", "not-utf-8", "not-text", "object"],
+)
+def test_a_foreign_header_is_ignored(header: Any) -> None:
     assert decode(header) == {}
 
 
-def test_messages_that_become_one_have_one_header() -> None:
-    assert decode(merge([encode({1: [ONE]}), None, encode({2: [ONE, TWO]})])) == {1: [ONE], 2: [ONE, TWO]}
+def test_headers_of_combined_messages_are_merged() -> None:
+    assert decode(merge([encode({1: [TRACED]}), None, encode({2: [TRACED, UNTRACED]})])) == {
+        1: [TRACED],
+        2: [TRACED, UNTRACED],
+    }
 
 
-def test_its_length_is_bounded() -> None:
-    """The headers of a message have to fit into one frame of 128 KiB."""
+def test_the_length_of_a_header_is_bounded() -> None:
+    """The headers of a message must fit into one frame of 128 KiB."""
     many = {
-        batch: [RequestContext(f"{batch}-{one}".rjust(64, "x"), "00-" + "a" * 52) for one in range(25)]
+        batch: [RequestContext(f"{batch}-{number}".rjust(64, "x"), "00-" + "a" * 52) for number in range(25)]
         for batch in range(50)
     }
     header = encode(many)

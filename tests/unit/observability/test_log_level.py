@@ -1,4 +1,4 @@
-"""LOG_LEVEL at run time, by a file."""
+"""The log level changes at run time with the content of LOG_LEVEL_FILE."""
 
 import logging
 import os
@@ -14,37 +14,37 @@ from comment_monitor.observability.log_level import LevelFile
 
 
 @pytest.fixture(autouse=True)
-def level() -> Iterator[None]:
-    was = logging.getLogger().level
+def restored_level() -> Iterator[None]:
+    previous = logging.getLogger().level
     yield
-    logging.getLogger().setLevel(was)
+    logging.getLogger().setLevel(previous)
 
 
-def now() -> str:
+def level() -> str:
     return logging.getLevelName(logging.getLogger().level)
 
 
-def test_what_the_file_says_counts_and_without_it_what_was_set(tmp_path: Path) -> None:
+def test_the_file_replaces_the_level_and_without_a_file_the_default_applies(tmp_path: Path) -> None:
     path = tmp_path / "log-level"
     logs.set_level("INFO")
     file = LevelFile(path, "INFO")
-    for written, counts in (("debug\n", "DEBUG"), ("  ERROR", "ERROR"), ("", "INFO"), ("WARNING", "WARNING")):
-        path.write_text(written)
+    for content, expected in (("debug\n", "DEBUG"), ("  ERROR", "ERROR"), ("", "INFO"), ("WARNING", "WARNING")):
+        path.write_text(content)
         file.refresh()
-        assert now() == counts
+        assert level() == expected
     path.unlink()
     file.refresh()
-    assert now() == "INFO"
+    assert level() == "INFO"
 
 
-def test_third_parties_that_would_drown_the_rest_stay_quiet_at_debug() -> None:
+def test_verbose_libraries_stay_at_warning_when_the_level_is_debug() -> None:
     logs.set_level("DEBUG")
     assert logging.getLogger("amqp").getEffectiveLevel() == logging.WARNING
     logs.set_level("ERROR")
     assert logging.getLogger("amqp").getEffectiveLevel() == logging.ERROR
 
 
-def test_a_word_that_is_no_level_changes_nothing_and_is_named_once(tmp_path: Path) -> None:
+def test_an_unknown_level_changes_nothing_and_is_logged_once(tmp_path: Path) -> None:
     path = tmp_path / "log-level"
     logs.set_level("INFO")
     file = LevelFile(path, "INFO")
@@ -52,53 +52,53 @@ def test_a_word_that_is_no_level_changes_nothing_and_is_named_once(tmp_path: Pat
     with structlog.testing.capture_logs() as lines:
         file.refresh()
         file.refresh()
-    assert now() == "INFO"
+    assert level() == "INFO"
     [line] = lines
     assert (line["event"], line["stays"]) == ("log_level_unknown", "INFO")
     assert "secret" not in str(line)
 
 
-def test_what_the_file_says_at_the_start_counts_from_then_on(tmp_path: Path) -> None:
-    """A worker that is still loading its models when the file is written is not left out."""
+def test_the_file_is_read_as_soon_as_it_is_followed(tmp_path: Path) -> None:
+    """So a level that was written while a worker loaded its models applies at once."""
     path = tmp_path / "log-level"
     path.write_text("WARNING")
     logs.set_level("INFO")
     LevelFile(path, "INFO").follow()
-    assert now() == "WARNING"
+    assert level() == "WARNING"
 
 
-@pytest.mark.parametrize("seen", [True, False])
-def test_a_forked_process_goes_on_where_its_parent_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool
+@pytest.mark.parametrize("read_by_parent", [True, False], ids=["read", "unread"])
+def test_a_forked_process_uses_the_level_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_by_parent: bool
 ) -> None:
-    """Also where the file changed just before the fork and the parent had not looked."""
+    """Also if the parent has not read the file's latest change before the fork."""
     path = tmp_path / "log-level"
     monkeypatch.setattr(log_level, "_followed", None)
-    monkeypatch.setattr(log_level, "READ_EVERY", 0.05 if seen else 3600)
+    monkeypatch.setattr(log_level, "READ_EVERY", 0.05 if read_by_parent else 3600)
     logs.set_level("INFO")
     log_level.follow(str(path), "INFO")
     path.write_text("DEBUG")
     deadline = time.monotonic() + 60
-    while seen and now() != "DEBUG":
+    while read_by_parent and level() != "DEBUG":
         assert time.monotonic() < deadline
         time.sleep(0.01)
     monkeypatch.setattr(log_level, "READ_EVERY", 0.05)
     if not (child := os.fork()):
         log_level.follow_after_fork()
         time.sleep(0.5)
-        os._exit(now() != "DEBUG")
+        os._exit(level() != "DEBUG")
     assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_what_is_no_file_is_passed_over_and_keeps_nobody(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_regular_file_is_ignored_and_does_not_block(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "log-level"
     {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda to: to.symlink_to("/dev/zero")}[kind](path)
     logs.set_level("INFO")
     file = LevelFile(path, "INFO")
     file.refresh()
-    assert now() == "INFO"
+    assert level() == "INFO"
     path.rmdir() if kind == "folder" else path.unlink()
     path.write_text("DEBUG")
     file.refresh()
-    assert now() == "DEBUG"
+    assert level() == "DEBUG"

@@ -1,4 +1,4 @@
-"""What is taken out of the lines that others wrote, and what stays."""
+"""Redaction of log lines of other libraries: what is removed, and what is kept."""
 
 import json
 import subprocess
@@ -6,12 +6,13 @@ import sys
 import time
 
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.observability.redaction import plain_words, redact, redacted
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "redacted_text"),
     [
         ("amqp://user:secret@rabbit:5672//", "amqp://user:***@rabbit:5672//"),
         ("redis://:s:e/cret@host".replace("/c", "%2Fc"), "redis://:***@host"),
@@ -31,9 +32,10 @@ from comment_monitor.observability.redaction import plain_words, redact, redacte
         ("call 555-010-4477", "call <phone>"),
         ("call 0170/5550123", "call <phone>"),
     ],
+    ids=case_id,
 )
-def test_secrets_and_addresses_are_taken_out(text: str, left: str) -> None:
-    assert redacted(text) == left
+def test_secrets_and_personal_addresses_are_removed(text: str, redacted_text: str) -> None:
+    assert redacted(text) == redacted_text
 
 
 @pytest.mark.parametrize(
@@ -44,14 +46,14 @@ def test_secrets_and_addresses_are_taken_out(text: str, left: str) -> None:
         "550e8400-e29b-41d4-a716-446655440000",
         "took 0.123 s of 12345",
         "signal 9 (SIGKILL)", "comment_monitor/storage/comments.py:216 write", "the token bucket is empty",
-    ],
+    ], ids=case_id,
 )  # fmt: skip
-def test_times_addresses_of_machines_ids_and_counts_stay(text: str) -> None:
+def test_times_addresses_of_machines_ids_and_counts_are_kept(text: str) -> None:
     assert redacted(text) == text
 
 
-# What a pattern may begin with again and again, without an end that it would need.
-LONG = (
+# Possible beginnings of a match, repeated without the end that the pattern requires.
+PARTS = (
     "a", "-", "a-", "_", "0", "+1", "+1 ", "0123 ", ".", "a.", "@", "a@", "a@b", "a@b.", "://", "://a:", "://a:@", ":",
     "=", "/", " ", "\n", '"', "'", "password", "password ", "password=", 'password="', "password='", "secret: ",
     "token\n", "pwd", "authorization", "authorization ", "authorization:\n", "bearer ", "bearer a", "basic", "(123) ",
@@ -59,10 +61,14 @@ LONG = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("part", LONG)
-@pytest.mark.parametrize(("before", "after"), [("", ""), ("password", ""), ("a@", "!"), ("://u:", " "), ("+49", "x")])
-def test_eight_times_as_long_a_line_takes_eight_times_as_long(part: str, before: str, after: str) -> None:
-    def took(length: int) -> float:
+@pytest.mark.parametrize("part", PARTS, ids=case_id)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", ""), ("password", ""), ("a@", "!"), ("://u:", " "), ("+49", "x")],
+    ids=["alone", "password", "e-mail", "address", "phone"],
+)
+def test_redaction_takes_linear_time(part: str, before: str, after: str) -> None:
+    def seconds(length: int) -> float:
         text = f"{before}{part * (length // len(part))}{after}"
         times = []
         for _ in range(3):
@@ -71,11 +77,11 @@ def test_eight_times_as_long_a_line_takes_eight_times_as_long(part: str, before:
             times.append(time.process_time() - started)
         return min(times)
 
-    # Quadratic, it would be 64 times. (Below the second figure a clock says nothing.)
-    assert took(8_000) < 24 * max(took(1_000), 0.0005)
+    # Quadratic time would be 64 times as long. Shorter times than 0.0005 s are not measurable.
+    assert seconds(8_000) < 24 * max(seconds(1_000), 0.0005)
 
 
-def test_a_line_is_redacted_at_any_depth_whatever_is_in_it() -> None:
+def test_values_are_redacted_at_any_depth() -> None:
     class Odd:
         def __repr__(self) -> str:
             return "<Odd ann@example.org>"
@@ -85,7 +91,7 @@ def test_a_line_is_redacted_at_any_depth_whatever_is_in_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logger", "message", "left"),
+    ("logger", "message", "shortened"),
     [
         ("asyncio", "Task was never retrieved\nfuture: <Task ... ValueError('words')>", "Task was never retrieved"),
         ("asyncio", "Exception in callback send('words')", "Exception in callback send"),
@@ -98,13 +104,13 @@ def test_a_line_is_redacted_at_any_depth_whatever_is_in_it() -> None:
         ("celery.worker", "Unrecoverable error: ValueError('words')", "Unrecoverable error"),
         ("opentelemetry.util.re", "Header format invalid! occurrences: words", "Header format invalid! occurrences"),
         ("uvicorn.error", "\n  + Exception Group Traceback\n words", "+ Exception Group Traceback"),
-    ],
+    ], ids=case_id,
 )  # fmt: skip
-def test_a_third_partys_line_ends_where_it_quotes(logger: str, message: str, left: str) -> None:
-    assert plain_words(logger, message) == left
+def test_a_message_of_a_library_is_cut_before_quoted_data(logger: str, message: str, shortened: str) -> None:
+    assert plain_words(logger, message) == shortened
 
 
-ENDS = """
+FAILING_PROGRAM = """
 import asyncio, gc, logging, sys, threading, warnings
 from comment_monitor.observability import logs as log
 log.configure("DEBUG")
@@ -117,7 +123,7 @@ async def forgotten():
 asyncio.run(forgotten())
 bad = Bad(); del bad
 def thread(): raise ValueError("secret")
-one = threading.Thread(target=thread); one.start(); one.join()
+started = threading.Thread(target=thread); started.start(); started.join()
 warnings.warn("secret 'secret'")
 logging.getLogger("library").error("takes no argument: secret", "secret")
 try: raise ValueError("secret")
@@ -126,13 +132,13 @@ raise ValueError("secret")
 """
 
 
-def test_what_python_itself_would_print_is_one_line_without_its_words() -> None:
-    """Ends by an exception, in a thread, in a finaliser, in a task; warnings; a line that can't be made."""
-    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "secret" not in done.stdout + done.stderr
-    lines = [json.loads(line) for line in done.stderr.splitlines()]
-    said = [(one["event"], one.get("error")) for one in lines]
+def test_output_of_python_itself_is_logged_without_messages_of_exceptions() -> None:
+    """Exceptions in the program, a thread, a finaliser and a task; warnings; a message whose format is wrong."""
+    process = subprocess.run([sys.executable, "-c", FAILING_PROGRAM], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "secret" not in process.stdout + process.stderr
+    lines = [json.loads(line) for line in process.stderr.splitlines()]
+    events = [(line["event"], line.get("error")) for line in lines]
     for expected in (
         ("Exception in callback forgotten.", "ZeroDivisionError"),
         ("Task exception was never retrieved", "ValueError"),
@@ -141,5 +147,5 @@ def test_what_python_itself_would_print_is_one_line_without_its_words() -> None:
         ("it failed", "ValueError"),
         ("crashed", "ValueError"),
     ):
-        assert expected in said, said
-    assert [one["at"][-1] for one in lines if one["event"] == "crashed"] == ["<string>:19 <module>"]
+        assert expected in events, events
+    assert [line["at"][-1] for line in lines if line["event"] == "crashed"] == ["<string>:19 <module>"]

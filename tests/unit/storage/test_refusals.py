@@ -1,10 +1,11 @@
-"""What counts as a refusal by PostgreSQL, which no waiting ends, and what is said of it."""
+"""Which errors of PostgreSQL mean wrong connection settings, and the words for each error."""
 
 import socket
 import ssl
 
 import asyncpg
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.storage.connecting import ConnectTimeoutError, SessionRefusedError
 from comment_monitor.storage.postgres import in_words, refuses_us
@@ -29,8 +30,8 @@ CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate verify failed")
         (asyncpg.ObjectNotInPrerequisiteStateError("x"), False, "does not permit"),
         (asyncpg.InsufficientPrivilegeError("x"), False, "does not permit"),
     ],
-    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else str(one).replace(" ", "-"),
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else case_id(str(value)),
 )
-def test_a_refusal_is_told_from_an_outage(error: Exception, refused: bool, words: str) -> None:
+def test_wrong_connection_settings_differ_from_an_outage(error: Exception, refused: bool, words: str) -> None:
     assert refuses_us(error) == refused
     assert words in in_words(error)

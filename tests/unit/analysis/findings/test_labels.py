@@ -1,22 +1,23 @@
-"""Questions, mentions and repeated texts as people of many scripts write them, and the look-alikes."""
+"""Questions, mentions and repeated texts in many scripts, and similar texts that are none."""
 
 import sys
 import unicodedata
 
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.analysis.engine import analyse
 from comment_monitor.core.model import Analysis
 
 
-def look(text: str) -> Analysis:
+def analysis_of(text: str) -> Analysis:
     result = analyse(text)
     assert isinstance(result, Analysis), result
     return result
 
 
 def labels(text: str) -> set[str]:
-    return set(look(text).labels)
+    return set(analysis_of(text).labels)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,9 @@ def labels(text: str) -> set[str]:
         ),
         *("is example.com/page?id=1 down?", "(why?)", '"why?"', "why?\u200b", "Warum?Weil", "Ana?Ben?"),
     ],
+    ids=case_id,
 )
-def test_a_question_is_one_with_any_mark_and_whatever_follows(text: str) -> None:
+def test_a_question_mark_of_any_script_makes_a_question(text: str) -> None:
     assert "question" in labels(text)
 
 
@@ -65,8 +67,9 @@ def test_a_question_is_one_with_any_mark_and_whatever_follows(text: str) -> None
         ),
         *("HTTPS://EXAMPLE.COM/?", "see index.php?id=3", "https://пример.рф/?тест"),
     ],
+    ids=case_id,
 )
-def test_a_question_mark_of_an_address_asks_nothing(text: str) -> None:
+def test_a_question_mark_within_an_address_makes_no_question(text: str) -> None:
     assert "question" not in labels(text)
 
 
@@ -110,8 +113,9 @@ MASTODON = (
             MASTODON,
         ),
     ],
+    ids=case_id,
 )
-def test_a_name_behind_an_at_sign_is_a_mention(text: str) -> None:
+def test_a_name_after_an_at_sign_is_a_mention(text: str) -> None:
     found = labels(text)
     assert "mention" in found
     assert "link" not in found
@@ -132,13 +136,14 @@ def test_a_name_behind_an_at_sign_is_a_mention(text: str) -> None:
         *("ana(at)example.com", "ana[at]example.com", "price @5", "only @25 each", "@1.99 now", "@10k views"),
         *("mailto:ana@example.com", "ana@\u200bexample.com", "<ana@example.com>", "user_1@example.co.uk wrote"),
     ],
+    ids=case_id,
 )
-def test_a_mail_address_or_a_price_is_no_mention(text: str) -> None:
+def test_an_e_mail_address_or_a_price_is_no_mention(text: str) -> None:
     assert "mention" not in labels(text)
 
 
 CAMPAIGN = "Check out my new channel now"
-# What Unicode calls Default_Ignorable_Code_Point, by its ranges (DerivedCoreProperties.txt), and the blank letters.
+# The ranges of Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt), and the blank letters.
 IGNORABLE = (
     *(0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), *range(0x200B, 0x2010)),
     *(*range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x3164, *range(0xFE00, 0xFE10), 0xFEFF, 0xFFA0),
@@ -147,22 +152,24 @@ IGNORABLE = (
 
 
 @pytest.mark.parametrize("place", [0, 3, 5, len(CAMPAIGN)])
-def test_nothing_invisible_makes_a_text_another(place: int) -> None:
-    """In front, inside a word, between two words and at the end."""
-    digest = look(CAMPAIGN).text_digest
+def test_invisible_characters_do_not_change_the_digest(place: int) -> None:
+    """At the start, within a word, between two words and at the end."""
+    digest = analysis_of(CAMPAIGN).text_digest
     differing = [
-        hex(one) for one in IGNORABLE if look(CAMPAIGN[:place] + chr(one) + CAMPAIGN[place:]).text_digest != digest
+        hex(code)
+        for code in IGNORABLE
+        if analysis_of(CAMPAIGN[:place] + chr(code) + CAMPAIGN[place:]).text_digest != digest
     ]
     assert differing == []
 
 
-def test_every_format_character_of_unicode_is_dropped() -> None:
-    """Of Python's own tables: those of the general category Cf that show nothing in any script."""
-    shown = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
-    digest = look(CAMPAIGN).text_digest
+def test_every_format_character_of_unicode_is_ignored() -> None:
+    """All characters of the general category Cf in Python's tables, without those that are visible."""
+    visible = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
+    digest = analysis_of(CAMPAIGN).text_digest
     for number in range(sys.maxunicode + 1):
-        if unicodedata.category(chr(number)) == "Cf" and number not in shown:
-            assert look(CAMPAIGN[:3] + chr(number) + CAMPAIGN[3:]).text_digest == digest, hex(number)
+        if unicodedata.category(chr(number)) == "Cf" and number not in visible:
+            assert analysis_of(CAMPAIGN[:3] + chr(number) + CAMPAIGN[3:]).text_digest == digest, hex(number)
 
 
 @pytest.mark.parametrize(
@@ -179,17 +186,18 @@ def test_every_format_character_of_unicode_is_dropped() -> None:
             "C\u200bh\u200be\u200bck out my new channel now",
         ),
     ],
+    ids=case_id,
 )
-def test_width_case_markup_and_blanks_make_no_other_text(text: str) -> None:
-    assert look(text).text_digest == look(CAMPAIGN).text_digest
+def test_width_case_markup_and_blanks_do_not_change_the_digest(text: str) -> None:
+    assert analysis_of(text).text_digest == analysis_of(CAMPAIGN).text_digest
 
 
-def test_another_word_is_another_text() -> None:
-    assert look(CAMPAIGN + "!").text_digest != look(CAMPAIGN).text_digest
-    assert look(CAMPAIGN.replace("new", "old")).text_digest != look(CAMPAIGN).text_digest
+def test_another_word_changes_the_digest() -> None:
+    assert analysis_of(CAMPAIGN + "!").text_digest != analysis_of(CAMPAIGN).text_digest
+    assert analysis_of(CAMPAIGN.replace("new", "old")).text_digest != analysis_of(CAMPAIGN).text_digest
 
 
-def test_nothing_is_read_out_of_an_empty_text() -> None:
-    """The text of a removed comment is handed over empty."""
-    found = look("")
+def test_an_empty_text_has_no_findings() -> None:
+    """A removed comment is analysed with an empty text."""
+    found = analysis_of("")
     assert (found.language, found.sentiment, found.labels, found.text_digest) == ("und", None, (), None)

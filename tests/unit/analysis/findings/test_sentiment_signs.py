@@ -1,9 +1,10 @@
-"""Emoji, emoticons and apostrophes: what they say, however they are written."""
+"""The sentiment of emoji, emoticons and negations, in every way of writing them."""
 
 import re
 
 import emoji
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.analysis.engine import analyse
 from comment_monitor.analysis.findings.emoji_values import NEAR, NO_EMOJI, WEIGHTS, value
@@ -13,27 +14,31 @@ SELECTORS = ("", "\ufe0f", "\ufe0e")
 TONES = ("", *(chr(number) for number in range(0x1F3FB, 0x1F400)))
 
 
-def look(text: str) -> Analysis:
+def analysis_of(text: str) -> Analysis:
     result = analyse(text)
     assert isinstance(result, Analysis), result
     return result
 
 
 def sentiment(text: str) -> str | None:
-    return look(text).sentiment
+    return analysis_of(text).sentiment
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("character", ["\u2764", "\U0001f525", "\U0001f44d", "\U0001f44f", "\U0001f64f", "\U0001f4af"])
-def test_what_people_mean_well_is_positive_alone_in_rows_and_with_any_selector(character: str, selector: str) -> None:
+@pytest.mark.parametrize("selector", SELECTORS, ids=case_id)
+@pytest.mark.parametrize(
+    "character", ["\u2764", "\U0001f525", "\U0001f44d", "\U0001f44f", "\U0001f64f", "\U0001f4af"], ids=case_id
+)
+def test_approving_emoji_are_positive_in_any_number_and_with_any_selector(character: str, selector: str) -> None:
     for times in (1, 2, 3, 10, 5000):
         assert sentiment((character + selector) * times) == "positive"
 
 
-@pytest.mark.parametrize("tone", TONES)
-@pytest.mark.parametrize("hand", ["\U0001f44d", "\U0001f44f", "\U0001f64f", "\U0001f64c", "\U0001f44c", "\U0001f4aa"])
+@pytest.mark.parametrize("tone", TONES, ids=case_id)
+@pytest.mark.parametrize(
+    "hand", ["\U0001f44d", "\U0001f44f", "\U0001f64f", "\U0001f64c", "\U0001f44c", "\U0001f4aa"], ids=case_id
+)
 def test_a_skin_tone_changes_nothing(hand: str, tone: str) -> None:
-    assert look(hand + tone).sentiment_score == look(hand).sentiment_score
+    assert analysis_of(hand + tone).sentiment_score == analysis_of(hand).sentiment_score
     assert sentiment(f"you did great{hand}{tone}") == "positive"
     assert sentiment("\U0001f44e" + tone) == "negative"
 
@@ -54,32 +59,37 @@ def test_a_skin_tone_changes_nothing(hand: str, tone: str) -> None:
         ("\u00a9", None),
         ("1\ufe0f\u20e3", None),
     ],
+    ids=case_id,
 )
-def test_joined_emoji_say_what_their_parts_say(text: str, expected: str | None) -> None:
+def test_joined_emoji_have_the_sentiment_of_their_parts(text: str, expected: str | None) -> None:
     assert sentiment(text) in ({expected, None} if expected == "neutral" else {expected})
 
 
-@pytest.mark.parametrize("sign", ["\U0001f525", "\u2764", "\u2764\ufe0f", "\U0001f44d\U0001f3fd", "\U0001f60d"])
-@pytest.mark.parametrize("words", ["I really love this song", "What a wonderful and amazing day", "Thank you so much"])
-def test_an_emoji_glued_to_a_word_cancels_neither(words: str, sign: str) -> None:
-    alone = look(words).sentiment_score
-    apart = look(f"{words} {sign}").sentiment_score
+@pytest.mark.parametrize(
+    "sign", ["\U0001f525", "\u2764", "\u2764\ufe0f", "\U0001f44d\U0001f3fd", "\U0001f60d"], ids=case_id
+)
+@pytest.mark.parametrize(
+    "words", ["I really love this song", "What a wonderful and amazing day", "Thank you so much"], ids=case_id
+)
+def test_an_emoji_next_to_a_word_counts_and_so_does_the_word(words: str, sign: str) -> None:
+    alone = analysis_of(words).sentiment_score
+    apart = analysis_of(f"{words} {sign}").sentiment_score
     assert alone is not None
     assert apart is not None
     assert apart > alone
     for text in (f"{words}{sign}", f"{sign}{words}", f"{sign} {words}"):
-        assert look(text).sentiment_score == apart
+        assert analysis_of(text).sentiment_score == apart
     assert sentiment(words.replace(" ", f" {sign}")) == "positive"
 
 
-@pytest.mark.parametrize("sign", ["\U0001f525", "\U0001f525" * 3, "\U0001f62d" * 2])
-def test_no_emoji_makes_praise_negative(sign: str) -> None:
+@pytest.mark.parametrize("sign", ["\U0001f525", "\U0001f525" * 3, "\U0001f62d" * 2], ids=case_id)
+def test_ambiguous_emoji_do_not_make_praise_negative(sign: str) -> None:
     for text in (f"this is so good {sign}", f"{sign} so good", f"{sign}so good"):
         assert sentiment(text) in {"positive", "neutral", None}
 
 
-def test_emoji_count_where_the_words_are_of_an_unknown_language() -> None:
-    assert look("Die Beste \U0001f60d").language == "und"
+def test_emoji_count_beside_words_of_an_unknown_language() -> None:
+    assert analysis_of("Die Beste \U0001f60d").language == "und"
     assert sentiment("Die Beste \U0001f60d") == "positive"
     assert sentiment("war so gut \U0001f494") == "negative"
 
@@ -93,24 +103,25 @@ def test_emoji_count_where_the_words_are_of_an_unknown_language() -> None:
         ("这个东西真的太恶心了\U0001f92e", "zh", "negative"),
         ("Das Paket kam gestern an, danke für die Antwort", "de", None),
     ],
+    ids=case_id,
 )
 def test_emoji_count_beside_words_of_any_language(text: str, language: str, expected: str | None) -> None:
-    found = look(text)
+    found = analysis_of(text)
     assert (found.language, found.sentiment) == (language, expected)
 
 
-def test_every_value_is_of_a_character_that_is_an_emoji() -> None:
-    """A slip of the table would never be found otherwise."""
-    for one in WEIGHTS:
-        with_selector = {one, one + "\ufe0f", one[0] + "\ufe0f" + one[1:]}
-        assert with_selector & emoji.EMOJI_DATA.keys(), one
-        assert value(one) == WEIGHTS[one]
+def test_every_key_of_the_table_is_an_emoji() -> None:
+    """No other test would find a wrong character in the table."""
+    for key in WEIGHTS:
+        with_selector = {key, key + "\ufe0f", key[0] + "\ufe0f" + key[1:]}
+        assert with_selector & emoji.EMOJI_DATA.keys(), key
+        assert value(key) == WEIGHTS[key]
 
 
-def test_every_emoji_lies_where_emoji_are_looked_for() -> None:
+def test_every_emoji_is_within_the_searched_range() -> None:
     near = re.compile(NEAR)
-    for one in emoji.EMOJI_DATA:
-        for character in one:
+    for sequence in emoji.EMOJI_DATA:
+        for character in sequence:
             assert near.match(character) or NO_EMOJI.match(character), hex(ord(character))
 
 
@@ -120,9 +131,10 @@ def test_every_emoji_lies_where_emoji_are_looked_for() -> None:
         *("Die Beste!!", "war so gut", "sin palabras", "no", "trop grave", "gift", "hell yeah", "super!!"),
         *("Mist", "bad", "war", "fast", "die", "Art", "Hit", "Rat", "grave", "fatal", "pain", "sale bete", "mal"),
     ],
+    ids=case_id,
 )
 def test_words_of_an_unknown_language_are_not_read_as_english(text: str) -> None:
-    found = look(text)
+    found = analysis_of(text)
     assert (found.language, found.sentiment, found.sentiment_score) == ("und", None, None)
 
 
@@ -133,23 +145,24 @@ APOSTROPHES = (
 )
 
 
-@pytest.mark.parametrize("apostrophe", APOSTROPHES)
+@pytest.mark.parametrize("apostrophe", APOSTROPHES, ids=case_id)
 @pytest.mark.parametrize(
     "text",
     [
         *("I don't like this", "It isn't good at all", "I can't recommend this to anybody", "This doesn't work well"),
         *("We weren't happy with it", "You shouldn't trust these people"),
     ],
+    ids=case_id,
 )
-def test_a_negation_is_one_with_any_apostrophe(text: str, apostrophe: str) -> None:
-    plain = look(text)
+def test_a_negation_is_recognised_with_any_apostrophe(text: str, apostrophe: str) -> None:
+    plain = analysis_of(text)
     assert (plain.language, plain.sentiment) == ("en", "negative")
-    assert look(text.replace("'", apostrophe)).sentiment_score == plain.sentiment_score
+    assert analysis_of(text.replace("'", apostrophe)).sentiment_score == plain.sentiment_score
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(":)", "positive"), (":(", "negative"), ("<3", "positive"), ("!!!", None)]
+    ("text", "expected"), [(":)", "positive"), (":(", "negative"), ("<3", "positive"), ("!!!", None)], ids=case_id
 )
-def test_emoticons_are_of_every_language_and_punctuation_is_no_emoticon(text: str, expected: str | None) -> None:
+def test_emoticons_count_in_every_language_and_punctuation_does_not(text: str, expected: str | None) -> None:
     assert sentiment(text) == expected
     assert sentiment("https://example.com/):") != "negative"

@@ -1,10 +1,11 @@
-"""Ids as spreadsheets and data frames have changed them: rejected with what to do, and their look-alikes taken."""
+"""Ids that spreadsheets and data frames changed are rejected with advice; similar ids are accepted."""
 
 import json
 from typing import Any
 
 import pytest
 from tests.support.reading import bad, ids, read
+from tests.unit.case_ids import case_id
 
 
 def line(number: int, **more: Any) -> str:
@@ -20,9 +21,9 @@ MANGLED = [
 QUOTED = ["'179414000000000001", '"179414000000000001"', "\u2019179414000000000001", "`17"]
 
 
-@pytest.mark.parametrize("value", MANGLED)
+@pytest.mark.parametrize("value", MANGLED, ids=case_id)
 @pytest.mark.parametrize("field", ["id", "parent_id", "post_id", "author_id"])
-def test_ids_that_a_spreadsheet_has_changed_are_rejected_by_name(field: str, value: str) -> None:
+def test_ids_changed_by_a_spreadsheet_are_rejected_with_advice(field: str, value: str) -> None:
     record = {"id": "1", "post_id": "p", "text": "t", field: value}
     quoted = ",".join('"' + cell.replace('"', '""') + '"' for cell in record.values())
     for raw in (json.dumps(record), ",".join(record) + "\n" + quoted):
@@ -31,14 +32,14 @@ def test_ids_that_a_spreadsheet_has_changed_are_rejected_by_name(field: str, val
         assert "format the column as text" in item.reason
 
 
-def test_a_parent_of_a_column_of_floats_is_rejected_however_short() -> None:
+def test_a_short_parent_id_from_a_column_of_floats_is_rejected() -> None:
     items = read("id,post_id,text,parent_id\n7,p,t,\n8,p,t,7.0\n")
     assert (ids(items), bad(items)[0].reason[:11]) == (["7"], "`parent_id`")
 
 
-@pytest.mark.parametrize("value", QUOTED)
+@pytest.mark.parametrize("value", QUOTED, ids=case_id)
 @pytest.mark.parametrize("field", ["id", "parent_id"])
-def test_ids_with_quotes_of_a_spreadsheet_are_rejected_by_name(field: str, value: str) -> None:
+def test_ids_with_quotes_of_a_spreadsheet_are_rejected_with_advice(field: str, value: str) -> None:
     (item,) = bad(read(json.dumps({"id": "1", "post_id": "p", "text": "t", field: value})))
     assert item.reason == f"`{field}` has quotes within it ({value}): export the file again without them"
 
@@ -65,6 +66,7 @@ def test_ids_with_quotes_of_a_spreadsheet_are_rejected_by_name(field: str, value
         "12345.1",
         "1,234",
     ],
+    ids=case_id,
 )
-def test_ids_that_only_look_a_little_like_it_are_taken(value: str) -> None:
+def test_ids_that_only_resemble_changed_ids_are_accepted(value: str) -> None:
     assert ids(read(line(1, id=value))) == [value]

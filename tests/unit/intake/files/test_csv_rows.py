@@ -1,7 +1,8 @@
-"""Lines within quotes that look like rows: neither stored as comments of others, nor swallowed without a word."""
+"""Lines within quotes that look like rows: they are not stored as comments, and never lost without a report."""
 
 import pytest
 from tests.support.reading import bad, comments, ids, read
+from tests.unit.case_ids import case_id
 
 HEADER = "id,post_id,text,author\n"
 
@@ -14,8 +15,9 @@ HEADER = "id,post_id,text,author\n"
         '1,p,one,ana\n2,p,"evil\n9,p,forged,ana\n",eve\n3,p,three,bob\n',
         '1,p,one,ana\n"2\n9,p,forged,ana\n",p,evil,eve\n3,p,three,bob\n',
     ],
+    ids=case_id,
 )
-def test_what_somebody_wrote_into_a_comment_is_no_row(rows: str) -> None:
+def test_a_row_within_a_comment_is_not_stored_as_a_comment(rows: str) -> None:
     items = read(HEADER + rows)
     assert ids(items) == ["1", "3"]
     (item,) = bad(items)
@@ -31,8 +33,9 @@ def test_what_somebody_wrote_into_a_comment_is_no_row(rows: str) -> None:
         ("post_id,id,text", 'p,Ugx1a,one\np,Ugx2b,"open\np,Ugx3c,the 27"\np,Ugx4d,ok\n', ["Ugx1a", "Ugx4d"]),
         ("id,text", '1001,one\n1002,"open\n1003,the 27"\n1004,ok\n', ["1001", "1004"]),
     ],
+    ids=case_id,
 )
-def test_rows_that_an_open_quote_swallowed_are_named(header: str, rows: str, kept: list[str]) -> None:
+def test_rows_within_an_unclosed_quote_are_reported(header: str, rows: str, kept: list[str]) -> None:
     items = read(f"{header}\n{rows}", post_id=None if "post_id" in header else "p")
     assert ids(items) == kept
     (item,) = bad(items)
@@ -48,26 +51,29 @@ def test_rows_that_an_open_quote_swallowed_are_named(header: str, rows: str, kep
         "a,b,c,d\ne,f,g,h",
         'he said ""7,q,r,s""\n8,q,r,s',
     ],
+    ids=case_id,
 )
-def test_lines_of_a_text_are_no_rows_by_their_commas_alone(text: str) -> None:
+def test_lines_of_a_text_with_commas_are_not_mistaken_for_rows(text: str) -> None:
     items = read(f'{HEADER}1,post9,"{text}",ana\n2,post9,y,bob\n')
     assert bad(items) == []
     assert [comment.text for comment in comments(items)] == [text.replace('""', '"'), "y"]
 
 
-def test_a_quote_that_is_open_for_megabytes_is_named_as_that() -> None:
+def test_a_quote_that_stays_open_for_megabytes_is_reported() -> None:
     items = read(HEADER + '1,p,"open\n' + "x\n" * 2_200_000 + "2,p,b,ana\n")
     assert bad(items)[0].reason == "not CSV: a quote is opened here and not closed within 4194304 bytes"
     assert ids(items) == ["2"]
 
 
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=case_id)
 @pytest.mark.parametrize("second", ["id,post_id,text,author", "text,author,id,post_id", "author,text,post_id,id"])
-def test_the_header_of_a_joined_file_may_follow_a_row_without_a_line_end(mark: str, second: str) -> None:
+def test_a_joined_header_after_a_row_without_a_line_end_is_recognised(mark: str, second: str) -> None:
     row = {"id": "2", "post_id": "q", "text": "beta", "author": "bob"}
     joined = f"{HEADER}1,p,alpha,ana{mark}{second}\n" + ",".join(row[name] for name in second.split(",")) + "\n"
     items = read(joined)
-    assert [(one.id, one.post_id, one.text, one.author) for one in comments(items)] == [("2", "q", "beta", "bob")]
+    assert [(comment.id, comment.post_id, comment.text, comment.author) for comment in comments(items)] == [
+        ("2", "q", "beta", "bob")
+    ]
     (item,) = bad(items)
     assert (item.line, item.id) == (2, "1")
     assert "line break between them is missing" in item.reason

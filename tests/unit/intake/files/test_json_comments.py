@@ -1,16 +1,17 @@
-"""JSON in our shape that is not one comment a line: arrays, and objects over several lines."""
+"""JSON in this program's format other than one comment a line: arrays, and objects over several lines."""
 
 import io
 import json
 
 import pytest
 from tests.support.reading import bad, comments, ids, read
+from tests.unit.case_ids import case_id
 
 from comment_monitor.intake.files.formats import BadLine, FileError, Numbered, Reading, open_comments
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_document_is_read_whole_without_a_preset(indent: int | None) -> None:
+def test_documents_of_this_programs_format_need_no_preset(indent: int | None) -> None:
     rows = [{"id": str(number), "post_id": "p", "author": "a", "text": f"t{number}"} for number in range(3)]
     bare = [{key: value for key, value in row.items() if key != "post_id"} for row in rows]
     for document in (rows, {"post_id": "p", "source": "x", "comments": bare}, [{"post_id": "p", "comments": bare}]):
@@ -20,7 +21,7 @@ def test_a_document_is_read_whole_without_a_preset(indent: int | None) -> None:
     assert (first.source, first.post_id) == ("x", "p")
 
 
-def test_what_is_wrong_in_a_document_is_named_with_its_place_and_the_rest_goes_on() -> None:
+def test_faults_in_a_document_are_reported_with_their_place() -> None:
     raw = '[\n{"id":"1","post_id":"p","text":"a"},\n{"id":2,"post_id":"p","text":"b"},\n7,\n'
     rest = '{"id":"4","post_id":"p","text":" "},\n{"id":"5","post_id":"p","text":"e","metadata":{"a":1}}]'
     items = read(raw + rest)
@@ -32,12 +33,12 @@ def test_what_is_wrong_in_a_document_is_named_with_its_place_and_the_rest_goes_o
     ]
 
 
-def test_comments_with_another_tools_members_in_their_metadata_are_ours() -> None:
+def test_members_of_another_tool_within_metadata_do_not_matter() -> None:
     row = {"id": "1", "post_id": "p", "text": "t", "metadata": {"cid": "a", "votes": "1"}}
     assert ids(read(json.dumps([row]))) == ["1"]
 
 
-def test_a_post_that_a_document_names_behind_its_comments_is_asked_for() -> None:
+def test_a_post_after_the_comments_of_a_document_must_be_given_as_an_option() -> None:
     raw = json.dumps({"comments": [{"id": "1", "text": "a"}], "post_id": "p"}, indent=1)
     (item,) = bad(read(raw))
     assert item.reason == "comments[0]: `post_id` is missing; if it follows the comments, name it by --post-id"
@@ -52,15 +53,16 @@ def test_a_post_that_a_document_names_behind_its_comments_is_asked_for() -> None
         ('[{"id":"1","post_id":"p","text":"a"}] trailing', "not JSON at line 1"),
         ('{\n"post_id": 5, "comments": [{"id":"1","text":"a"}]}', "post_id` must be a string"),
     ],
+    ids=case_id,
 )
-def test_a_document_that_is_cut_or_broken_is_named_after_what_came_before(raw: str, words: str) -> None:
+def test_a_damaged_document_is_reported_after_its_earlier_comments(raw: str, words: str) -> None:
     items: list[Numbered | BadLine] = []
     with pytest.raises(FileError, match=words):
         items.extend(open_comments(io.BytesIO(raw.encode()), Reading()))
     assert ids(items) == [] if "post_id" in words else ["1"]
 
 
-def test_a_request_in_one_line_may_be_larger_than_a_line() -> None:
+def test_a_request_in_one_line_may_exceed_the_size_limit_of_lines() -> None:
     rows = [{"id": str(number), "text": "x" * 9_000} for number in range(600)]
     assert len(ids(read(json.dumps({"post_id": "p", "comments": rows})))) == 600
 
@@ -73,8 +75,9 @@ def test_a_request_in_one_line_may_be_larger_than_a_line() -> None:
         ({"parent_id": 5}, "(--column parent_id=parent_id takes numbers)"),
         ({"cid": "a", "votes": "1"}, "--preset youtube-comment-downloader"),
     ],
+    ids=case_id,
 )
-def test_a_line_with_numbers_is_rejected_with_what_reads_it(row: dict[str, object], words: str) -> None:
+def test_a_line_of_another_format_is_rejected_with_the_option_that_reads_it(row: dict[str, object], words: str) -> None:
     line = {"id": "1", "post_id": "p", "text": "t"} | row
     if "cid" in row:
         del line["id"]

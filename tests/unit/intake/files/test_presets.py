@@ -1,10 +1,11 @@
-"""What other tools write: their shapes are read by a preset, and named where there is none."""
+"""Files of other tools: presets read their formats; without a preset, the error names the required one."""
 
 import io
 import json
 from typing import Any
 
 import pytest
+from tests.unit.case_ids import case_id
 
 from comment_monitor.core.model import Comment
 from comment_monitor.intake.comment_decoder import BadCommentError
@@ -38,22 +39,22 @@ def read(raw: str, **how: Any) -> list[Numbered | BadLine]:
     return list(open_comments(io.BytesIO(raw.encode()), Reading(**how)))
 
 
-def one(item: Any, **how: Any) -> Comment:
+def read_single(item: Any, **how: Any) -> Comment:
     (found,) = read(json.dumps(item) + "\n", **how)
     assert isinstance(found, Numbered), found
     return found.comment
 
 
-def test_youtube_comment_downloader() -> None:
-    comment = one(YOUTUBE, preset="youtube-comment-downloader", post_id="v")
+def test_preset_youtube_comment_downloader_maps_its_members() -> None:
+    comment = read_single(YOUTUBE, preset="youtube-comment-downloader", post_id="v")
     assert (comment.source, comment.post_id, comment.id, comment.parent_id) == ("youtube", "v", "Ugx.9a", "Ugx")
     assert (comment.author, comment.author_id, comment.likes) == ("@a", "UC1", 1200)
     assert comment.timestamp and comment.timestamp.isoformat() == "2026-01-31T09:40:00.500000+00:00"  # noqa: PT018
-    assert one({**YOUTUBE, "cid": "Ugx"}, preset="youtube-comment-downloader", post_id="v").parent_id is None
+    assert read_single({**YOUTUBE, "cid": "Ugx"}, preset="youtube-comment-downloader", post_id="v").parent_id is None
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_yt_dlp_documents(indent: int | None) -> None:
+def test_preset_yt_dlp_reads_documents_of_one_or_several_lines(indent: int | None) -> None:
     document = {
         **INFO,
         "comments": [YT_DLP, {**YT_DLP, "id": "U1", "parent": "root", "like_count": None}, {"id": "U3"}],
@@ -67,14 +68,14 @@ def test_yt_dlp_documents(indent: int | None) -> None:
         assert next((item.id, item.reason[:11]) for item in items if isinstance(item, BadLine)) == ("U3", "comments[2]")
 
 
-def test_a_document_of_many_mebibytes_is_read_comment_by_comment() -> None:
+def test_a_document_of_many_mebibytes_is_read() -> None:
     comments = ",".join(json.dumps({**YT_DLP, "id": f"U{n}", "text": "x" * 2000}) for n in range(9000))
     raw = json.dumps(INFO)[:-1] + ', "comments": [' + comments + "]}"
     assert len(raw) > 16 * 1024 * 1024
     assert sum(isinstance(item, Numbered) for item in read(raw, preset="yt-dlp")) == 9000
 
 
-def test_a_document_that_is_cut_short_stores_what_came_before() -> None:
+def test_a_truncated_document_yields_the_comments_before_the_damage() -> None:
     raw = json.dumps({**INFO, "comments": [YT_DLP, YT_DLP]})
     items = open_comments(io.BytesIO(raw[:-60].encode()), Reading(preset="yt-dlp"))
     assert isinstance(next(items), Numbered)
@@ -82,13 +83,13 @@ def test_a_document_that_is_cut_short_stores_what_came_before() -> None:
         list(items)
 
 
-def test_pushshift() -> None:
-    comment = one(PUSHSHIFT, preset="pushshift")
+def test_preset_pushshift_maps_its_members() -> None:
+    comment = read_single(PUSHSHIFT, preset="pushshift")
     assert (comment.source, comment.post_id, comment.parent_id) == ("reddit", "p1", "c1")
     assert comment.details[0] == "t2_x"
     assert (comment.url, comment.likes) == ("https://www.reddit.com/r/x/c2/", -3)
     assert comment.edited_at is not None
-    top = one({**PUSHSHIFT, "parent_id": "t3_p1", "edited": False, "author": "[deleted]"}, preset="pushshift")
+    top = read_single({**PUSHSHIFT, "parent_id": "t3_p1", "edited": False, "author": "[deleted]"}, preset="pushshift")
     assert (top.parent_id, top.edited_at, top.author) == (None, None, None)
     (cell,) = read(
         "id,body,author,link_id,created_utc,edited,score\n1,b,a,t3_x,1500000000,False,5\n", preset="pushshift"
@@ -100,16 +101,16 @@ def test_pushshift() -> None:
 @pytest.mark.parametrize(
     ("preset", "item"), [("disqus", DISQUS), ("wordpress", WORDPRESS)], ids=["disqus", "wordpress"]
 )
-def test_times_without_an_offset_are_utc_and_numbers_are_ids(preset: str, item: dict[str, Any]) -> None:
-    comment = one(item, preset=preset)
+def test_times_without_an_offset_are_utc_and_numbers_are_accepted_as_ids(preset: str, item: dict[str, Any]) -> None:
+    comment = read_single(item, preset=preset)
     assert comment.timestamp and comment.timestamp.isoformat() == "2026-01-31T09:40:00+00:00"  # noqa: PT018
     assert comment.parent_id == str(item["parent"])
     assert (comment.id, comment.author, comment.author_id) == (str(item["id"]), "a", {"disqus": "1"}.get(preset, "4"))
     none = {"disqus": None, "wordpress": 0}[preset]
-    assert one({**item, "parent": none}, preset=preset).parent_id is None
+    assert read_single({**item, "parent": none}, preset=preset).parent_id is None
 
 
-def test_answers_of_an_api_are_arrays() -> None:
+def test_arrays_in_responses_of_an_api_are_read() -> None:
     for indent in (None, 2):
         assert len(read(json.dumps([WORDPRESS, WORDPRESS], indent=indent), preset="wordpress")) == 2
         answer = json.dumps({"cursor": {"id": "1"}, "code": 0, "response": [DISQUS, DISQUS]}, indent=indent)
@@ -124,13 +125,15 @@ def test_answers_of_an_api_are_arrays() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("post_id", [None, "p"])
-def test_without_a_preset_its_name_is_in_the_reason(item: dict[str, Any], preset: str, post_id: str | None) -> None:
+def test_without_a_preset_the_reason_names_the_required_preset(
+    item: dict[str, Any], preset: str, post_id: str | None
+) -> None:
     (found,) = read(json.dumps(item), post_id=post_id)
     assert isinstance(found, BadLine)
     assert f"--preset {preset} " in found.reason
 
 
-def test_columns_are_paths_into_objects_and_names_with_dots() -> None:
+def test_columns_may_be_paths_into_objects_or_names_with_dots() -> None:
     item = {
         "n": 1,
         "u": {"name": "x", "a.b": {"id": 5}},
@@ -140,7 +143,7 @@ def test_columns_are_paths_into_objects_and_names_with_dots() -> None:
         "m": {"k": 1.10},
     }
     columns = {"id": "n", "author": "u.name", "author_id": "u.a.b.id", "text": "t.x", "post_id": "p", "metadata": "m"}
-    comment = one(item, columns=columns)
+    comment = read_single(item, columns=columns)
     assert (comment.id, comment.author, comment.author_id, comment.text, comment.post_id) == (
         "1",
         "x",
@@ -153,7 +156,7 @@ def test_columns_are_paths_into_objects_and_names_with_dots() -> None:
     assert cell.comment.text == "dotted"
 
 
-def test_metadata_of_a_mapping_is_kept_as_it_was_written() -> None:
+def test_metadata_of_a_mapped_column_is_kept_unchanged() -> None:
     (found,) = read(
         '{"id":"1","text":"t","post_id":"p","m":{"f":1.10, "n":12345678901234567890123}}', columns={"metadata": "m"}
     )
@@ -170,61 +173,66 @@ def test_metadata_of_a_mapping_is_kept_as_it_was_written() -> None:
         {**WORDPRESS, "post": None}, {**WORDPRESS, "author_name": "\ud800"}, {**WORDPRESS, "id": "1E+17"},
     ],
 )  # fmt: skip
-def test_a_member_of_another_type_is_named(item: dict[str, Any]) -> None:
+def test_a_comment_with_a_member_of_a_wrong_type_is_a_bad_line(item: dict[str, Any]) -> None:
     first, second = read(json.dumps(item) + "\n" + json.dumps(WORDPRESS), preset="wordpress")
     assert isinstance(first, BadLine)
     assert isinstance(second, Numbered)
 
 
 @pytest.mark.parametrize(
-    ("value", "number"),
+    ("value", "expected"),
     [
         (12, 12), ("12", 12), ("1.2K", 1200), ("1,2K", 1200), ("3M", 3_000_000), ("1,234", 1234), ("1.234", 1234),
         ("12 345", 12345), ("1,234,567", 1234567), (" 7 ", 7), ("", None), (None, None), (3.0, 3), ("1.5万", 15000),
         ("1.2\u00a0k", 1200), ("-4", -4), ("2.35B", 2_350_000_000),
-    ],
+    ], ids=case_id,
 )  # fmt: skip
-def test_counts(value: Any, number: int | None) -> None:
-    assert count(value) == number
+def test_abbreviated_and_grouped_counts_are_read(value: Any, expected: int | None) -> None:
+    assert count(value) == expected
 
 
 @pytest.mark.parametrize(
     "value", ["many", "1.2.3K", "1,23", "K", True, 1.5, [], {}, float("nan"), "1" * 10_000, "1," * 10_000]
 )
-def test_what_is_no_count_is_said(value: Any) -> None:
+def test_an_invalid_count_is_rejected(value: Any) -> None:
     with pytest.raises(BadCommentError):
         count(value)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [
         (1769852400, "2026-01-31T09:40:00+00:00"), ("1769852400", "2026-01-31T09:40:00+00:00"),
         (1769852400000, "2026-01-31T09:40:00+00:00"), (1769852400000000, "2026-01-31T09:40:00+00:00"),
         (0, None), ("0", None), (False, None), (None, None), ("", None), ("x", "x"),
     ],
 )  # fmt: skip
-def test_seconds_since_1970_are_moments(value: Any, said: str | None) -> None:
-    assert moment(value) == said
+def test_seconds_since_1970_are_converted_to_times(value: Any, expected: str | None) -> None:
+    assert moment(value) == expected
 
 
 @pytest.mark.parametrize("value", [10**30, float("nan"), float("inf"), True, [], {}, "9" * 20])
-def test_what_is_no_moment_is_said(value: Any) -> None:
+def test_an_invalid_time_is_rejected(value: Any) -> None:
     with pytest.raises(BadCommentError):
         moment(value)
 
 
-@pytest.mark.parametrize("value", [-1, 2023, "2023", 45244.5, 20231114, "20231114093000", 10**400, "1e9999", 1e300])
-def test_numbers_that_are_no_seconds_are_not_taken_for_a_time(value: Any) -> None:
-    if value == "1e9999":
-        assert moment(value) == value
-        return
+def test_a_text_with_an_infinite_number_is_returned_unchanged() -> None:
+    assert moment("1e9999") == "1e9999"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-1, 2023, "2023", 45244.5, 20231114, "20231114093000", 10**400, 1e300],
+    ids=["negative", "year", "year-in-a-text", "serial-date", "date", "time-in-a-text", "400-digits", "300-digits"],
+)
+def test_numbers_outside_of_the_range_of_seconds_are_rejected(value: Any) -> None:
     with pytest.raises(BadCommentError, match="not a time in seconds"):
         moment(value)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [
         ("12.0", 12),
         ("5.00", 5),
@@ -236,15 +244,15 @@ def test_numbers_that_are_no_seconds_are_not_taken_for_a_time(value: Any) -> Non
         ("0,123", None),
     ],
 )
-def test_counts_are_read_as_people_and_data_frames_write_them(value: Any, said: int | None) -> None:
-    if said is None:
+def test_counts_with_decimal_or_thousands_separators_are_read(value: Any, expected: int | None) -> None:
+    if expected is None:
         with pytest.raises(BadCommentError, match="whole number"):
             count(value)
     else:
-        assert count(value) == said
+        assert count(value) == expected
 
 
-def test_pretty_output_of_youtube_comment_downloader_is_read() -> None:
+def test_a_document_of_youtube_comment_downloader_is_read() -> None:
     rows = [{"cid": f"Ugz{number}", "text": "t", "votes": "3"} for number in range(2)]
     for indent in (None, 4):
         items = read(json.dumps({"comments": rows}, indent=indent), preset="youtube-comment-downloader", post_id="V")
@@ -252,7 +260,7 @@ def test_pretty_output_of_youtube_comment_downloader_is_read() -> None:
         assert len(items) == 2
 
 
-def test_what_a_document_says_behind_its_comments_is_asked_for() -> None:
+def test_members_after_the_comments_must_be_given_as_options() -> None:
     document = {"comments": [{"id": "1", "text": "x", "parent": "root"}], "extractor_key": "TikTok", "id": "T9"}
     with pytest.raises(FileError, match="before its comments: name it by --post-id and --source"):
         read(json.dumps(document, indent=1), preset="yt-dlp")
