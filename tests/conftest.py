@@ -27,10 +27,13 @@ from comment_monitor.devserver.redis_process import EmbeddedRedis
 from comment_monitor.runtime import Runtime, open_runtime
 from comment_monitor.storage import migrations
 from comment_monitor.web.app import create_app, create_asgi
+from tests.support import http
 from tests.support.messages import empty
 from tests.support.rabbitmq import server_script, shared_url, stop_shared
 
 TEMPLATE = "template_for_tests"
+# Seconds between two polls of a condition.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.2
 _names = itertools.count()
 
 # What a script starts in its background is told to ignore Ctrl-C, and hands that on to all that it starts itself.
@@ -197,7 +200,7 @@ async def open_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings)
     async with app.lifespan():
         transport = httpx.ASGITransport(create_asgi(app))  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with http.AsyncClient(transport=transport, base_url="http://test") as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
 
@@ -239,6 +242,7 @@ async def until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
 
     The limit is for what never comes: where every processor is taken, a process may need ten seconds for its start.
     """
+    pause = SHORTEST_PAUSE
     async with asyncio.timeout(seconds):
         while True:
             result = condition()
@@ -246,7 +250,9 @@ async def until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
                 result = await result
             if result:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause)
+            # A poll takes processor time from what it waits for: the longer the wait, the fewer the polls.
+            pause = min(1.3 * pause, LONGEST_PAUSE)
 
 
 def project_root() -> Path:

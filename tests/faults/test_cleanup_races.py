@@ -9,6 +9,7 @@ from typing import Final
 import httpx
 from tests.conftest import execute, until
 from tests.faults.conftest import MakeSystem
+from tests.support import http
 from tests.support.database import stored_comments
 from tests.support.requests import body, comment
 from tests.support.system import REPEATED, Program, System
@@ -50,7 +51,7 @@ class Editor:
 
     async def edit(self) -> None:
         """Some comments with a text, then with another, then with the first: a revert is what may be lost."""
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with http.AsyncClient(timeout=60) as client:
             while await self._rounds.goes_on():
                 first = len(self.confirmed)
                 ids = [f"{self._name}-{number}" for number in range(first, first + ROUND)]

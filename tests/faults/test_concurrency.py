@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import httpx
 import pytest
 from tests.conftest import execute
 from tests.faults.conftest import MakeSystem
+from tests.support import http
 from tests.support.requests import adds_up, body, comment
 from tests.support.system import System
 
@@ -34,7 +34,7 @@ async def two(make_system: MakeSystem, request: pytest.FixtureRequest) -> list[S
 async def send(url: str, parts: Iterator[Sequence[dict[str, Any]]]) -> Counter[str]:
     """Sends requests one after the other; the sums of their answers."""
     sums: Counter[str] = Counter()
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+    async with http.AsyncClient(base_url=url, timeout=60) as client:
         for part in parts:
             response = await client.post("/comments/process", json=body(*part))
             assert response.status_code == 200, response.text

@@ -12,6 +12,7 @@ import httpx
 import psutil
 from tests.conftest import Broker, execute, until
 from tests.faults.conftest import MakeSystem
+from tests.support import http
 from tests.support.exported import Series, fallen, ours
 from tests.support.locks import cut_all, locked
 from tests.support.messages import Wire
@@ -66,7 +67,7 @@ async def test_in_quiet_every_count_is_that_of_the_answers_and_rows(make_system:
             answered.update({name: answer[name] for name in ("received", "stored", "updated", "duplicates")})
             answered.update(rejected=len(answer["rejected"]), valid=valid, batches=-(-valid // BATCH))
 
-    async with httpx.AsyncClient(base_url=system.url, timeout=60) as client, asyncio.TaskGroup() as group:
+    async with http.AsyncClient(base_url=system.url, timeout=60) as client, asyncio.TaskGroup() as group:
         for number in range(6):
             group.create_task(send(client, number))
     await system.until_analysed()
@@ -176,7 +177,7 @@ async def test_the_queue_is_empty_again_after_clients_that_went_away(system: Sys
     await system.start(system.orchestrator)
     await system.until_health("ok")
     with locked(system.dsn):
-        async with httpx.AsyncClient(base_url=system.url, timeout=60) as client:
+        async with http.AsyncClient(base_url=system.url, timeout=60) as client:
             going = [
                 asyncio.create_task(
                     client.post("/comments/process", json=body(*(comment(f"{n}-{index}") for index in range(40))))

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from tests.conftest import until
 from tests.faults.conftest import MakeSystem
+from tests.support import http
 from tests.support.database import blocked
 from tests.support.locks import locked
 from tests.support.requests import body, comment
@@ -80,7 +81,7 @@ async def test_clients_are_told_to_move_on_before_their_connections_are_closed(m
     system = make_system(COMMENT_DRAIN_DELAY=6)
     await system.start(system.orchestrator)
     limits = httpx.Limits(max_connections=1)
-    async with httpx.AsyncClient(base_url=system.url, limits=limits) as client:
+    async with http.AsyncClient(base_url=system.url, limits=limits) as client:
         assert "connection" not in (await client.get("/comments")).headers
         system.orchestrator.ask_to_leave()
         await until(lambda: '"leaving"' in system.orchestrator.output)
@@ -95,7 +96,7 @@ async def test_an_idle_process_ends_at_once_whoever_keeps_a_connection(system: S
     await system.start()
     # Before it is ready, a worker does not yet catch the signal.
     await system.until_working()
-    async with httpx.AsyncClient() as client:
+    async with http.AsyncClient() as client:
         await client.get(f"{system.url}/health")
         system.orchestrator.ask_to_leave()
         system.worker.ask_to_leave()

@@ -7,11 +7,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 from tests.conftest import Broker, execute
 from tests.integration.conftest import make_up, migrated
+from tests.support import http
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
@@ -97,7 +97,7 @@ def send_all_kinds(up: Up) -> None:
     """Good, known, edited and impossible comments; documents that are none; questions that can't be answered."""
     process = f"{up.url}/comments/process"
     secrets = {"x-api-key": PRIVATE["key"], "authorization": f"Bearer {PRIVATE['key']}", "cookie": PRIVATE["key"]}
-    with httpx.Client(headers=secrets, timeout=60) as client:
+    with http.Client(headers=secrets, timeout=60) as client:
         for text in (WORDS, WORDS, f"{WORDS} edited"):
             answer = client.post(
                 process, json=body(*(personal(one, text) for one in range(20)), post_id=PRIVATE["post"])

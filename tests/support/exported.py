@@ -7,6 +7,8 @@ from typing import Final
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support import http
+
 Labels = frozenset[tuple[str, str]]
 Series = dict[tuple[str, Labels], float]
 NEVER_FALLS: Final = ("_total", "_count", "_bucket", "_sum")
@@ -14,7 +16,7 @@ NEVER_FALLS: Final = ("_total", "_count", "_bucket", "_sum")
 
 def text(url: str) -> str:
     """As it is sent."""
-    return httpx.get(url, timeout=60).raise_for_status().text
+    return http.get(url, timeout=60).raise_for_status().text
 
 
 def series(told: str) -> Series:

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from comment_monitor.storage.invariants import check
 from comment_monitor.storage.postgres import open_database
 from tests.conftest import execute, project_root, until
+from tests.support import http
 from tests.support.rabbitmq import free_port
 from tests.support.requests import adds_up, body, comment
 
@@ -117,7 +118,7 @@ class System:
 
     async def health(self) -> tuple[int, dict[str, Any]]:
         """Status and body of `/health`."""
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with http.AsyncClient(timeout=60) as client:
             response = await client.get(f"{self.url}/health")
             return response.status_code, response.json()
 
@@ -152,17 +153,17 @@ class System:
 
     async def post(self, *comments: dict[str, Any], **more: Any) -> httpx.Response:
         """One request, answered as it may be."""
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with http.AsyncClient(timeout=60) as client:
             return await client.post(f"{self.url}/comments/process", json=body(*comments, **more))
 
     async def get(self, path: str) -> httpx.Response:
         """A page of the reading API."""
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with http.AsyncClient(timeout=60) as client:
             return await client.get(self.url + path)
 
     async def metric(self, name: str, **labels: str) -> float:
         """A metric of the orchestrator, as a scrape finds it."""
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with http.AsyncClient(timeout=60) as client:
             text = (await client.get(self.metrics_url)).text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
@@ -223,13 +224,13 @@ class Sender:
 
     async def send(self, requests: int, *, start: int = 0) -> None:
         """The requests number `start` to `start + requests`."""
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with http.AsyncClient(timeout=60) as client:
             for number in range(start, start + requests):
                 await self._send(client, number)
 
     async def send_until(self, stop: asyncio.Event, *, pace: float = PACE) -> None:
         """Requests at a moderate pace (0: without a pause) until told to stop; the last of them is answered too."""
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with http.AsyncClient(timeout=60) as client:
             number = 0
             while not stop.is_set():
                 await self._send(client, number)

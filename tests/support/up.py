@@ -15,6 +15,8 @@ from typing import Any, Final
 import httpx
 import psutil
 
+from tests.conftest import LONGEST_PAUSE, SHORTEST_PAUSE
+from tests.support import http
 from tests.support.rabbitmq import free_port
 
 SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
@@ -26,10 +28,11 @@ MOMENT: Final = 5
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, SHORTEST_PAUSE
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, LONGEST_PAUSE)
 
 
 class Up:
@@ -95,11 +98,11 @@ class Up:
         return self
 
     def get(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=PATIENCE, **more)
+        return http.get(f"{self.url}{path}", timeout=PATIENCE, **more)
 
     def post(self, **more: Any) -> httpx.Response:
         """To where comments go."""
-        return httpx.post(f"{self.url}/comments/process", timeout=PATIENCE, **more)
+        return http.post(f"{self.url}/comments/process", timeout=PATIENCE, **more)
 
     def ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)

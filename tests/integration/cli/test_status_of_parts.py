@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import execute, until
+from tests.conftest import Broker, execute, until
 from tests.support.exported import ours, until_told, value
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment
 from tests.support.system import Program, System
 
 
 @pytest.fixture
-async def system(tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ) -> AsyncIterator[System]:
+async def system(tmp_path: Path, environment: dict[str, str], rabbitmq: Broker) -> AsyncIterator[System]:
     one = System(
         tmp_path,
         {**environment, "CELERY_BROKER_URL": rabbitmq.url, "COMMENT_CHECK_INTERVAL": "1"},

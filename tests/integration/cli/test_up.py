@@ -12,11 +12,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import psycopg2
 import pytest
 from tests.integration.conftest import MakeUp
+from tests.support import http
 from tests.support.exported import ours, value
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
@@ -50,9 +50,9 @@ def test_what_is_sent_is_stored_and_analysed_and_there_at_the_next_start(make_up
 def test_it_prints_once_what_runs_where_and_each_address_answers(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     lines = dict(line.split(": ", 1) for line in up.output().splitlines() if ": " in line and "{" not in line)
-    assert httpx.get(lines["Health"].strip(), timeout=60).status_code == 200
-    assert httpx.get(lines["Documentation"].strip(), timeout=60).status_code == 200
-    assert "comment_processing_queue_length" in httpx.get(lines["Metrics"].strip(), timeout=60).text
+    assert http.get(lines["Health"].strip(), timeout=60).status_code == 200
+    assert http.get(lines["Documentation"].strip(), timeout=60).status_code == 200
+    assert "comment_processing_queue_length" in http.get(lines["Metrics"].strip(), timeout=60).text
     psycopg2.connect(lines["PostgreSQL"].strip()).close()
     assert lines["Data"].strip() == str(up.data_dir)
     assert up.output().count("is up") == 1

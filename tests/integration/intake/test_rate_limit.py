@@ -9,6 +9,7 @@ import httpx
 import pytest
 import redis
 from tests.conftest import MakeSettings, metric, open_client, until
+from tests.support import http
 from tests.support.intake import PATH, accepted, lifecycle, refused
 from tests.support.requests import body, comment
 
@@ -88,7 +89,7 @@ async def test_each_address_has_a_count_of_its_own(make_settings: MakeSettings) 
             transports = [httpx.ASGITransport(app, client=(address, port)) for port in (1, 2)]  # type: ignore[arg-type]
             passed: Counter[int] = Counter()
             for transport in transports:
-                async with httpx.AsyncClient(transport=transport, base_url="http://test") as one:
+                async with http.AsyncClient(transport=transport, base_url="http://test") as one:
                     passed += await statuses(one, LIMIT)
             assert passed == {200: LIMIT, 429: LIMIT}
 
@@ -108,7 +109,7 @@ async def test_neither_key_nor_address_is_in_redis(make_settings: MakeSettings, 
 async def through(client: httpx.AsyncClient, times: int, peer: str, **headers: str) -> Counter[int]:
     """Requests from a proxy at this address."""
     transport = httpx.ASGITransport(create_asgi(client.app), client=(peer, 1))  # type: ignore[attr-defined,arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as one:
+    async with http.AsyncClient(transport=transport, base_url="http://test") as one:
         return await statuses(one, times, **headers)
 
 

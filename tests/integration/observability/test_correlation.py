@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import structlog
 from tests.conftest import Broker, MakeSettings, execute, until
 from tests.integration.conftest import MakeUp
+from tests.support import http
 from tests.support import up as ups
 from tests.support.messages import messages
 from tests.support.requests import body, comment, parsed
@@ -94,7 +94,7 @@ def test_a_requests_id_is_in_each_line_from_its_receipt_to_its_result(make_up: M
     up = make_up(LOG_LEVEL="DEBUG", CELERY_BROKER_URL=rabbitmq.url).start().wait_until_up().wait_until_well()
     process = f"{up.url}/comments/process"
     for name in ("first", "second"):
-        answer = httpx.post(
+        answer = http.post(
             process,
             json=body(*(comment(f"{name}-{one}") for one in range(12))),
             headers={"x-request-id": name},
@@ -123,7 +123,7 @@ def test_what_fails_in_a_worker_names_the_requests_that_it_fails_for(
     )
     # What is stored before the broker is reached is left to the sweep, which does not know whose it is.
     up.wait_until_well()
-    httpx.post(f"{up.url}/comments/process", json=body(comment(1)), headers={"x-request-id": "unlucky"}, timeout=60)
+    http.post(f"{up.url}/comments/process", json=body(comment(1)), headers={"x-request-id": "unlucky"}, timeout=60)
     ups.until(lambda: up.entries("batch_failed"))
     failed = up.entries("batch_failed")[0]
     assert failed["request_ids"] == ["unlucky"]
@@ -135,7 +135,7 @@ def test_the_level_of_a_running_system_is_changed_by_a_file(make_up: MakeUp) -> 
     up = make_up().start().wait_until_up()
 
     def post(name: int) -> None:
-        assert httpx.post(f"{up.url}/comments/process", json=body(comment(name)), timeout=60).status_code == 200
+        assert http.post(f"{up.url}/comments/process", json=body(comment(name)), timeout=60).status_code == 200
 
     post(1)
     file = up.data_dir / "log-level"

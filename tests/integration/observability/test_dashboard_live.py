@@ -19,7 +19,7 @@ import httpx
 import psycopg2
 from tests.chart.conftest import tool
 from tests.conftest import Broker, need_rabbitmq, project_root, until
-from tests.support import dashboard
+from tests.support import dashboard, http
 from tests.support.dashboard import Expression
 from tests.support.prometheus import Prometheus, Series
 from tests.support.requests import body, comment
@@ -86,7 +86,7 @@ async def load_of_all_kinds(here: Watched) -> set[int]:
                 seen.update(await one_round(client, here.system.url, next(numbers)))
                 await asyncio.sleep(PAUSE)
 
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with http.AsyncClient(timeout=60) as client:
         await go_on(3)
         here.redis.stop()
         await go_on(3, *(f'comment_processing_errors_total{{reason="{one}"}} > 0' for one in OF_REDIS))

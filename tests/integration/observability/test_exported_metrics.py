@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 from tests.chart.conftest import tool
 from tests.conftest import project_root, until
+from tests.support import http
 from tests.support.exported import Series, ours, series, text, until_told, value
 from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
@@ -94,7 +94,7 @@ def start(tmp_path: Path, environment: dict[str, str], redis_server: EmbeddedRed
 
 async def hostile(url: str) -> None:
     """Requests with something of a user's in every place, such as would be a series each if it were a label."""
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with http.AsyncClient(base_url=url, timeout=30) as client:
         for number in range(30):
             name = f'odd-{number} "\n\\{{}}é'
             sent = [comment(name, author=name), comment(name), comment(f"{name}2", ""), comment(number, name)]

@@ -3,8 +3,8 @@
 import socket
 from contextlib import ExitStack, closing
 
-import httpx
 import pytest
+from tests.support import http
 from tests.support.rabbitmq import free_port
 from tests.support.up import until
 
@@ -28,12 +28,12 @@ def test_connections_that_say_nothing_are_bounded_and_end_without_a_word(
             # Those beyond the bound are closed at once, the others when they have said nothing for long enough.
             assert all(one.recv(1) == b"" for one in silent)
         until(lambda: not metrics_server._Handler.open)
-        assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+        assert http.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
         # One that goes away in the middle of its answer.
         with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as one:
             one.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+        assert http.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
     finally:
         stop()
     assert "Traceback" not in capfd.readouterr().err

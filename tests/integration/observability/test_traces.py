@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-import httpx
 import pytest
 from tests.conftest import Broker
 from tests.integration.conftest import MakeUp
+from tests.support import http
 from tests.support.collector import Collector, Seen, collecting
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
@@ -86,7 +86,7 @@ def requests(collector: Collector, name: str) -> set[str]:
 def test_requests_that_share_a_batch_have_their_own_traces(make_up: MakeUp, collector: Collector) -> None:
     """Comments of many small requests are analysed in one task: each of the requests sees it in its own trace."""
     up = start(make_up, collector, COMMENT_BATCH_SIZE="25")
-    with httpx.Client(timeout=60) as client:
+    with http.Client(timeout=60) as client:
         for number in range(30):
             client.post(
                 f"{up.url}/comments/process", json=body(comment(number)), headers={"x-request-id": f"r{number}"}
@@ -109,7 +109,7 @@ def test_no_span_holds_what_a_user_sent(make_up: MakeUp, collector: Collector) -
     # Whoever reads the line finds the trace.
     [line] = [json.loads(line) for line in up.output().splitlines() if '"refused"' in line]
     up.get("/comments", params={"q": "secret", "author": "secret author"})
-    httpx.head(f"{up.url}/comments", params={"q": "secret"})
+    http.head(f"{up.url}/comments", params={"q": "secret"})
     up.get("/secret")
     until(lambda: collector.named("GET") and collector.named(ANALYSIS))
     assert b"secret" not in collector.raw

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 from tests.conftest import until
+from tests.support import http
 from tests.support.api import MIB, Api, serving
 from tests.support.locks import locked
 from tests.support.raw import Raw, post, problem
@@ -219,7 +219,7 @@ async def test_a_full_queue_is_known_before_a_body_is_read(tmp_path: Path, envir
 
 
 async def test_the_documentation_and_metrics_name_what_is_taken(api: Api) -> None:
-    async with httpx.AsyncClient(base_url=api.url) as client:
+    async with http.AsyncClient(base_url=api.url) as client:
         document = (await client.get("/openapi.json")).json()
     assert {"408", "415", "503"} <= set(document["paths"]["/comments/process"]["post"]["responses"])
     assert (await api.send(post(b"[", Content_Encoding="br")))[0] == 415

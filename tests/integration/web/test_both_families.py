@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.conftest import until
+from tests.support import http
 from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
 
@@ -70,7 +71,7 @@ def ports(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, in
 
 async def test_a_service_on_all_addresses_answers_both_and_counts_each_client_as_one(ports: tuple[int, int]) -> None:
     port, metrics_port = ports
-    async with httpx.AsyncClient() as client:
+    async with http.AsyncClient() as client:
 
         async def up() -> bool:
             try:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 from tests.conftest import until
+from tests.support import http
 from tests.support.api import Api, serving
 from tests.support.raw import HEALTH, Raw, post, problem
 from tests.support.requests import body, comment
@@ -67,7 +67,7 @@ async def forever(one: Raw, data: bytes) -> None:
 
 
 async def test_a_large_head_passes_up_to_the_limit(api: Api) -> None:
-    async with httpx.AsyncClient(base_url=api.url) as client:
+    async with http.AsyncClient(base_url=api.url) as client:
         assert (await client.get("/health", headers={"X-Big": "a" * 60_000})).status_code == 200
         assert (await client.get("/health", headers={"X-Big": "a" * 66_000})).status_code == 431
     # In one piece with the body of the request before it, none of which counts.

@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 from tests.conftest import execute, until
 from tests.integration.conftest import MakeUp
+from tests.support import http
 from tests.support.api import Api, serving
 from tests.support.intake import refused
 from tests.support.requests import body, comment
@@ -28,7 +29,7 @@ def api(tmp_path: Path, environment: dict[str, str]) -> Iterator[Api]:
 
 
 def health(api: Api) -> dict[str, Any]:
-    answer = httpx.get(f"{api.url}/health", timeout=60)
+    answer = http.get(f"{api.url}/health", timeout=60)
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
     return found
@@ -53,11 +54,11 @@ async def until_well(api: Api, check: str) -> None:
 
 
 def get(api: Api, path: str) -> httpx.Response:
-    return httpx.get(f"{api.url}{path}", timeout=60)
+    return http.get(f"{api.url}{path}", timeout=60)
 
 
 def post(api: Api) -> httpx.Response:
-    return httpx.post(f"{api.url}/comments/process", json=SENT, timeout=60)
+    return http.post(f"{api.url}/comments/process", json=SENT, timeout=60)
 
 
 async def test_a_database_that_was_made_read_only(api: Api, environment: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from tests.support import http
 from tests.support.api import serving
 from tests.support.requests import body, comment
 
@@ -36,7 +37,7 @@ def url(tmp_path: Path, environment: dict[str, str]) -> Iterator[str]:
 
 
 def test_the_port_of_the_metrics_answers_head_and_options(tmp_path: Path, environment: dict[str, str]) -> None:
-    with serving(tmp_path, environment) as api, httpx.Client(base_url=f"http://127.0.0.1:{api.metrics_port}") as client:
+    with serving(tmp_path, environment) as api, http.Client(base_url=f"http://127.0.0.1:{api.metrics_port}") as client:
         got, head = client.get("/metrics"), client.head("/metrics")
         assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", got.headers["content-type"])
         assert int(head.headers["content-length"]) > 1_000
@@ -57,7 +58,7 @@ def told(answer: httpx.Response) -> dict[str, str]:
 
 
 def test_head_is_get_without_the_body_and_options_names_both(url: str) -> None:
-    with httpx.Client(base_url=url) as client:
+    with http.Client(base_url=url) as client:
         client.post("/comments/process", json=body(comment(1), post_id="p1"))
         for path in (*READABLE, asset(client)):
             got, head = client.get(path), client.head(path)
@@ -75,7 +76,7 @@ def test_head_is_get_without_the_body_and_options_names_both(url: str) -> None:
 
 
 def test_what_is_no_file_of_the_documentation_is_404(url: str) -> None:
-    with httpx.Client(base_url=url) as client:
+    with http.Client(base_url=url) as client:
         known = asset(client)
         assert client.get(known).status_code == 200
         for name in (*NAMES, f"{known.rpartition('/')[2]}/x", "../../../../etc/passwd", "%2e%2e/%2e%2e/app.py"):
@@ -87,7 +88,7 @@ def test_no_path_of_a_scanners_list_is_an_error_of_ours(url: str) -> None:
     paths = [place.replace("{}", name) for place, name in itertools.product(PLACES, NAMES)]
     assert len(paths) >= 500
     assert [path for path in paths if status_of(url, path) >= 500] == []
-    with httpx.Client(base_url=url) as client:
+    with http.Client(base_url=url) as client:
         for header in (b"\xff", b"x" * 5_000, b"\xed\xa0\x80", b"a,b;c=d", b'"'):
             for name in ("X-Request-ID", "Accept", "traceparent", "Cookie", "Range", "If-None-Match", "Host"):
                 assert client.get("/comments", headers={name: header}).status_code < 500, name  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 from tests.conftest import TEMPLATE, execute, with_database
+from tests.support import http
 from tests.support.rabbitmq import free_port
 from tests.support.requests import adds_up, body, comment
 
@@ -68,7 +69,7 @@ def served(
             stderr=output,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with http.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             deadline = time.monotonic() + 60
             while not _healthy(client):
                 assert process.poll() is None, log.read_text()

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tests.conftest import execute, until
+from tests.support import http
 from tests.support.api import Api, serving
 
 from comment_monitor.storage.readiness import SCHEMA_INTERVAL
@@ -26,7 +26,7 @@ ELSEWHERE: Final = "elsewhere"
 
 def asked(api: Api, path: str = "/health/started") -> tuple[int, str, str]:
     """Status code, status and what is said of the database."""
-    answer = httpx.get(f"{api.url}{path}", timeout=60)
+    answer = http.get(f"{api.url}{path}", timeout=60)
     found: dict[str, Any] = answer.json()
     return answer.status_code, found["status"], found["checks"]["database"]
 
