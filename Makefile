@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UP_ARGS ?=
-# Test processes, each with its own servers: one per processor, at most 4.
-TEST_PROCESSES ?= logical
+# Test processes, each with its own servers: one more than processors, because some tests wait; at most 4.
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 IMAGE ?= comment-monitor:0.1.0
 BASE ?= python:3.11-slim
 DOCKER_ARGS ?=
@@ -25,11 +25,11 @@ up: ## run everything on this machine until Ctrl-C (embedded servers, data in ./
 test: ## run the whole test suite on its own embedded servers
 	@scripts/install-venv dev
 	@scripts/install-tools || echo "Without Helm the chart's tests are skipped." >&2
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile $(TEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal $(TEST_ARGS)
 
 lint: ## check the style of Python and YAML, and the import layers
 	@scripts/install-venv dev
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && scripts/check-words
 	@$(BIN)/yamllint --strict compose.yaml deploy tests/e2e chart/*.yaml chart/files .github .pre-commit-config.yaml
 
 types: ## check types strictly

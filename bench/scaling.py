@@ -14,8 +14,8 @@ import msgspec
 import yaml
 from rich.console import Console
 from rich.table import Table
-from tests.chart.autoscaler import LOOK, Autoscaler
 
+from bench.harness.autoscaler import SYNC_PERIOD, Autoscaler
 from bench.harness.plots import draw_burst
 
 CHART: Final = Path(__file__).parents[1] / "chart"
@@ -67,8 +67,8 @@ class Deployment:
         self._shares.append(share)
         while self._coming and self._coming[0][0] <= second:
             self.pods = self._coming.pop(0)[1]
-        if second % LOOK == 0:
-            wanted = self._scaler.look(second, [self._shares[0]] * self.pods)
+        if second % SYNC_PERIOD == 0:
+            wanted = self._scaler.decide(second, [self._shares[0]] * self.pods)
             if wanted < self.pods:
                 self.pods, self._coming = wanted, []
             elif wanted > (self._coming[-1][1] if self._coming else self.pods):

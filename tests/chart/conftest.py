@@ -1,13 +1,20 @@
-"""Rendering the chart with the Helm that is there, once for each set of values."""
+"""Renders the chart with Helm 3 and Helm 4; each rendering, parsing and validation is done once per test process."""
 
+import atexit
 import functools
+import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import kubernetes_validate
+import kubernetes_validate.utils
 import pytest
 import yaml
 from tests.conftest import project_root
@@ -16,13 +23,13 @@ CHART: Final = project_root() / "chart"
 TOOLS: Final = project_root() / ".tools" / "bin"
 NAMESPACE: Final = "somewhere"
 
-# What makes a chart without values file renderable: the servers are somewhere.
-OUTSIDE: Final = {
+# Makes a chart without a values file renderable: the servers are outside the chart.
+EXTERNAL_SERVERS: Final = {
     "postgres.existingSecret": "db",
     "redis.existingSecret": "cache",
     "rabbitmq.existingSecret": "queue",
 }
-ALL_ON: Final = {
+ALL_FEATURES: Final = {
     "orchestrator.commentMonitoring.networkPolicy.enabled": "true",
     "orchestrator.commentMonitoring.rbac.enabled": "true",
     "orchestrator.autoscaling.enabled": "true",
@@ -32,7 +39,7 @@ ALL_ON: Final = {
     "celeryExporter.enabled": "true",
     "tests.fail": "true",
 }
-IN_CHART: Final = {
+BUNDLED_SERVERS: Final = {
     f"{server}.{name}": value
     for server in ("postgres", "redis", "rabbitmq")
     for name, value in (("enabled", "true"), ("password", "secret"))
@@ -48,10 +55,10 @@ EXPOSED: Final = {
 }
 PERSISTENT: Final = {"postgres.storage": "8Gi", "rabbitmq.storage": "1Gi", "postgres.storageClassName": "fast"}
 
-# Name: values file and switches. Every template is in some of them; a test sees to that.
+# Name: values file and switches. A test checks that every template is rendered in at least one case.
 CASES: Final[dict[str, tuple[str | None, dict[str, str]]]] = {
-    "plain": (None, OUTSIDE),
-    "no-redis": (None, {**OUTSIDE, "redis.existingSecret": ""}),
+    "plain": (None, EXTERNAL_SERVERS),
+    "no-redis": (None, {**EXTERNAL_SERVERS, "redis.existingSecret": ""}),
     "dev": ("values-dev.yaml", {}),
     "dev-guide": (
         "values-dev.yaml",
@@ -66,38 +73,49 @@ CASES: Final[dict[str, tuple[str | None, dict[str, str]]]] = {
     "prod": ("values-prod.yaml", {}),
     "prod-monitored": ("values-prod.yaml", {"monitoring.prometheus.crds": "true"}),
     "prod-keda": ("values-prod.yaml", {"monitoring.prometheus.crds": "true", **KEDA}),
-    "all-outside": (None, {**OUTSIDE, **ALL_ON, **LOAD_BALANCER}),
-    "all-inside": (None, {**IN_CHART, **ALL_ON, **PERSISTENT}),
-    "all-inside-keda": (None, {**IN_CHART, **ALL_ON, **KEDA}),
-    "no-worker": (None, {**OUTSIDE, **ALL_ON, "worker.enabled": "false", "cleanup.enabled": "false"}),
-    "no-replicas": (None, {**OUTSIDE, **NO_REPLICAS}),
-    "exposed": (None, {**OUTSIDE, **EXPOSED}),
+    "all-external": (None, {**EXTERNAL_SERVERS, **ALL_FEATURES, **LOAD_BALANCER}),
+    "all-bundled": (None, {**BUNDLED_SERVERS, **ALL_FEATURES, **PERSISTENT}),
+    "all-bundled-keda": (None, {**BUNDLED_SERVERS, **ALL_FEATURES, **KEDA}),
+    "no-worker": (
+        None,
+        {**EXTERNAL_SERVERS, **ALL_FEATURES, "worker.enabled": "false", "cleanup.enabled": "false"},
+    ),
+    "no-replicas": (None, {**EXTERNAL_SERVERS, **NO_REPLICAS}),
+    "exposed": (None, {**EXTERNAL_SERVERS, **EXPOSED}),
 }
 
 
 def tool(name: str) -> str:
-    """A program of `make tools`, else the one on PATH; without it the test is skipped, or fails in CI."""
+    """A program of `make tools`, else the program on PATH; if it is missing, the test is skipped, or fails in CI."""
     found = str(TOOLS / name) if (TOOLS / name).exists() else shutil.which(name)
     if not found:
-        missing = f"{name} is not there: `make tools` brings it"
+        missing = f"{name} is missing: `make tools` installs it"
         (pytest.fail if os.environ.get("REQUIRE_SERVICES") else pytest.skip)(missing)
     return found
 
 
-def helms() -> list[str]:
-    """The Helms to render with: both majors of `make tools`, else what is on PATH."""
+def helm_programs() -> list[str]:
+    """The Helm programs to render with: both majors of `make tools`, else `helm` on PATH.
+
+    Only tests of behaviour in which the majors differ use both: the schema check, numbers and nulls of values, notes,
+    and `lookup`. The other tests use Helm 4, and one test compares the output of both for every case of CASES.
+    """
     return ["helm3", "helm4"] if (TOOLS / "helm3").exists() or os.environ.get("REQUIRE_SERVICES") else ["helm"]
 
 
 def arguments(values: str | None, switches: dict[str, str]) -> list[str]:
-    """Helm's, for a case."""
+    """Helm's arguments for a case."""
     files = ["--values", str(CHART / values)] if values else []
     return [*files, *(word for name, value in switches.items() for word in ("--set", f"{name}={value}"))]
 
 
-def helm(*words: str, program: str = "helm") -> "subprocess.CompletedProcess[str]":
-    """Runs Helm, without what it would keep in the home of whoever runs the tests."""
+def run_helm(*words: str, program: str = "helm") -> "subprocess.CompletedProcess[str]":
+    """Runs Helm without the cache, configuration and kubeconfig of the user who runs the tests."""
     return subprocess.run([tool(program), *words], capture_output=True, text=True, check=False, env=_environment())
+
+
+# Equal arguments give equal output, except if a test rewrites a file that they name: `values_file` prevents that.
+helm = functools.cache(run_helm)
 
 
 def _environment() -> dict[str, str]:
@@ -106,68 +124,112 @@ def _environment() -> dict[str, str]:
 
 
 @functools.cache
+def _values_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="chart-values-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def values_file(values: dict[str, Any]) -> str:
+    """Writes a values file named after its content, so that equal values are equal arguments for `helm`."""
+    text = json.dumps(values)
+    file = _values_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+@functools.cache
 def text_of(case: str, program: str) -> str:
     """The chart rendered as text."""
     values, switches = CASES[case]
     words = ["template", "threads-agent", str(CHART), "--namespace", NAMESPACE, *arguments(values, switches)]
-    done = helm(*words, program=program)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = helm(*words, program=program)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """The objects of a rendering; parsed by libyaml, which is several times faster."""
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
 
 @functools.cache
 def _objects(case: str) -> tuple[dict[str, Any], ...]:
-    return tuple(one for one in yaml.safe_load_all(text_of(case, helms()[-1])) if one)
+    return tuple(documents(text_of(case, helm_programs()[-1])))
 
 
 def objects(case: str, *kinds: str) -> list[dict[str, Any]]:
-    """The objects of a case, of these kinds (none: all)."""
-    return [one for one in _objects(case) if not kinds or one["kind"] in kinds]
+    """The objects of a case, of these kinds (none: all). They are shared: do not change them."""
+    return [resource for resource in _objects(case) if not kinds or resource["kind"] in kinds]
 
 
-def the(case: str, kind: str, name: str) -> dict[str, Any]:
-    """The one of this kind and name."""
-    (found,) = [one for one in objects(case, kind) if one["metadata"]["name"] == name]
+def get_object(case: str, kind: str, name: str) -> dict[str, Any]:
+    """The only object of this kind and name."""
+    (found,) = [resource for resource in objects(case, kind) if resource["metadata"]["name"] == name]
     return found
 
 
+# The package reads its files, up to 1.5 MB of definitions, for every object that it validates.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
+
+
+@functools.cache
+def _validate(resource: str, version: str) -> None:
+    kubernetes_validate.validate(json.loads(resource), version, strict=True)
+
+
+def validate(resource: dict[str, Any], version: str) -> None:
+    """Checks an object against the schema of this Kubernetes version; an unknown field is an error."""
+    _validate(json.dumps(resource, sort_keys=True), version)
+
+
 def pods(case: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Every pod that comes to be: whose, its labels, its spec."""
-    return [(f"{one['kind']}/{one['metadata']['name']}", *pod) for one in objects(case) for pod in _pods_of(one)]
+    """The name of the owner, the labels and the spec of every pod."""
+    return [
+        (f"{resource['kind']}/{resource['metadata']['name']}", *pod)
+        for resource in objects(case)
+        for pod in _pods_of(resource)
+    ]
 
 
-def _pods_of(one: dict[str, Any]) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
-    if one["kind"] == "Pod":
-        yield one["metadata"]["labels"], one["spec"]
-    elif one["kind"] == "CronJob":
-        template = one["spec"]["jobTemplate"]["spec"]["template"]
+def _pods_of(resource: dict[str, Any]) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+    if resource["kind"] == "Pod":
+        yield resource["metadata"]["labels"], resource["spec"]
+    elif resource["kind"] == "CronJob":
+        template = resource["spec"]["jobTemplate"]["spec"]["template"]
         yield template["metadata"]["labels"], template["spec"]
-    elif one["kind"] in {"Deployment", "StatefulSet", "Job"}:
-        yield one["spec"]["template"]["metadata"]["labels"], one["spec"]["template"]["spec"]
+    elif resource["kind"] in {"Deployment", "StatefulSet", "Job"}:
+        yield resource["spec"]["template"]["metadata"]["labels"], resource["spec"]["template"]["spec"]
 
 
 def environment(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The variables of a pod's one container, each with its value or where that comes from."""
+    """The variables of a pod's only container, each with its value or the source of the value."""
     (container,) = spec["containers"]
-    return {one["name"]: one for one in container.get("env", [])}
+    return {variable["name"]: variable for variable in container.get("env", [])}
 
 
 def settings(case: str, name: str = "orchestrator") -> dict[str, str]:
-    """The settings of the program in a Deployment's pods: of their own, and from the ConfigMap."""
-    own = environment(the(case, "Deployment", name)["spec"]["template"]["spec"])
-    data: dict[str, str] = the(case, "ConfigMap", "comment-monitoring-config")["data"]
-    return data | {name: one["value"] for name, one in own.items() if "value" in one}
+    """The settings of the program in a Deployment's pods: from the pod's environment and the ConfigMap."""
+    own = environment(get_object(case, "Deployment", name)["spec"]["template"]["spec"])
+    data: dict[str, str] = get_object(case, "ConfigMap", "comment-monitoring-config")["data"]
+    return data | {name: variable["value"] for name, variable in own.items() if "value" in variable}
 
 
 def matches(labels: dict[str, str], selector: dict[str, Any]) -> bool:
-    """Whether a label selector takes these labels."""
+    """Whether a label selector matches these labels."""
     wanted = selector.get("matchLabels", {}).items() <= labels.items()
-    return wanted and all(_holds(labels, one) for one in selector.get("matchExpressions", []))
+    return wanted and all(_holds(labels, expression) for expression in selector.get("matchExpressions", []))
 
 
 def _holds(labels: dict[str, str], expression: dict[str, Any]) -> bool:
-    assert expression["operator"] == "In", "the chart uses no other"
+    assert expression["operator"] == "In", "the chart uses no other operator"
     return labels.get(expression["key"]) in expression["values"]
+
+
+def slug(value: object) -> str:
+    """The id of a parametrized case: the value as text, without characters that a shell interprets."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"[^\w.=]+", "-", text)[:80].strip("-")
 
 
 def template_files() -> list[Path]:

@@ -1,4 +1,4 @@
-"""compose.yaml and what it mounts: Prometheus, its alerts, the exporters, and Grafana with the chart's dashboard."""
+"""compose.yaml and the files it mounts: Prometheus with its alerts, the exporters, and Grafana."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from tests.chart.conftest import CHART, the, tool
+from tests.chart.conftest import CHART, get_object, tool
 from tests.chart.test_dashboard import ALERTS, steps_of
 from tests.conftest import project_root
 from tests.support import dashboard
@@ -22,9 +22,9 @@ FOLDER: Final = ROOT / "deploy" / "compose"
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: Final[dict[str, Any]] = COMPOSE["services"]
 PROMETHEUS: Final[dict[str, Any]] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-JOBS: Final = {one["job_name"]: one for one in PROMETHEUS["scrape_configs"]}
-# Of others, and only to look on.
-WATCHING: Final = ("celery-exporter", "prometheus", "grafana")
+JOBS: Final = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
+# Third-party services that only read.
+OBSERVERS: Final = ("celery-exporter", "prometheus", "grafana")
 
 
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -32,46 +32,46 @@ def run(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def mounts(service: str) -> dict[str, Path | None]:
-    """Where in its container each file or folder of the checkout is; None: a volume."""
+    """The file or folder of the checkout at each path in the container; None: a volume."""
     found = {}
-    for one in SERVICES[service].get("volumes", []):
-        source, target, *_ = one.split(":")
+    for mount in SERVICES[service].get("volumes", []):
+        source, target, *_ = mount.split(":")
         found[target] = (ROOT / source) if source.startswith("./") else None
     return found
 
 
-def test_compose_takes_it() -> None:
+def test_docker_compose_accepts_the_file() -> None:
     if not shutil.which("docker") or run("docker", "compose", "version").returncode:
-        pytest.skip("docker compose is not there")
-    done = run("docker", "compose", "config", "--quiet")
-    assert done.returncode == 0, done.stderr
+        pytest.skip("docker compose is missing")
+    result = run("docker", "compose", "config", "--quiet")
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_what_is_mounted_is_there_and_can_not_be_changed(service: str) -> None:
-    for one in SERVICES[service].get("volumes", []):
-        source, _, *mode = one.split(":")
+def test_mounted_files_exist_and_are_read_only(service: str) -> None:
+    for mount in SERVICES[service].get("volumes", []):
+        source, _, *mode = mount.split(":")
         if source.startswith("./"):
             assert (ROOT / source).exists(), source
-            assert mode == ["ro"], one
+            assert mode == ["ro"], mount
         else:
             assert source in COMPOSE["volumes"], source
 
 
-def test_nothing_is_reached_from_beyond_this_machine() -> None:
+def test_every_published_port_is_on_loopback() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert len({port.split(":")[1] for port in ports}) == len(ports)
 
 
-def test_no_service_waits_for_one_that_is_not_there() -> None:
-    wanted = {name for service in SERVICES.values() for name in service.get("depends_on", {})}
-    assert wanted <= SERVICES.keys()
+def test_every_dependency_is_a_service() -> None:
+    dependencies = {name for service in SERVICES.values() for name in service.get("depends_on", {})}
+    assert dependencies <= SERVICES.keys()
 
 
-@pytest.mark.parametrize("name", WATCHING)
-def test_what_only_looks_on_may_nothing_and_is_of_one_version(name: str) -> None:
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_observers_have_no_privileges_and_a_pinned_version(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -79,32 +79,32 @@ def test_what_only_looks_on_may_nothing_and_is_of_one_version(name: str) -> None
     assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"])
 
 
-def test_prometheus_takes_its_configuration_and_its_rules() -> None:
-    done = run(tool("promtool"), "check", "config", "--lint-fatal", "deploy/compose/prometheus.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    # In the container the rules lie beside the configuration, as they do here.
-    there = mounts("prometheus")
-    assert there["/etc/prometheus/prometheus.yml"] == FOLDER / "prometheus.yml"
+def test_prometheus_accepts_its_configuration_and_rules() -> None:
+    result = run(tool("promtool"), "check", "config", "--lint-fatal", "deploy/compose/prometheus.yml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    # In the container the rules are in the folder of the configuration, as in the checkout.
+    mounted = mounts("prometheus")
+    assert mounted["/etc/prometheus/prometheus.yml"] == FOLDER / "prometheus.yml"
     for name in PROMETHEUS["rule_files"]:
-        assert there[f"/etc/prometheus/{name}"] == FOLDER / name
+        assert mounted[f"/etc/prometheus/{name}"] == FOLDER / name
 
 
-def test_the_rules_are_what_make_docs_writes() -> None:
+def test_the_rules_are_up_to_date() -> None:
     assert tool("helm")
-    done = run(sys.executable, "scripts/generate-compose-rules", "--check")
-    assert done.returncode == 0, done.stderr
+    result = run(sys.executable, "scripts/generate-compose-rules", "--check")
+    assert result.returncode == 0, result.stderr
 
 
-def test_the_rules_thresholds_are_the_limits_of_the_dashboard_that_is_mounted() -> None:
+def test_the_thresholds_of_rules_and_dashboard_are_equal() -> None:
     groups = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"]
-    begins = {rule["alert"]: float(rule["expr"].rpartition(">")[2]) for group in groups for rule in group["rules"]
+    thresholds = {rule["alert"]: float(rule["expr"].rpartition(">")[2]) for group in groups for rule in group["rules"]
               if " > " in rule["expr"]}  # fmt: skip
     shown = steps_of(dashboard.load())
     for place, (alert, _) in ALERTS.items():
-        assert shown[place][-1]["value"] == begins[alert], place
+        assert shown[place][-1]["value"] == thresholds[alert], place
 
 
-def test_rules_that_are_not_the_charts_are_told(tmp_path: Path) -> None:
+def test_the_check_reports_changed_rules(tmp_path: Path) -> None:
     copy = tmp_path / "checkout"
     for name in ("chart", "scripts", "deploy/compose"):
         shutil.copytree(ROOT / name, copy / name)
@@ -112,11 +112,11 @@ def test_rules_that_are_not_the_charts_are_told(tmp_path: Path) -> None:
     (copy / ".tools" / "bin" / "helm").symlink_to(tool("helm"))
     rules = copy / "deploy" / "compose" / "rules.yml"
     rules.write_text(rules.read_text().replace("for: 5m", "for: 6m", 1))
-    done = run(sys.executable, str(copy / "scripts" / "generate-compose-rules"), "--check")
-    assert (done.returncode, done.stderr.count("make docs")) == (1, 1)
+    result = run(sys.executable, str(copy / "scripts" / "generate-compose-rules"), "--check")
+    assert (result.returncode, result.stderr.count("make docs")) == (1, 1)
 
 
-def test_every_target_is_a_service_with_the_labels_that_rules_and_dashboard_go_by() -> None:
+def test_every_target_is_a_service_with_the_labels_of_the_rules() -> None:
     rules = (FOLDER / "rules.yml").read_text()
     (namespace,) = set(re.findall(r'namespace="(\w+)"', rules))
     for job in JOBS.values():
@@ -125,57 +125,57 @@ def test_every_target_is_a_service_with_the_labels_that_rules_and_dashboard_go_b
         assert target.partition(":")[0] in SERVICES
         assert static["labels"].keys() == {"namespace", "pod"}
         assert static["labels"]["namespace"] == namespace
-    # Alerts name these.
+    # The alerts name these jobs.
     assert {"orchestrator", "comment-worker"} <= JOBS.keys()
     for name in re.findall(r'job=~?"([\w-]+)', rules):
         assert any(job.startswith(name) for job in JOBS), name
 
 
-def test_rabbitmq_is_asked_as_in_a_cluster() -> None:
-    (endpoint,) = the("all-inside", "ServiceMonitor", "rabbitmq")["spec"]["endpoints"]
+def test_rabbitmq_is_scraped_and_configured_as_in_the_chart() -> None:
+    (endpoint,) = get_object("all-bundled", "ServiceMonitor", "rabbitmq")["spec"]["endpoints"]
     job = JOBS["rabbitmq"]
     assert (job["metrics_path"], job["params"]) == (endpoint["path"], endpoint["params"])
-    settings = the("all-inside", "ConfigMap", "rabbitmq-config")["data"]
-    there = mounts("rabbitmq")
+    settings = get_object("all-bundled", "ConfigMap", "rabbitmq-config")["data"]
+    mounted = mounts("rabbitmq")
     for name in ("enabled_plugins", "advanced.config"):
-        file = there[f"/etc/rabbitmq/{name}"]
+        file = mounted[f"/etc/rabbitmq/{name}"]
         assert file
         lines = [line for line in file.read_text().splitlines() if not line.startswith("%")]
         assert lines == settings[name].splitlines()
 
 
-def test_the_exporter_is_the_charts_and_workers_tell_it_of_their_tasks() -> None:
+def test_the_exporter_matches_the_chart_and_receives_task_events() -> None:
     exporter, worker = SERVICES["celery-exporter"], SERVICES["worker"]
     assert exporter["image"] == yaml.safe_load((CHART / "values.yaml").read_text())["celeryExporter"]["image"]
     assert exporter["environment"]["CE_BROKER_URL"] == worker["environment"]["CELERY_BROKER_URL"]
     assert exporter["environment"]["CE_QUEUES"] == QUEUE_NAME
-    (deployed,) = the("all-inside", "Deployment", "celery-exporter")["spec"]["template"]["spec"]["containers"]
-    assert exporter["environment"].keys() == {one["name"] for one in deployed["env"]}
-    # Else it logs the variables of each exception, and the broker's password with them.
+    (deployed,) = get_object("all-bundled", "Deployment", "celery-exporter")["spec"]["template"]["spec"]["containers"]
+    assert exporter["environment"].keys() == {variable["name"] for variable in deployed["env"]}
+    # By default it logs the variables of each exception, including the broker's password.
     assert exporter["environment"]["LOGURU_DIAGNOSE"] == "NO"
     assert {"name": "LOGURU_DIAGNOSE", "value": "NO"} in deployed["env"]
     own = {name: value for name, value in worker["environment"].items() if "${" not in value}
     assert config.load(own).task_events
 
 
-def test_grafana_asks_prometheus_and_shows_the_charts_dashboards() -> None:
-    there = mounts("grafana")
-    folder = there["/etc/grafana/provisioning/datasources"]
-    providers = there["/etc/grafana/provisioning/dashboards"]
+def test_grafana_queries_prometheus_and_loads_the_dashboard_of_the_chart() -> None:
+    mounted = mounts("grafana")
+    folder = mounted["/etc/grafana/provisioning/datasources"]
+    providers = mounted["/etc/grafana/provisioning/dashboards"]
     assert folder
     assert providers
     (source,) = yaml.safe_load((folder / "prometheus.yml").read_text())["datasources"]
-    # What a source needs is `name`, `type` and `access`; the uid stays the same, so that links to it do.
+    # A fixed uid keeps links to the data source valid.
     assert (source["type"], source["access"], source["uid"]) == ("prometheus", "proxy", "prometheus")
     assert source["url"] == "http://prometheus:9090"
     assert source["isDefault"] is True
     assert source["jsonData"]["timeInterval"] == PROMETHEUS["global"]["scrape_interval"]
     (provider,) = yaml.safe_load((providers / "files.yml").read_text())["providers"]
     assert provider["type"] == "file"
-    assert there[provider["options"]["path"]] == CHART / "files" / "dashboards"
+    assert mounted[provider["options"]["path"]] == CHART / "files" / "dashboards"
 
 
-def test_who_looks_at_grafana_can_change_nothing() -> None:
+def test_anonymous_grafana_users_can_only_view() -> None:
     environment = SERVICES["grafana"]["environment"]
     assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
     assert environment["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD")

@@ -1,4 +1,4 @@
-"""What is no Python: shell scripts, the Dockerfile, YAML and generated pages."""
+"""Checks of files other than Python: shell scripts, Dockerfiles, YAML and generated files."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ YAML: Final = [ROOT / "compose.yaml", *sorted((ROOT / "deploy").rglob("*.y*ml"))
 
 
 def beside_python(name: str) -> str:
-    """A program that came with the packages of the tests."""
+    """A program installed with the packages of the tests."""
     return str(Path(sys.executable).parent / name)
 
 
@@ -30,32 +30,32 @@ def run(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.name)
-def test_shellcheck_has_nothing_to_say(script: Path) -> None:
-    done = run(beside_python("shellcheck"), str(script))
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_shellcheck_reports_nothing(script: Path) -> None:
+    result = run(beside_python("shellcheck"), str(script))
+    assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
-def test_hadolint_has_nothing_to_say(file: Path) -> None:
-    done = run(beside_python("hadolint"), str(file))
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_hadolint_reports_nothing(file: Path) -> None:
+    result = run(beside_python("hadolint"), str(file))
+    assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("file", YAML, ids=lambda file: file.name)
-def test_yamllint_has_nothing_to_say(file: Path) -> None:
-    done = run(beside_python("yamllint"), "--strict", "-c", str(ROOT / ".yamllint"), str(file))
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("file", YAML, ids=lambda file: str(file.relative_to(ROOT)))
+def test_yamllint_reports_nothing(file: Path) -> None:
+    result = run(beside_python("yamllint"), "--strict", "-c", str(ROOT / ".yamllint"), str(file))
+    assert result.returncode == 0, result.stdout
 
 
-def test_the_charts_readme_is_what_make_docs_writes() -> None:
-    done = run(sys.executable, "scripts/generate-chart-readme", "--check")
-    assert done.returncode == 0, done.stderr
+def test_the_readme_of_the_chart_is_up_to_date() -> None:
+    result = run(sys.executable, "scripts/generate-chart-readme", "--check")
+    assert result.returncode == 0, result.stderr
 
 
-def test_what_the_chart_knows_of_the_settings_is_what_the_code_declares() -> None:
-    done = run(sys.executable, "scripts/generate-chart-settings", "--check")
-    assert done.returncode == 0, done.stderr
+def test_the_settings_in_the_chart_are_up_to_date() -> None:
+    result = run(sys.executable, "scripts/generate-chart-settings", "--check")
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -68,7 +68,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"IMAGE ?= comment-monitor:{__version__}\n" in (ROOT / "Makefile").read_text()
 
 
-def test_validating_offline_finds_nothing_wrong_here() -> None:
-    done = run("scripts/validate-comment-monitoring-deployment.sh", "--offline")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].endswith(" ok, 0 failed, 0 skipped")
+def test_the_offline_validation_of_this_checkout_succeeds() -> None:
+    result = run("scripts/validate-comment-monitoring-deployment.sh", "--offline")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1].endswith(" ok, 0 failed, 0 skipped")

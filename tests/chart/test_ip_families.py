@@ -1,18 +1,16 @@
-"""Clusters of IPv6 alone and of both families: what Services ask for, pods listen on, and policies let through."""
+"""IPv6 and dual-stack clusters: the families of Services, the addresses pods listen on, and the policies."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chart.conftest import environment, helms
+from tests.chart.conftest import environment
 from tests.chart.test_operators import objects, pods
 
 
-@pytest.mark.parametrize("program", helms())
 @pytest.mark.parametrize(
     ("network", "listen", "service"),
     [
-        ({}, "0.0.0.0", {}),  # noqa: S104 - what the pods are told
+        ({}, "0.0.0.0", {}),  # noqa: S104 - an address for pods
         ({"ipFamilies": ["IPv6"]}, "::", {"ipFamilies": ["IPv6"]}),
         ({"ipFamilyPolicy": "PreferDualStack"}, "::", {"ipFamilyPolicy": "PreferDualStack"}),
         ({"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}, "::",
@@ -20,12 +18,13 @@ from tests.chart.test_operators import objects, pods
         ({"ipFamilies": ["IPv4"]}, "0.0.0.0", {"ipFamilies": ["IPv4"]}),  # noqa: S104
         ({"listenAddress": "::"}, "::", {}),
     ],
+    ids=["default", "ipv6", "prefer-dual-stack", "require-dual-stack", "ipv4", "address-only"],
 )  # fmt: skip
-def test_the_ip_families_reach_every_service_and_what_the_pods_listen_on(
-    program: str, network: dict[str, Any], listen: str, service: dict[str, Any], tmp_path: Path
+def test_ip_families_set_every_service_and_the_listening_address(
+    network: dict[str, Any], listen: str, service: dict[str, Any]
 ) -> None:
-    found = objects(tmp_path, {"network": network}, program=program)
-    services = [one["spec"] for one in found if one["kind"] == "Service"]
+    found = objects({"network": network})
+    services = [resource["spec"] for resource in found if resource["kind"] == "Service"]
     assert len(services) == 6
     for spec in services:
         assert {name: spec[name] for name in ("ipFamilies", "ipFamilyPolicy") if name in spec} == service
@@ -33,16 +32,19 @@ def test_the_ip_families_reach_every_service_and_what_the_pods_listen_on(
                if app in {"orchestrator", "comment-worker"}}  # fmt: skip
     assert {args[args.index("--host") + 1] for args in serving.values()} == {listen}
     (exporter,) = [environment(spec) for app, _, spec in pods(found) if app == "celery-exporter"]
-    # Its server takes `::` for IPv6 alone; unasked it listens on IPv4.
+    # The exporter's server takes `::` as IPv6 only; by default it listens on IPv4.
     assert exporter.get("CE_HOST", {}).get("value") == ("*" if listen == "::" else None)
 
 
-def test_the_platforms_are_reached_by_ipv6_and_private_networks_are_not(tmp_path: Path) -> None:
+def test_platforms_are_reached_over_ipv6_without_private_networks() -> None:
     values = {"orchestrator": {"commentMonitoring": {"networkPolicy": {"enabled": True}}}}
-    (policy,) = [one for one in objects(tmp_path, values)
-                 if (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", "comment-worker")]  # fmt: skip
-    blocks = {peer["ipBlock"]["cidr"]: peer["ipBlock"]["except"] for rule in policy["spec"]["egress"]
-              for peer in rule["to"] if "except" in peer.get("ipBlock", {})}  # fmt: skip
+    policies = {
+        resource["metadata"]["name"]: resource for resource in objects(values) if resource["kind"] == "NetworkPolicy"
+    }
+    peers = [peer for rule in policies["comment-worker"]["spec"]["egress"] for peer in rule["to"]]
+    blocks = {
+        peer["ipBlock"]["cidr"]: peer["ipBlock"]["except"] for peer in peers if "except" in peer.get("ipBlock", {})
+    }
     assert set(blocks) == {"0.0.0.0/0", "::/0"}
-    # Private addresses, those of the link (a cloud's metadata among them), and IPv4 behind a translator.
+    # Private addresses, link-local addresses (cloud metadata), and IPv4 behind a NAT64 gateway.
     assert set(blocks["::/0"]) == {"fc00::/7", "fe80::/10", "64:ff9b::/96"}

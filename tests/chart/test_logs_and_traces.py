@@ -1,10 +1,9 @@
-"""Where the level of a running pod comes from, and where traces go."""
+"""The log level of running pods, and the destination of traces."""
 
 from typing import Any
 
 import pytest
-import yaml
-from tests.chart.conftest import CHART, OUTSIDE, arguments, helm
+from tests.chart.conftest import CHART, EXTERNAL_SERVERS, arguments, documents, helm
 
 PODS = ("orchestrator", "comment-worker")
 POLICIES = "orchestrator.commentMonitoring.networkPolicy"
@@ -12,37 +11,36 @@ COLLECTOR = "http://otel-collector.monitoring:4318"
 
 
 def rendered(*switches: str) -> dict[tuple[str, str], dict[str, Any]]:
-    words = [word for one in switches for word in ("--set", one)]
-    outside = {
+    words = [word for switch in switches for word in ("--set", switch)]
+    external = {
         name: value
-        for name, value in OUTSIDE.items()
+        for name, value in EXTERNAL_SERVERS.items()
         if "postgres.enabled=true" not in switches or "postgres" not in name
     }
-    done = helm("template", "x", str(CHART), "--set", f"{POLICIES}.enabled=true", *arguments(None, outside), *words)
-    assert done.returncode == 0, done.stderr
-    found = (one for one in yaml.safe_load_all(done.stdout) if one)
-    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+    result = helm("template", "x", str(CHART), "--set", f"{POLICIES}.enabled=true", *arguments(None, external), *words)
+    assert result.returncode == 0, result.stderr
+    return {(resource["kind"], resource["metadata"]["name"]): resource for resource in documents(result.stdout)}
 
 
 def container(objects: dict[tuple[str, str], dict[str, Any]], pod: str) -> dict[str, Any]:
-    [one] = objects["Deployment", pod]["spec"]["template"]["spec"]["containers"]
-    return dict(one)
+    [container] = objects["Deployment", pod]["spec"]["template"]["spec"]["containers"]
+    return dict(container)
 
 
 def values(objects: dict[tuple[str, str], dict[str, Any]], pod: str) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container(objects, pod)["env"] if "value" in one}
+    return {variable["name"]: variable["value"] for variable in container(objects, pod)["env"] if "value" in variable}
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_the_level_is_a_file_that_follows_a_config_map(pod: str) -> None:
+def test_the_log_level_is_a_file_from_a_config_map(pod: str) -> None:
     objects = rendered()
     data = values(objects, pod)
-    [mount] = [one for one in container(objects, pod)["volumeMounts"] if one["name"] == "log-level"]
-    # A file that is mounted by its subPath stays as it was at the start.
+    [mount] = [mount for mount in container(objects, pod)["volumeMounts"] if mount["name"] == "log-level"]
+    # A file that is mounted by its subPath is never updated.
     assert mount == {"name": "log-level", "mountPath": "/etc/comment-monitor", "readOnly": True}
     volumes = objects["Deployment", pod]["spec"]["template"]["spec"]["volumes"]
-    [volume] = [one for one in volumes if one["name"] == "log-level"]
-    # Each of its keys is a file, once somebody sets it.
+    [volume] = [volume for volume in volumes if volume["name"] == "log-level"]
+    # Each key of the ConfigMap becomes a file when it is set.
     assert volume["configMap"] == {"name": "comment-monitoring-log-level"}
     assert data["LOG_LEVEL_FILE"] == f"{mount['mountPath']}/level"
     assert "data" not in objects["ConfigMap", "comment-monitoring-log-level"]
@@ -53,7 +51,7 @@ def test_the_level_is_a_file_that_follows_a_config_map(pod: str) -> None:
     )
 
 
-def test_by_default_nothing_is_traced() -> None:
+def test_traces_are_off_by_default() -> None:
     objects = rendered()
     for pod in PODS:
         data = values(objects, pod)
@@ -64,13 +62,13 @@ def test_by_default_nothing_is_traced() -> None:
 
 
 def ports(objects: dict[tuple[str, str], dict[str, Any]], pod: str) -> dict[int, Any]:
-    """The ports that a pod may reach, with their peers."""
+    """The ports to which a pod may send, with their peers."""
     egress = objects["NetworkPolicy", pod]["spec"]["egress"]
     return {port["port"]: rule.get("to") for rule in egress for port in rule["ports"]}
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_with_an_endpoint_traces_go_there_and_the_policies_let_them(pod: str) -> None:
+def test_traces_are_sent_to_the_endpoint_and_allowed_by_the_policies(pod: str) -> None:
     objects = rendered(
         f"tracing.endpoint={COLLECTOR}", "tracing.sampleRatio=0.25", "tracing.existingSecret=collector",
         f"{POLICIES}.collector.to[0].namespaceSelector.matchLabels.name=monitoring",
@@ -78,15 +76,15 @@ def test_with_an_endpoint_traces_go_there_and_the_policies_let_them(pod: str) ->
     data = values(objects, pod)
     assert data["OTEL_EXPORTER_OTLP_ENDPOINT"] == COLLECTOR
     assert (data["OTEL_TRACES_SAMPLER"], data["OTEL_TRACES_SAMPLER_ARG"]) == ("parentbased_traceidratio", "0.25")
-    environment = {one["name"]: one for one in container(objects, pod)["env"]}
+    environment = {variable["name"]: variable for variable in container(objects, pod)["env"]}
     names = list(environment)
-    # What is referred to stands before.
+    # A variable must be defined before the variable that refers to it.
     assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")
     assert environment["OTEL_RESOURCE_ATTRIBUTES"]["value"].endswith(",k8s.pod.name=$(POD_NAME)")
     secret = environment["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"]["secretKeyRef"]
     assert secret == {"name": "collector", "key": "headers"}
     assert ports(objects, pod)[4318] == [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
-    # Of those that end by themselves none needs it.
+    # Pods that run a single command send no traces.
     assert "OTEL_EXPORTER_OTLP_HEADERS" not in str(objects["Job", "migrations"])
 
 
@@ -94,13 +92,13 @@ def test_with_an_endpoint_traces_go_there_and_the_policies_let_them(pod: str) ->
     "wrong",
     ["endpoint=collector:4317", "sampleRatio=2", "sampleRatio=1.5", "sampleRatio=most", "existingSecret=Not_A_Name"],
 )
-def test_what_can_not_be_is_refused(wrong: str) -> None:
-    done = helm("template", "x", str(CHART), "--set", f"tracing.{wrong}")
-    assert done.returncode != 0
-    assert "tracing" in done.stderr
+def test_a_wrong_value_of_tracing_is_refused(wrong: str) -> None:
+    result = helm("template", "x", str(CHART), "--set", f"tracing.{wrong}")
+    assert result.returncode != 0
+    assert "tracing" in result.stderr
 
 
-def test_the_database_logs_nothing_that_people_wrote() -> None:
+def test_the_database_does_not_log_texts_of_comments() -> None:
     objects = rendered("postgres.enabled=true", "postgres.password=development")
-    [one] = objects["StatefulSet", "postgres"]["spec"]["template"]["spec"]["containers"]
-    assert {"log_min_messages=log", "log_min_error_statement=panic"} <= set(one["args"])
+    [container] = objects["StatefulSet", "postgres"]["spec"]["template"]["spec"]["containers"]
+    assert {"log_min_messages=log", "log_min_error_statement=panic"} <= set(container["args"])

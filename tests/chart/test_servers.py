@@ -1,29 +1,27 @@
-"""The servers that the chart brings for development."""
+"""The servers that the chart bundles for development."""
 
 import configparser
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.chart.conftest import CHART, helm, helms
+from tests.chart.conftest import CHART, helm, helm_programs, values_file
 
 
-def memory_settings(tmp_path: Path, limits: dict[str, Any] | None, program: str) -> dict[str, str]:
-    """What RabbitMQ is told, for these limits of its container."""
-    values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump({"rabbitmq": {"resources": {"limits": limits}}}))
-    done = helm(
-        "template", "x", str(CHART), "--values", str(CHART / "values-dev.yaml"), "--values", str(values),
+def memory_settings(limits: dict[str, Any] | None, program: str) -> dict[str, str]:
+    """RabbitMQ's memory settings for these limits of its container."""
+    values = values_file({"rabbitmq": {"resources": {"limits": limits}}})
+    result = helm(
+        "template", "x", str(CHART), "--values", str(CHART / "values-dev.yaml"), "--values", values,
         "--show-only", "templates/rabbitmq-configmap.yaml", program=program,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     parser = configparser.ConfigParser()
-    parser.read_string("[all]\n" + yaml.safe_load(done.stdout)["data"]["memory.conf"])
+    parser.read_string("[all]\n" + yaml.safe_load(result.stdout)["data"]["memory.conf"])
     return dict(parser["all"])
 
 
-@pytest.mark.parametrize("program", helms())
+@pytest.mark.parametrize("program", helm_programs())
 @pytest.mark.parametrize(
     ("limit", "amount"),
     [
@@ -37,14 +35,14 @@ def memory_settings(tmp_path: Path, limits: dict[str, Any] | None, program: str)
         ("1073741824", 1024**3),
     ],
 )
-def test_rabbitmq_goes_by_its_containers_memory(tmp_path: Path, program: str, limit: Any, amount: int) -> None:
-    """By the node's it would be killed before it slows its senders down."""
-    found = memory_settings(tmp_path, {"memory": limit}, program)
+def test_rabbitmq_uses_the_memory_limit_of_its_container(program: str, limit: Any, amount: int) -> None:
+    """With the memory of the node it would be killed before it throttles its publishers."""
+    found = memory_settings({"memory": limit}, program)
     assert int(found["total_memory_available_override_value"]) == amount
     assert 0.4 <= float(found["vm_memory_high_watermark.relative"]) <= 0.6
 
 
-@pytest.mark.parametrize("program", helms())
-def test_without_a_limit_rabbitmq_goes_by_the_nodes_memory(tmp_path: Path, program: str) -> None:
-    assert "total_memory_available_override_value" not in memory_settings(tmp_path, None, program)
-    assert "total_memory_available_override_value" not in memory_settings(tmp_path, {"memory": None}, program)
+@pytest.mark.parametrize("program", helm_programs())
+def test_rabbitmq_without_a_limit_uses_the_memory_of_the_node(program: str) -> None:
+    assert "total_memory_available_override_value" not in memory_settings(None, program)
+    assert "total_memory_available_override_value" not in memory_settings({"memory": None}, program)

@@ -1,4 +1,4 @@
-"""What the validation script says of a deployment that does not start: the cause, and nothing that follows from it."""
+"""The validation script reports the cause if a deployment does not start, and skips checks that depend on it."""
 
 import os
 import subprocess
@@ -15,14 +15,14 @@ NAMES: Final = ("orchestrator", "comment-worker")
 
 
 def deployment(name: str) -> dict[str, Any]:
-    """With one pod that is not ready."""
+    """A Deployment with one pod that is not ready."""
     status = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "generation": 1},
             "spec": {"replicas": 1}, "status": status}  # fmt: skip
 
 
 def pod(name: str, *, scheduled: str = "", waiting: dict[str, str] | None = None, restarts: int = 0) -> dict[str, Any]:
-    """A pod that is not ready, and why."""
+    """A pod that is not ready: not scheduled, or with a container that waits."""
     conditions = [{"type": "Ready", "status": "False"}]
     conditions.append({"type": "PodScheduled", "status": "False" if scheduled else "True", "message": scheduled})
     container = {"name": name, "ready": False, "restartCount": restarts, "state": {"waiting": waiting or {}}}
@@ -31,8 +31,8 @@ def pod(name: str, *, scheduled: str = "", waiting: dict[str, str] | None = None
             "status": {"conditions": conditions, "containerStatuses": [] if scheduled else [container]}}  # fmt: skip
 
 
-def said(folder: Path, *pods: dict[str, Any], logs: dict[str, str] | None = None) -> list[str]:
-    """What the script prints of a namespace with these pods."""
+def validated(folder: Path, *pods: dict[str, Any], logs: dict[str, str] | None = None) -> list[str]:
+    """The lines that the script prints for a namespace with these pods."""
     tool("kubectl")
     objects = [deployment(name) for name in NAMES]
     with kubernetes(folder, *objects, *pods, logs=logs) as config:
@@ -42,22 +42,22 @@ def said(folder: Path, *pods: dict[str, Any], logs: dict[str, str] | None = None
             "HOME": str(folder),
             "PATH": f"{TOOLS}:{os.environ['PATH']}",
         }
-        done = subprocess.run([str(SCRIPT), "--namespace", "x", "--timeout", "1"], capture_output=True, text=True,
+        result = subprocess.run([str(SCRIPT), "--namespace", "x", "--timeout", "1"], capture_output=True, text=True,
                               check=False, timeout=120, env=environment)  # fmt: skip
-    assert done.returncode == 1, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    assert result.returncode == 1, result.stdout + result.stderr
+    return result.stdout.splitlines()
 
 
 def failures(lines: list[str]) -> list[str]:
-    """Those of the pods: the fake cluster has none of the other objects."""
+    """The failures of pods; other checks fail because the fake cluster has only pods and Deployments."""
     return [line for line in lines if line.startswith("FAIL") and ("deployment " in line or "pod" in line)]
 
 
 CONFIG_ERROR: Final = {"reason": "CreateContainerConfigError", "message": 'secret "orchestrator-db" not found'}
 
 
-def test_a_missing_secret_is_said_once_for_each_deployment_and_nothing_follows(tmp_path: Path) -> None:
-    lines = said(tmp_path, *(pod(name, waiting=CONFIG_ERROR) for name in NAMES))
+def test_a_missing_secret_is_reported_once_for_each_deployment(tmp_path: Path) -> None:
+    lines = validated(tmp_path, *(pod(name, waiting=CONFIG_ERROR) for name in NAMES))
     assert failures(lines) == [
         f'FAIL  deployment {name} is rolled out: CreateContainerConfigError: secret "orchestrator-db" not found'
         for name in NAMES
@@ -67,10 +67,10 @@ def test_a_missing_secret_is_said_once_for_each_deployment_and_nothing_follows(t
     assert lines[-1].endswith("1 skipped") or lines[-1].endswith("2 skipped")
 
 
-def test_a_pod_that_crashed_says_its_last_words(tmp_path: Path) -> None:
+def test_the_last_log_line_of_a_crashed_pod_is_reported(tmp_path: Path) -> None:
     crash = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}
     words = "COMMENT_BATCH_SIZE=4: must be 5 to 25"
-    lines = said(
+    lines = validated(
         tmp_path, pod("orchestrator", waiting=crash, restarts=6), pod("comment-worker", waiting=CONFIG_ERROR),
         logs={"orchestrator-7c9-x2": f"starting\n{words}\n\n"},
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_a_pod_that_crashed_says_its_last_words(tmp_path: Path) -> None:
     assert len(failures(lines)) == 2
 
 
-def test_what_a_pod_can_not_mount_is_named(tmp_path: Path) -> None:
+def test_a_volume_that_cannot_be_mounted_is_named(tmp_path: Path) -> None:
     creating = {"reason": "ContainerCreating"}
     words = 'MountVolume.SetUp failed for volume "private-ca" : secret "private-ca" not found'
     events = [
@@ -95,16 +95,16 @@ def test_what_a_pod_can_not_mount_is_named(tmp_path: Path) -> None:
         ])
     ]  # fmt: skip
     pods = (pod("orchestrator", waiting=creating), pod("comment-worker", waiting=CONFIG_ERROR))
-    lines = said(tmp_path, *pods, *events)
+    lines = validated(tmp_path, *pods, *events)
     assert failures(lines)[0] == f"FAIL  deployment orchestrator is rolled out: {words}"
 
 
-def test_a_pod_without_a_node_says_what_the_scheduler_says(tmp_path: Path) -> None:
+def test_the_schedulers_message_is_reported_for_a_pending_pod(tmp_path: Path) -> None:
     taints = "0/3 nodes are available: 3 node(s) had untolerated taint {team: a}."
-    lines = said(tmp_path, *(pod(name, scheduled=taints) for name in NAMES))
+    lines = validated(tmp_path, *(pod(name, scheduled=taints) for name in NAMES))
     assert f"FAIL  deployment orchestrator is rolled out: {taints}" in lines
 
 
-@pytest.mark.parametrize("words", ["kill $forward", "kill $!"])
-def test_no_process_is_ended_by_a_number_that_may_be_anothers(words: str) -> None:
+@pytest.mark.parametrize("words", ["kill $forward", "kill $!"], ids=["variable", "last-background"])
+def test_the_script_kills_no_process_by_a_pid_that_may_be_reused(words: str) -> None:
     assert words not in SCRIPT.read_text()

@@ -1,4 +1,4 @@
-"""The commands of the pages do what the pages say, run as written against a running `up`."""
+"""The commands of the documentation, run as written against `comment-monitor up`, print what the pages show."""
 
 import asyncio
 import json
@@ -18,13 +18,13 @@ from tests.support.system import Program
 PAGES: Final = ("README.md", "docs/user-guide.md", "docs/operations.md", "docs/logs-and-traces.md")
 BLOCK: Final = re.compile(r"^```bash\n(.*?)^```\n(?:```json\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 PROGRAM: Final = ".venv/bin/comment-monitor"
-# What needs a fresh checkout, or runs until Ctrl-C: .ci/first-start and tests/integration/cli/test_up.py.
-ELSEWHERE: Final = re.compile(r"^make |comment-monitor (serve|worker|up)\b", re.MULTILINE)
+# Commands that need a fresh checkout or run until Ctrl-C: .ci/first-start and tests/integration/cli/test_up.py.
+TESTED_ELSEWHERE: Final = re.compile(r"^make |comment-monitor (serve|worker|up)\b", re.MULTILINE)
 EXAMPLE: Final = '{"post_id": "1", "id": "9", "author": "ana", "text": "from a file"}\n'
 
 
 class Block(NamedTuple):
-    """Commands, and the JSON that they print where the page shows it."""
+    """Commands, and the JSON that they print if the page shows it."""
 
     page: str
     commands: str
@@ -35,24 +35,24 @@ def blocks(page: str) -> list[Block]:
     text = (project_root() / page).read_text()
     found = [Block(page, match[1], match[2]) for match in BLOCK.finditer(text)]
     assert text.count("```bash") == len(found)
-    return [one for one in found if not ELSEWHERE.search(one.commands)]
+    return [block for block in found if not TESTED_ELSEWHERE.search(block.commands)]
 
 
 class Running(NamedTuple):
-    """A running `up` with ./data in a folder."""
+    """A running `up` with its data in a folder."""
 
     folder: Path
     port: int
     metrics_port: int
 
     def run(self, commands: str) -> "subprocess.CompletedProcess[str]":
-        ours = {
+        replacements = {
             "localhost:8080": f"127.0.0.1:{self.port}",
             "localhost:9090": f"127.0.0.1:{self.metrics_port}",
             PROGRAM: f"{sys.executable} -m comment_monitor",
         }
-        for theirs, mine in ours.items():
-            commands = commands.replace(theirs, mine)
+        for documented, actual in replacements.items():
+            commands = commands.replace(documented, actual)
         quiet = re.sub(r"\bcurl\b", "curl -sS --fail-with-body", commands)
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", quiet], cwd=self.folder, capture_output=True, text=True, check=False
@@ -61,30 +61,30 @@ class Running(NamedTuple):
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    # Not pytest's own folder: run as root, PostgreSQL's user could not enter it.
+    # Not pytest's own folder: if the tests run as root, PostgreSQL's user cannot enter it.
     with tempfile.TemporaryDirectory(prefix="docs-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "comments.jsonl").write_text(EXAMPLE)
-        one = Running(folder, free_port(), free_port())
-        ports = ("--port", str(one.port), "--metrics-port", str(one.metrics_port))
+        up = Running(folder, free_port(), free_port())
+        ports = ("--port", str(up.port), "--metrics-port", str(up.metrics_port))
         program = Program(folder, {}, "up", *ports, "--data-dir", str(folder / "data"))
         program.start()
         try:
             asyncio.run(until(lambda: "is up" in program.output or program.process.poll() is not None, seconds=120))
             assert program.process.poll() is None, program.output
-            yield one
+            yield up
             assert program.stop() == 0
         finally:
             program.kill()
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_the_page_works_and_prints_what_it_shows(running: Running, page: str) -> None:
+def test_every_command_of_a_page_prints_the_output_on_the_page(running: Running, page: str) -> None:
     found = blocks(page)
     assert found
     for block in found:
-        done = running.run(block.commands)
-        assert done.returncode == 0, (block.commands, done.stdout, done.stderr)
+        result = running.run(block.commands)
+        assert result.returncode == 0, (block.commands, result.stdout, result.stderr)
         if block.output:
-            assert json.loads(done.stdout) == json.loads(block.output)
+            assert json.loads(result.stdout) == json.loads(block.output)

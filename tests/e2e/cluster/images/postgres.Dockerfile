@@ -1,4 +1,4 @@
-# Of the image postgres:17 what the chart uses: its variables, its folders, its user 999 (and any other), its programs.
+# The parts of the image postgres:17 that the chart uses: variables, folders, the user 999 (or any other), programs.
 FROM localhost/debian:1
 # hadolint ignore=DL3008
 RUN groupadd --gid 999 postgres \
@@ -12,7 +12,7 @@ RUN groupadd --gid 999 postgres \
 COPY postgres-entrypoint /usr/local/bin/docker-entrypoint.sh
 ENV PATH=/usr/local/bin:/usr/lib/postgresql/current/bin:/usr/sbin:/usr/bin:/sbin:/bin PGDATA=/var/lib/postgresql/data LANG=C.UTF-8
 USER 999:999
-# Sessions end, the data is written down.
+# Fast shutdown: sessions are ended and the data is written.
 STOPSIGNAL SIGINT
 EXPOSE 5432
 ENTRYPOINT ["docker-entrypoint.sh"]

@@ -1,4 +1,4 @@
-# One static program, and nothing else.
+# A single static program.
 FROM scratch
 COPY root/ /
 USER 65534:65534

@@ -1,4 +1,4 @@
-# Of the image rabbitmq:4 what the chart uses: its variables, its folders (conf.d among them), its user 999 (and any other).
+# The parts of the image rabbitmq:4 that the chart uses: variables, folders (including conf.d), the user 999 (or any other).
 FROM localhost/debian:1
 # hadolint ignore=DL3008
 RUN groupadd --gid 999 rabbitmq \
@@ -9,7 +9,7 @@ RUN groupadd --gid 999 rabbitmq \
  && install -d -o rabbitmq -g rabbitmq -m 777 /var/lib/rabbitmq /var/log/rabbitmq \
  && install -d /etc/rabbitmq/conf.d \
  && echo '[rabbitmq_prometheus].' >/etc/rabbitmq/enabled_plugins
-# Debian's own start script wants root; this one takes any user. Its home holds the cookie.
+# Debian's own start script needs root; this script runs as any user. HOME contains the cookie.
 ENV PATH=/usr/lib/rabbitmq/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/var/lib/rabbitmq RABBITMQ_LOGS=- LANG=C.UTF-8
 USER 999:999
 EXPOSE 5672 15692

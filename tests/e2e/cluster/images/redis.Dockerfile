@@ -1,4 +1,4 @@
-# Of the image redis:7 what the chart uses: its folder, its user 999 (and any other), and arguments as the command.
+# The parts of the image redis:7 that the chart uses: the folder, the user 999 (or any other), arguments as the command.
 FROM localhost/debian:1
 # hadolint ignore=DL3008
 RUN groupadd --gid 999 redis \
