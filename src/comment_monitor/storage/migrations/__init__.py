@@ -22,6 +22,7 @@ __all__ = ["UnknownRevisionError"]
 
 FOLDER: Final = Path(__file__).parent
 
+
 def config() -> Config:
     """Returns Alembic's configuration, without an ini file."""
     result = Config()
