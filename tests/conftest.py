@@ -1,4 +1,4 @@
-"""Servers and databases for the tests: real ones, started for this run, gone after it."""
+"""Real servers and databases for the tests, started for the test run."""
 
 import asyncio
 import itertools
@@ -36,10 +36,10 @@ TEMPLATE = "template_for_tests"
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.2
 _names = itertools.count()
 
-# What a script starts in its background is told to ignore Ctrl-C, and hands that on to all that it starts itself.
+# Background processes of a script ignore Ctrl-C and pass this on to all processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples at every run, and no limit of time for one of them: a busy machine is no finding.
+# The same examples in every run and no time limit for an example, because a busy machine is no failure.
 hypothesis_settings.register_profile(
     "tests", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -47,7 +47,7 @@ hypothesis_settings.load_profile("tests")
 
 
 def execute(dsn: str, statement: str) -> list[tuple[Any, ...]]:
-    """One statement in autocommit; its rows, if it has any."""
+    """Executes a statement in autocommit; returns its rows, if any."""
     connection = psycopg2.connect(dsn)
     try:
         connection.autocommit = True
@@ -59,20 +59,20 @@ def execute(dsn: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def with_database(dsn: str, name: str) -> str:
-    """The DSN of another database on the same server."""
+    """Returns the DSN of another database on the same server."""
     return psycopg2.extensions.make_dsn(dsn, dbname=name)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def models() -> None:
-    """The analysers' models are loaded, as in a worker before its first task."""
+    """Loads the models of the analysers, as a worker does before its first task."""
     warm_up()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL for the whole run, with a migrated template database."""
-    # Not pytest's own folder: run as root, the server's user could not enter it.
+    """A PostgreSQL for the whole test run, with a migrated template database."""
+    # Not pytest's folder: PostgreSQL runs as another user if the tests run as root, and could not enter it.
     with tempfile.TemporaryDirectory(prefix="tests-") as name:
         Path(name).chmod(0o755)
         server = EmbeddedPostgres(Path(name) / "data")
@@ -87,7 +87,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    """A Redis for the whole run."""
+    """A Redis for the whole test run."""
     server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
     server.start()
     try:
@@ -97,7 +97,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
 
 
 def need_rabbitmq() -> None:
-    """Where it is not installed the test is skipped by name, or fails in CI."""
+    """Skips the test if RabbitMQ is not installed, or fails it in CI."""
     if not server_script():
         reason = "rabbitmq-server is not on PATH"
         if os.environ.get("REQUIRE_SERVICES") == "1":
@@ -112,40 +112,40 @@ class Broker(NamedTuple):
 
 
 def _run_folder(factory: pytest.TempPathFactory) -> Path:
-    """The temporary folder that all processes of this test run share."""
+    """Returns the temporary folder that all processes of this test run share."""
     base = factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
 def rabbitmq_of_all(tmp_path_factory: pytest.TempPathFactory) -> Broker:
-    """This process's virtual host of the RabbitMQ of the whole run, where rabbitmq-server is installed."""
+    """This process's virtual host of the shared RabbitMQ."""
     need_rabbitmq()
     return Broker(shared_url(_run_folder(tmp_path_factory), os.environ.get("PYTEST_XDIST_WORKER", "gw0")))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stops the shared RabbitMQ, once all processes have ended."""
+    """Stops the shared RabbitMQ after all processes have ended."""
     if "PYTEST_XDIST_WORKER" not in os.environ and (factory := getattr(session.config, "_tmp_path_factory", None)):
         stop_shared(_run_folder(factory))
 
 
 @pytest.fixture
 def rabbitmq(rabbitmq_of_all: Broker) -> Broker:
-    """The same with an empty queue: messages for an earlier test's database would name rows of this test's too."""
+    """The virtual host with an empty queue: old messages would name outbox rows of this test's database."""
     empty(rabbitmq_of_all.url)
     return rabbitmq_of_all
 
 
 @pytest.fixture
 def empty_dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """A database of the test's own without tables."""
+    """An empty database for the test."""
     yield from _database(postgres, "template0")
 
 
 @pytest.fixture
 def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """A migrated database of the test's own."""
+    """A migrated database for the test."""
     yield from _database(postgres, TEMPLATE)
 
 
@@ -160,7 +160,7 @@ def _database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(redis_server: EmbeddedRedis) -> str:
-    """The Redis of this run, emptied."""
+    """The URL of the shared Redis, emptied."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
@@ -168,8 +168,8 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 
 @pytest.fixture
 def environment(dsn: str, redis_url: str) -> dict[str, str]:
-    """The variables of a process on the test's own servers, without a broker."""
-    # By itself it gives Redis half a second: where this machine is busy, one that is there would pass for away.
+    """The variables of a process on the test's servers, without a broker."""
+    # The default timeout of half a second would make Redis seem unavailable on a busy machine.
     patient = f"{redis_url}&socket_timeout=30&socket_connect_timeout=30"
     return {"POSTGRES_DSN": dsn, "REDIS_URL": patient, "COMMENT_RATE_LIMIT_PER_MINUTE": "0"}
 
@@ -179,7 +179,7 @@ MakeSettings = Callable[..., Settings]
 
 @pytest.fixture
 def make_settings(environment: dict[str, str]) -> MakeSettings:
-    """Settings on the test's own servers, changed by keyword: `make_settings(COMMENT_BATCH_SIZE=5)`."""
+    """Settings for the test's servers, changed by keyword: `make_settings(COMMENT_BATCH_SIZE=5)`."""
 
     def make(**changes: object) -> Settings:
         return config.load({**environment, **{name: str(value) for name, value in changes.items()}})
@@ -189,14 +189,14 @@ def make_settings(environment: dict[str, str]) -> MakeSettings:
 
 @pytest.fixture
 async def runtime(make_settings: MakeSettings) -> AsyncIterator[Runtime]:
-    """A process's inside, running."""
+    """A running Runtime, without the HTTP server."""
     async with open_runtime(make_settings(), application="test") as one:
         yield one
 
 
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the whole application, without a socket between."""
+    """Yields a client of the whole application, without a socket."""
     app = create_app(settings)
     async with app.lifespan():
         transport = httpx.ASGITransport(create_asgi(app))  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ async def open_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def kept_open(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client whose application one task opens and closes, as its lifespan wants: a fixture's two ends are two."""
+    """Yields a client whose application one task opens and closes: a fixture's setup and teardown may be two tasks."""
     opened: asyncio.Future[httpx.AsyncClient] = asyncio.get_running_loop().create_future()
     leave = asyncio.Event()
 
@@ -227,20 +227,20 @@ async def kept_open(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def client(make_settings: MakeSettings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the application on the test's own servers."""
+    """A client of the application on the test's servers."""
     async with kept_open(make_settings()) as one:
         yield one
 
 
 def metric(name: str, **labels: str) -> float:
-    """A metric's value in this process; 0 where it has none yet."""
+    """Returns the value of a metric in this process; 0 if it has none yet."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 async def until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
-    """Waits for a condition (a function, or one that gives an awaitable) to come true.
+    """Waits until a condition (a function, or one that returns an awaitable) is true.
 
-    The limit is for what never comes: where every processor is taken, a process may need ten seconds for its start.
+    The limit is for conditions that never become true: on a busy machine, a process may need ten seconds to start.
     """
     pause = SHORTEST_PAUSE
     async with asyncio.timeout(seconds):
@@ -251,10 +251,10 @@ async def until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
             if result:
                 return
             await asyncio.sleep(pause)
-            # A poll takes processor time from what it waits for: the longer the wait, the fewer the polls.
+            # A poll takes CPU time from the awaited process: the longer the wait, the fewer the polls.
             pause = min(1.3 * pause, LONGEST_PAUSE)
 
 
 def project_root() -> Path:
-    """The checkout."""
+    """Returns the root folder of the repository."""
     return Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""Servers for the kills and outages."""
+"""Servers and systems for tests of kills and outages."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from comment_monitor.devserver.postgres_process import EmbeddedPostgres
 from comment_monitor.devserver.redis_process import EmbeddedRedis
 from comment_monitor.storage import migrations
 
-# A batch that got lost is sent again soon, so that a test need not wait for it.
+# A lost batch is sent again soon, so that tests need not wait for it.
 PROMPT = {
     "COMMENT_RESEND_AFTER": "1",
     "COMMENT_SWEEP_INTERVAL": "0.2",
@@ -25,13 +25,13 @@ PROMPT = {
 
 @pytest.fixture
 def broker_url(rabbitmq: Broker) -> str:
-    """RabbitMQ with an empty queue."""
+    """A RabbitMQ with an empty queue."""
     return rabbitmq.url
 
 
 @pytest.fixture
 def prompt_environment(environment: dict[str, str], broker_url: str) -> dict[str, str]:
-    """The variables of processes on the test's own servers."""
+    """The variables of a process on the test's servers."""
     return {**environment, **PROMPT, "CELERY_BROKER_URL": broker_url}
 
 
@@ -40,21 +40,21 @@ MakeSystem = Callable[..., System]
 
 @pytest.fixture
 def make_system(tmp_path: Path, prompt_environment: dict[str, str]) -> Iterator[MakeSystem]:
-    """Makes systems, not yet started, with variables changed by keyword; all of them end with the test."""
+    """Makes systems that are not started, with variables given by keyword; all of them end with the test."""
     with ExitStack() as stack:
 
         def make(**changes: object) -> System:
             variables = {name: str(value) for name, value in changes.items()}
-            one = System(tmp_path, {**prompt_environment, **variables})
-            stack.callback(one.end)
-            return one
+            system = System(tmp_path, {**prompt_environment, **variables})
+            stack.callback(system.end)
+            return system
 
         yield make
 
 
 @pytest.fixture
 def system(make_system: MakeSystem) -> System:
-    """Orchestrator and worker, not yet started."""
+    """An orchestrator and a worker that are not started."""
     return make_system()
 
 
@@ -71,8 +71,8 @@ def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture
 def own_postgres() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL that the test may stop, its database migrated."""
-    # Not pytest's own folder: run as root, the server's user could not enter it.
+    """A PostgreSQL that the test may stop, with a migrated database."""
+    # Not pytest's folder: PostgreSQL runs as another user if the tests run as root, and could not enter it.
     with tempfile.TemporaryDirectory(prefix="tests-") as name:
         Path(name).chmod(0o755)
         server = EmbeddedPostgres(Path(name) / "data")
@@ -86,7 +86,7 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def own_rabbitmq(rabbitmq: Broker, tmp_path: Path) -> Iterator[RabbitMQ]:
-    """A RabbitMQ that the test may stop; the shared one is asked for because it says where there is none."""
+    """A RabbitMQ that the test may stop; depends on the shared RabbitMQ to be skipped where none is installed."""
     server = RabbitMQ(tmp_path / "rabbitmq")
     server.start()
     try:

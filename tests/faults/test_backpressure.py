@@ -1,4 +1,4 @@
-"""A database that holds writes up: bounded waiting, 503 with Retry-After beyond it, and a repeat that is safe."""
+"""A database that blocks writes: bounded waiting, then 503 with Retry-After, and requests that can be repeated."""
 
 import asyncio
 
@@ -14,16 +14,16 @@ from tests.support.system import Sender, System, assert_unavailable, stored
 QUEUE_LENGTH = "comment_processing_queue_length"
 ERRORS = "comment_processing_errors_total"
 CAPACITY = 25
-# What a full queue is shown by must not be given up meanwhile, on a busy machine either: as long as may be.
+# The requests that fill the queue must not time out on a busy machine: the longest allowed timeout.
 PATIENT = {"COMMENT_QUEUE_CAPACITY": CAPACITY, "COMMENT_PROCESSING_TIMEOUT": 45}
 
 
 def kind(response: httpx.Response) -> str:
-    """The problem's name, as the metric has it."""
+    """Returns the problem type as the metric names it."""
     return str(response.json()["type"]).rpartition(":")[2]
 
 
-async def test_a_batch_over_its_time_answers_503_and_a_repeat_is_safe(system: System) -> None:
+async def test_a_batch_over_its_time_limit_is_answered_503_and_can_be_repeated(system: System) -> None:
     ids = [str(number) for number in range(40)]
     await system.start()
     with locked(system.dsn):
@@ -31,7 +31,7 @@ async def test_a_batch_over_its_time_answers_503_and_a_repeat_is_safe(system: Sy
         for answer in answers:
             assert_unavailable(answer, "timeout", "database-unavailable")
         assert await system.metric(QUEUE_LENGTH) == 0
-        # Nor does PostgreSQL go on with what was given up.
+        # PostgreSQL does not continue the abandoned writes either.
         await until(lambda: not blocked(system.dsn))
     repeat = (await system.post(*map(comment, ids))).json()
     assert adds_up(repeat)
@@ -41,7 +41,7 @@ async def test_a_batch_over_its_time_answers_503_and_a_repeat_is_safe(system: Sy
         assert await system.metric(ERRORS, reason=kind(answer)) > 0
 
 
-async def test_a_full_queue_refuses_and_takes_again_once_it_has_room(make_system: MakeSystem) -> None:
+async def test_a_full_queue_refuses_requests_until_capacity_is_free(make_system: MakeSystem) -> None:
     system = make_system(**PATIENT)
     await system.start()
     first = [f"first-{number}" for number in range(CAPACITY)]
@@ -51,22 +51,22 @@ async def test_a_full_queue_refuses_and_takes_again_once_it_has_room(make_system
         assert await system.metric(QUEUE_LENGTH) == CAPACITY
         assert_unavailable(await system.post(comment("late")), "queue-full")
         senders = [Sender(system.url, name=f"client{number}") for number in range(8)]
-        sending = [asyncio.create_task(one.send(3)) for one in senders]
-        await until(lambda: all(one.statuses for one in senders))
+        sending = [asyncio.create_task(sender.send(3)) for sender in senders]
+        await until(lambda: all(sender.statuses for sender in senders))
         assert await system.metric(QUEUE_LENGTH) == CAPACITY
     assert (await accepted).json()["stored"] == CAPACITY
     await asyncio.gather(*sending)
-    assert all(one.statuses == {200, 503} for one in senders)
-    await system.all_is_well(first + [id_ for one in senders for id_ in one.sent])
+    assert all(sender.statuses == {200, 503} for sender in senders)
+    await system.all_is_well(first + [id_ for sender in senders for id_ in sender.sent])
     assert await system.metric(QUEUE_LENGTH) == 0
 
 
 async def waiting(system: System, count: int) -> bool:
-    """So many comments."""
+    """Whether this many comments wait."""
     return await system.metric(QUEUE_LENGTH) == count
 
 
-async def test_a_large_request_is_taken_although_others_keep_sending(make_system: MakeSystem) -> None:
+async def test_a_request_larger_than_the_capacity_is_accepted(make_system: MakeSystem) -> None:
     system = make_system(**PATIENT)
     await system.start()
     many = [f"many-{number}" for number in range(10 * CAPACITY)]
@@ -76,7 +76,7 @@ async def test_a_large_request_is_taken_although_others_keep_sending(make_system
         large = asyncio.create_task(system.post(*map(comment, many)))
         await until(lambda: waiting(system, 1 + len(many)))
         assert_unavailable(await system.post(comment("late")), "queue-full")
-    assert [(await one).status_code for one in (small, large)] == [200, 200]
+    assert [(await request).status_code for request in (small, large)] == [200, 200]
     await system.all_is_well(["small", *many])
 
 
@@ -92,7 +92,7 @@ async def test_refusals_are_counted(make_system: MakeSystem) -> None:
     assert (await accepted).status_code == 200
 
 
-async def test_refused_requests_take_no_memory(make_system: MakeSystem) -> None:
+async def test_refused_requests_hold_no_memory(make_system: MakeSystem) -> None:
     system = make_system(**PATIENT)
     await system.start(system.orchestrator)
     process = psutil.Process(system.orchestrator.process.pid)
@@ -100,7 +100,7 @@ async def test_refused_requests_take_no_memory(make_system: MakeSystem) -> None:
     first = [f"first-{number}" for number in range(CAPACITY)]
 
     async def refused(times: int) -> int:
-        """Sends a megabyte so often; the process's memory afterwards."""
+        """Sends a megabyte this many times; returns the memory of the process."""
         for _ in range(times):
             assert_unavailable(await system.post(*large), "queue-full")
         return int(process.memory_info().rss)

@@ -1,4 +1,4 @@
-"""RabbitMQ out of reach from one piece to the next: whatever a worker was at, it still hears that it is to leave."""
+"""RabbitMQ becomes unreachable at any stage: the worker still reacts to SIGTERM."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,12 +9,12 @@ from tests.support.cut_line import cut_line
 from tests.support.system import Program
 
 PATIENCE = 60
-# In this order: as it greets the broker, opens its second connection, says that it is there; then a heartbeat each.
+# Stages: the handshake, the second connection, the announcement of the worker, then a heartbeat each.
 PIECES = (1, 9, 14, 18, 21, 24, 25)
 
 
-@pytest.mark.parametrize(("pieces", "events"), [*((one, "false") for one in PIECES), (24, "true")])
-async def test_a_worker_whose_broker_goes_away_ends_on_sigterm(
+@pytest.mark.parametrize(("pieces", "events"), [*((pieces, "false") for pieces in PIECES), (24, "true")])
+async def test_a_worker_without_its_broker_exits_on_sigterm(
     dsn: str, rabbitmq: Broker, tmp_path: Path, pieces: int, events: str
 ) -> None:
     server = urlsplit(rabbitmq.url)

@@ -1,4 +1,4 @@
-"""`cleanup` beside edits: it changes the prefix in Redis under them, and none is taken for a duplicate and lost."""
+"""`cleanup` during edits: it changes the prefix in Redis, and no edit is taken for a duplicate and lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,26 +22,26 @@ FILLERS: Final = ("one ", "two ")
 
 
 class Rounds:
-    """What the clients do together; all of them begin another round, or none: a few would wait for the others."""
+    """Synchronizes the clients: all of them begin another round, or none does."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
-        self._together = asyncio.Barrier(CLIENTS)
+        self._barrier = asyncio.Barrier(CLIENTS)
         self._over = False
 
-    async def together(self) -> bool:
-        """Waits for all; True for one of them."""
-        return await self._together.wait() == 0
+    async def meet(self) -> bool:
+        """Waits for all clients; returns True for one of them."""
+        return await self._barrier.wait() == 0
 
-    async def goes_on(self) -> bool:
-        if await self.together():
+    async def begins_another(self) -> bool:
+        if await self.meet():
             self._over = self.stop.is_set()
-        await self.together()
+        await self.meet()
         return not self._over
 
 
 class Editor:
-    """A client with comments of its own that sends to two processes in turn, each text once the last is confirmed."""
+    """A client that alternates between two processes; it sends each text after the last one was confirmed."""
 
     def __init__(self, name: str, urls: list[str], rounds: Rounds):
         self._name = name
@@ -50,15 +50,15 @@ class Editor:
         self.confirmed: dict[str, str] = {}
 
     async def edit(self) -> None:
-        """Some comments with a text, then with another, then with the first: a revert is what may be lost."""
+        """Sends comments with a text, then another text, then the first text again: a revert is easily lost."""
         async with http.AsyncClient(timeout=60) as client:
-            while await self._rounds.goes_on():
+            while await self._rounds.begins_another():
                 first = len(self.confirmed)
                 ids = [f"{self._name}-{number}" for number in range(first, first + ROUND)]
                 for turn, text in enumerate("ABA"):
-                    # An edit brings the prefix to its process. So the reverts are all sent at one time, the last
-                    # edited first: one process stores no edit for a while, and goes by the prefix of before.
-                    await self._rounds.together()
+                    # An edit refreshes the prefix of its process. The reverts are all sent at the same time, the last
+                    # edited first: one process stores no edit for a while, and uses the previous prefix.
+                    await self._rounds.meet()
                     for id_ in sorted(ids, reverse=turn == 2):
                         await self._send(client, self._urls[turn % 2], id_, f"{text} of {id_}")
 
@@ -73,45 +73,47 @@ class Editor:
 
 @asynccontextmanager
 async def editing(systems: list[System]) -> AsyncIterator[list[Editor]]:
-    """Clients that edit until the end of the block, which waits for the last of their rounds."""
+    """Runs clients that edit until the end of the block, which waits for their last round."""
     rounds = Rounds()
-    editors = [Editor(f"client{number}", [one.url for one in systems], rounds) for number in range(CLIENTS)]
+    editors = [Editor(f"client{number}", [system.url for system in systems], rounds) for number in range(CLIENTS)]
     async with asyncio.TaskGroup() as group:
-        for one in editors:
-            group.create_task(one.edit())
+        for editor in editors:
+            group.create_task(editor.edit())
         yield editors
         rounds.stop.set()
 
 
 async def clean_up(system: System, folder: Path) -> set[str]:
-    """Removals at once, which change the prefix as near to each other as they may; the prefixes seen."""
+    """Runs concurrent cleanups, which change the prefix at about the same time; returns the prefixes seen."""
     programs = [Program(folder, system.environment, "cleanup", "--yes", "--days", "30") for _ in range(AT_ONCE)]
     prefixes: set[str] = set()
 
     def ended() -> bool:
-        # Looked at first: what the last of them changes at its end is seen too.
-        over = all(one.process.poll() is not None for one in programs)
+        # Polled first, so that the last change of the prefix is seen too.
+        over = all(program.process.poll() is not None for program in programs)
         ((prefix,),) = execute(system.dsn, "SELECT cache_namespace::text FROM installation")
         prefixes.add(prefix)
         return over
 
     try:
-        for one in programs:
-            one.start()
+        for program in programs:
+            program.start()
         await until(ended, seconds=90)
-        assert [one.process.returncode for one in programs] == [0] * AT_ONCE, [one.output for one in programs]
+        assert [program.process.returncode for program in programs] == [0] * AT_ONCE, [
+            program.output for program in programs
+        ]
     finally:
-        for one in programs:
-            one.kill()
+        for program in programs:
+            program.kill()
     return prefixes
 
 
 async def test_no_edit_is_lost_while_cleanups_change_the_prefix(make_system: MakeSystem, tmp_path: Path) -> None:
     systems = [make_system(), make_system()]
-    for one in systems:
-        one.orchestrator.start()
-    for one in systems:
-        await one.until_healthy()
+    for system in systems:
+        system.orchestrator.start()
+    for system in systems:
+        await system.until_healthy()
     first = systems[0]
     replaced_long_ago(first.dsn)
     prefixes: set[str] = set()
@@ -120,11 +122,11 @@ async def test_no_edit_is_lost_while_cleanups_change_the_prefix(make_system: Mak
             stored_comments(first.dsn, 5, name=name)
             prefixes |= await clean_up(first, tmp_path)
     assert len(prefixes) > 2 * len(FILLERS)
-    confirmed = {id_: text for one in editors for id_, text in one.confirmed.items()}
+    confirmed = {id_: text for editor in editors for id_, text in editor.confirmed.items()}
     found = dict(execute(first.dsn, "SELECT comment_id, text FROM comments"))
-    # As differences, for a readable failure. Fillers would be among the second.
+    # Compared as differences, for a readable failure. The second would contain the fillers.
     assert {id_: found.get(id_) for id_, text in confirmed.items() if found.get(id_) != text} == {}
     assert found.keys() - confirmed.keys() == set()
-    assert await first.broken_promises() == []
-    for one in systems:
-        one.has_no_complaints()
+    assert await first.violated_invariants() == []
+    for system in systems:
+        system.has_no_complaints()

@@ -1,4 +1,4 @@
-"""The same comments by many clients at once, at two processes: stored once, and every answer adds up."""
+"""The same comments from many concurrent clients at two processes: each is stored once, and all counts add up."""
 
 import asyncio
 import random
@@ -19,20 +19,20 @@ SIZES = (3, 10, 25, 60, 125, 500)
 
 
 @pytest.fixture
-async def two(make_system: MakeSystem, request: pytest.FixtureRequest) -> list[System]:
-    """Two orchestrators on one database, the first with a worker; with the variables of the test's parameter."""
+async def systems(make_system: MakeSystem, request: pytest.FixtureRequest) -> list[System]:
+    """Two orchestrators on the same database, the first with a worker; with the variables of the test's parameter."""
     changes = getattr(request, "param", {})
     systems = [make_system(**changes), make_system(**changes)]
-    for one in systems:
-        one.orchestrator.start()
-    for one in systems:
-        await one.until_healthy()
+    for system in systems:
+        system.orchestrator.start()
+    for system in systems:
+        await system.until_healthy()
     systems[0].worker.start()
     return systems
 
 
 async def send(url: str, parts: Iterator[Sequence[dict[str, Any]]]) -> Counter[str]:
-    """Sends requests one after the other; the sums of their answers."""
+    """Sends requests one after the other; returns the sums of their counts."""
     sums: Counter[str] = Counter()
     async with http.AsyncClient(base_url=url, timeout=60) as client:
         for part in parts:
@@ -47,7 +47,7 @@ async def send(url: str, parts: Iterator[Sequence[dict[str, Any]]]) -> Counter[s
 
 
 def shuffled(comments: Sequence[dict[str, Any]], client: int) -> Iterator[list[dict[str, Any]]]:
-    """All comments in an order and in requests of a size that are this client's own."""
+    """Yields all comments in an order and in requests of a size that are specific to the client."""
     order = random.Random(client).sample(comments, len(comments))
     size = SIZES[client % len(SIZES)]
     return (order[at : at + size] for at in range(0, len(order), size))
@@ -58,32 +58,32 @@ def deadlocks(dsn: str) -> int:
     return int(amount)
 
 
-@pytest.mark.parametrize("two", [{}, {"REDIS_URL": ""}], ids=["with Redis", "without Redis"], indirect=True)
-async def test_the_same_comments_by_20_clients_at_once_are_stored_once(two: list[System]) -> None:
+@pytest.mark.parametrize("systems", [{}, {"REDIS_URL": ""}], ids=["with-redis", "without-redis"], indirect=True)
+async def test_the_same_comments_from_20_concurrent_clients_are_stored_once(systems: list[System]) -> None:
     comments = [comment(number) for number in range(AMOUNT)]
-    sending = (send(two[client % 2].url, shuffled(comments, client)) for client in range(CLIENTS))
+    sending = (send(systems[client % 2].url, shuffled(comments, client)) for client in range(CLIENTS))
     sums = sum(await asyncio.gather(*sending), Counter())
     assert sums == Counter(stored=AMOUNT, duplicates=(CLIENTS - 1) * AMOUNT, received=CLIENTS * AMOUNT)
-    await two[0].all_is_well([one["id"] for one in comments])
-    two[1].has_no_complaints()
-    assert deadlocks(two[0].dsn) == 0
+    await systems[0].all_is_well([item["id"] for item in comments])
+    systems[1].has_no_complaints()
+    assert deadlocks(systems[0].dsn) == 0
 
 
-async def test_edits_by_many_clients_at_once_each_keep_a_version(two: list[System]) -> None:
+async def test_concurrent_edits_by_many_clients_each_keep_a_version(systems: list[System]) -> None:
     ids = [str(number) for number in range(100)]
 
     def texts(client: int) -> Iterator[list[dict[str, Any]]]:
-        """Each comment with two texts of this client's own, often both in one request."""
+        """Yields each comment with two texts of this client, often both in the same request."""
         return shuffled([comment(id_, f"text {n} of {id_} by {client}") for id_ in ids for n in (1, 2)], client)
 
-    sending = (send(two[client % 2].url, texts(client)) for client in range(8))
+    sending = (send(systems[client % 2].url, texts(client)) for client in range(8))
     sums = sum(await asyncio.gather(*sending), Counter())
     assert sums == Counter(stored=100, updated=8 * 200 - 100, received=8 * 200)
-    assert execute(two[0].dsn, "SELECT count(*) FROM comment_versions") == [(sums["updated"],)]
-    # Every text that came is there, as the latest or as a version, once.
-    rows = execute(two[0].dsn, "SELECT text FROM comments UNION ALL SELECT text FROM comment_versions")
-    came = [one["text"] for client in range(8) for part in texts(client) for one in part]
-    assert sorted(text for (text,) in rows) == sorted(came)
-    await two[0].all_is_well(ids)
-    two[1].has_no_complaints()
-    assert deadlocks(two[0].dsn) == 0
+    assert execute(systems[0].dsn, "SELECT count(*) FROM comment_versions") == [(sums["updated"],)]
+    # Every text that was sent is stored exactly once, as the latest text or as a version.
+    rows = execute(systems[0].dsn, "SELECT text FROM comments UNION ALL SELECT text FROM comment_versions")
+    sent_texts = [item["text"] for client in range(8) for part in texts(client) for item in part]
+    assert sorted(text for (text,) in rows) == sorted(sent_texts)
+    await systems[0].all_is_well(ids)
+    systems[1].has_no_complaints()
+    assert deadlocks(systems[0].dsn) == 0

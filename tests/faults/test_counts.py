@@ -1,4 +1,4 @@
-"""The counts against the answers and the rows: exact in quiet, and in trouble wrong by no more than the page says."""
+"""The counters against the responses and the rows: exact without faults, within documented limits during faults."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ QUEUE: Final = "comment_processing_queue_length"
 BATCH: Final = 25
 
 
-async def look(system: System) -> Series:
+async def scrape(system: System) -> Series:
     return await asyncio.to_thread(ours, system.metrics_url)
 
 
@@ -33,15 +33,15 @@ def total(found: Series, name: str, **labels: str) -> float:
     return sum(value for (key, has), value in found.items() if key == name and labels.items() <= dict(has).items())
 
 
-async def until_told(system: System, name: str, expected: float) -> None:
-    async def is_told() -> bool:
-        return total(await look(system), name) == expected
+async def until_exported(system: System, name: str, expected: float) -> None:
+    async def is_exported() -> bool:
+        return total(await scrape(system), name) == expected
 
-    await until(is_told)
+    await until(is_exported)
 
 
 def mixed(number: int, chance: random.Random) -> list[dict[str, Any]]:
-    """New ones, repeats, edits, bad ones, and some that other clients send too."""
+    """Returns new comments, repeats, edits, invalid comments, and comments that other clients send too."""
     own = [comment(f"{number}-{index}") for index in range(chance.randrange(1, 60))]
     known = [comment(f"known-{chance.randrange(30)}", chance.choice(["one", "two"])) for _ in range(10)]
     bad = [comment(f"bad {index}", "") for index in range(chance.randrange(3))]
@@ -50,13 +50,13 @@ def mixed(number: int, chance: random.Random) -> list[dict[str, Any]]:
     return requests
 
 
-async def test_in_quiet_every_count_is_that_of_the_answers_and_rows(make_system: MakeSystem, tmp_path: Path) -> None:
+async def test_counters_equal_the_responses_and_rows_without_faults(make_system: MakeSystem, tmp_path: Path) -> None:
     system = make_system(
         PROMETHEUS_MULTIPROC_DIR=tmp_path / "shared", COMMENT_BATCH_SIZE=BATCH, COMMENT_RESEND_AFTER=600
     )
     await system.start()
     await system.until_working()
-    before = await look(system)
+    before = await scrape(system)
     answered: Counter[str] = Counter()
 
     async def send(client: httpx.AsyncClient, number: int) -> None:
@@ -71,15 +71,15 @@ async def test_in_quiet_every_count_is_that_of_the_answers_and_rows(make_system:
         for number in range(6):
             group.create_task(send(client, number))
     await system.until_analysed()
-    await until_told(system, "comment_analysis_backlog", 0)
+    await until_exported(system, "comment_analysis_backlog", 0)
 
     async def all_are_counted() -> bool:
-        """The count follows the commit, so it may be a moment later."""
-        counted = total(await look(system), "comment_analysis_total") - total(before, "comment_analysis_total")
+        """The counter follows the commit, possibly a moment later."""
+        counted = total(await scrape(system), "comment_analysis_total") - total(before, "comment_analysis_total")
         return counted >= answered["stored"]
 
     await until(all_are_counted)
-    after = await look(system)
+    after = await scrape(system)
 
     def rise(name: str, **labels: str) -> float:
         return total(after, name, **labels) - total(before, name, **labels)
@@ -95,10 +95,10 @@ async def test_in_quiet_every_count_is_that_of_the_answers_and_rows(make_system:
     assert rise("comment_processing_attempts_total") == answered["batches"]
     assert rise("comment_processing_success_total") == answered["batches"]
     assert rise("comment_processing_duration_seconds_count") == answered["batches"]
-    hits, misses = (rise(f"comment_dedup_cache_{one}_total") for one in ("hits", "misses"))
+    hits, misses = (rise(f"comment_dedup_cache_{kind}_total") for kind in ("hits", "misses"))
     assert hits + misses == answered["valid"]
     assert hits
-    # An edit that came before the first text's analysis may be analysed with it.
+    # An edit stored before the first text's analysis may be analysed with it.
     assert answered["stored"] <= rise("comment_analysis_total") <= answered["stored"] + answered["updated"]
     assert rise("comment_analysis_total", outcome="done") == rise("comment_analysis_total")
     assert total(after, QUEUE) == 0
@@ -106,14 +106,14 @@ async def test_in_quiet_every_count_is_that_of_the_answers_and_rows(make_system:
 
 @asynccontextmanager
 async def watched(system: System) -> AsyncIterator[None]:
-    """No count falls or is gone, from one look to the next, until the end of the block."""
+    """Asserts that no counter decreases or disappears from one scrape to the next, until the end of the block."""
     stop = asyncio.Event()
 
     async def watch() -> None:
-        before = await look(system)
+        before = await scrape(system)
         while not stop.is_set():
             await asyncio.sleep(0.05)
-            after = await look(system)
+            after = await scrape(system)
             assert fallen(before, after) == []
             before = after
 
@@ -124,7 +124,7 @@ async def watched(system: System) -> AsyncIterator[None]:
 
 
 def kill_children(system: System) -> int:
-    """Those that analyse; Celery starts others."""
+    """Kills the pool processes of the worker; Celery starts others."""
     killed = 0
     for child in psutil.Process(system.worker.process.pid).children():
         with suppress(psutil.NoSuchProcess):
@@ -133,7 +133,7 @@ def kill_children(system: System) -> int:
     return killed
 
 
-async def test_in_trouble_no_count_falls_none_is_counted_twice_and_the_queue_is_empty_at_the_end(
+async def test_counters_never_decrease_or_exceed_the_rows_during_faults(
     make_system: MakeSystem, own_redis: EmbeddedRedis, rabbitmq: Broker, broker_url: str, tmp_path: Path
 ) -> None:
     wire = Wire(rabbitmq.url)
@@ -149,7 +149,7 @@ async def test_in_trouble_no_count_falls_none_is_counted_twice_and_the_queue_is_
             cuts += 1
             await asyncio.to_thread(cut_all, system.dsn)
             await clients.goes_on(60)
-            # A slow machine may not have started others yet.
+            # On a slow machine, Celery may not have started new pool processes yet.
             await until(psutil.Process(system.worker.process.pid).children)
             kills += kill_children(system)
             wire.cut()
@@ -158,22 +158,22 @@ async def test_in_trouble_no_count_falls_none_is_counted_twice_and_the_queue_is_
             await asyncio.to_thread(own_redis.start)
             wire.open = True
     await system.until_analysed()
-    await until_told(system, "comment_analysis_backlog", 0)
+    await until_exported(system, "comment_analysis_backlog", 0)
     wire.close()
-    found = await look(system)
+    found = await scrape(system)
     ((rows, results),) = execute(
         system.dsn, "SELECT (SELECT count(*) FROM comments), (SELECT count(*) FROM comment_analyses)"
     )
     assert rows == results == len(clients.sent) + 1
     assert kills >= 4
-    # Of a connection cut at its commit, what was in that write: here at most three clients' requests, of 5 comments.
+    # A connection cut at its commit leaves its write uncounted: at most three clients' requests of 5 comments.
     assert rows - cuts * 15 <= total(found, "comment_stored_total") <= rows
     assert rows - (cuts + kills) * 140 <= total(found, "comment_analysis_total", outcome="done") <= rows
     assert total(found, "comment_processing_success_total") <= total(found, "comment_processing_attempts_total")
     assert total(found, QUEUE) == 0
 
 
-async def test_the_queue_is_empty_again_after_clients_that_went_away(system: System) -> None:
+async def test_the_queue_length_returns_to_zero_after_clients_disconnect(system: System) -> None:
     await system.start(system.orchestrator)
     await system.until_health("ok")
     with locked(system.dsn):
@@ -184,12 +184,12 @@ async def test_the_queue_is_empty_again_after_clients_that_went_away(system: Sys
                 )
                 for n in range(5)
             ]
-            await until_told(system, QUEUE, 200)
-            for one in going:
-                one.cancel()
+            await until_exported(system, QUEUE, 200)
+            for request in going:
+                request.cancel()
             for answer in await asyncio.gather(*going, return_exceptions=True):
                 assert isinstance(answer, asyncio.CancelledError)
-        assert total(await look(system), QUEUE) in {0, 200}
-    await until_told(system, QUEUE, 0)
-    found = await look(system)
+        assert total(await scrape(system), QUEUE) in {0, 200}
+    await until_exported(system, QUEUE, 0)
+    found = await scrape(system)
     assert total(found, "comment_processing_success_total") <= total(found, "comment_processing_attempts_total")

@@ -1,4 +1,4 @@
-"""PostgreSQL restarted, killed, absent or not migrated: 503 with Retry-After meanwhile, and 200 stays true."""
+"""PostgreSQL restarted, killed, absent or not migrated: 503 with Retry-After, and no comment answered 200 is lost."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ from comment_monitor.storage import migrations
 
 
 @pytest.mark.parametrize("end", [EmbeddedPostgres.stop, EmbeddedPostgres.kill], ids=["stopped", "killed"])
-async def test_postgres_goes_and_comes_back(
+async def test_a_postgresql_outage_loses_nothing(
     make_system: MakeSystem, own_postgres: EmbeddedPostgres, end: Callable[[EmbeddedPostgres], None]
 ) -> None:
     system = make_system(POSTGRES_DSN=own_postgres.dsn)
@@ -38,14 +38,16 @@ async def test_postgres_goes_and_comes_back(
 
 
 CLOSED = {
-    "for everybody": ("ALTER DATABASE {name} ALLOW_CONNECTIONS false", "ALTER DATABASE {name} ALLOW_CONNECTIONS true"),
-    "for this user": ("REVOKE {owner} FROM {user}", "GRANT {owner} TO {user}"),
+    "everybody": ("ALTER DATABASE {name} ALLOW_CONNECTIONS false", "ALTER DATABASE {name} ALLOW_CONNECTIONS true"),
+    "user": ("REVOKE {owner} FROM {user}", "GRANT {owner} TO {user}"),
 }
 
 
 @pytest.mark.parametrize(("close", "open_"), CLOSED.values(), ids=CLOSED)
-async def test_postgres_is_there_and_closed(make_system: MakeSystem, dsn: str, close: str, open_: str) -> None:
-    """As somebody does who restores a backup."""
+async def test_a_database_closed_to_connections_loses_nothing(
+    make_system: MakeSystem, dsn: str, close: str, open_: str
+) -> None:
+    """Connections are refused, as during the restore of a backup."""
     elsewhere = with_database(dsn, "postgres")
     ((owner,),) = execute(dsn, "SELECT current_user")
     database = parse_dsn(dsn)["dbname"]
@@ -71,21 +73,21 @@ async def test_postgres_is_there_and_closed(make_system: MakeSystem, dsn: str, c
         execute(elsewhere, f"DROP ROLE {user}")
 
 
-async def test_a_database_that_does_not_answer_is_told_of_long_before_it_is_given_up(system: System) -> None:
+async def test_health_reports_a_database_that_does_not_answer(system: System) -> None:
     await system.start(system.orchestrator)
     await system.until_health("ok", database="ok")
-    # What each look begins with.
+    # Each refresh begins with this table.
     with holding(system.dsn, "LOCK TABLE comment_monitor_version IN ACCESS EXCLUSIVE MODE"):
         await until(lambda: blocked(system.dsn))
         await system.until_health("degraded")
         _, found = await system.health()
         assert re.fullmatch(r"The database has not answered for \d+ s\.", found["checks"]["database"])
-        # It may be that look alone which waits.
+        # Other queries may still work.
         assert (await system.post(comment(1))).json()["stored"] == 1
     await system.until_health("ok", database="ok")
 
 
-async def test_all_connections_are_cut_again_and_again(system: System) -> None:
+async def test_repeatedly_cut_connections_lose_nothing(system: System) -> None:
     await system.start()
     async with traffic(system.url) as clients:
         for _ in range(25):
@@ -97,7 +99,7 @@ async def test_all_connections_are_cut_again_and_again(system: System) -> None:
 
 
 class Cutter:
-    """Cuts writes that a lock holds up, and counts them by their connections."""
+    """Cuts writes that wait for a lock, and counts their connections."""
 
     def __init__(self, dsn: str):
         self._dsn = dsn
@@ -109,16 +111,16 @@ class Cutter:
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-async def test_a_write_whose_connection_is_cut_is_tried_again(make_system: MakeSystem, retries: int) -> None:
+async def test_a_write_with_a_cut_connection_is_retried(make_system: MakeSystem, retries: int) -> None:
     system = make_system(COMMENT_MAX_RETRIES=retries)
     await system.start(system.orchestrator)
     with locked(system.dsn):
-        # Cut once more than it is repeated: given up.
+        # A write that is cut more often than it is retried is given up.
         refused = asyncio.create_task(system.post(comment(1)))
         await until(partial(Cutter(system.dsn).has_cut, 1 + retries))
         assert_unavailable(await refused, "database-unavailable")
         assert not blocked(system.dsn)
-        # Cut as often as it is repeated: the last try gets through.
+        # A write that is cut as often as it is retried succeeds at the last attempt.
         stored = asyncio.create_task(system.post(comment(2)))
         await until(partial(Cutter(system.dsn).has_cut, retries))
         await until(lambda: blocked(system.dsn))
@@ -127,8 +129,8 @@ async def test_a_write_whose_connection_is_cut_is_tried_again(make_system: MakeS
     system.has_no_complaints()
 
 
-async def test_cut_connections_are_not_held_against_a_comment(make_settings: MakeSettings, dsn: str) -> None:
-    """A redelivered batch is watched, in case it ends its worker: here the worker lives, and only the database goes."""
+async def test_cut_connections_mark_no_comment_failed(make_settings: MakeSettings, dsn: str) -> None:
+    """A redelivered batch counts its starts, in case it ends its worker: here only the database fails."""
     settings = make_settings()
     await take_in(settings, comment(1))
     ((outbox_id,),) = execute(dsn, "SELECT id FROM analysis_outbox")
@@ -141,7 +143,7 @@ async def test_cut_connections_are_not_held_against_a_comment(make_settings: Mak
     assert analysed(dsn) == {"1"}
 
 
-async def test_started_before_postgres_it_works_once_postgres_is_there(
+async def test_a_system_started_before_postgresql_works_once_available(
     make_system: MakeSystem, own_postgres: EmbeddedPostgres
 ) -> None:
     own_postgres.stop()
@@ -157,7 +159,9 @@ async def test_started_before_postgres_it_works_once_postgres_is_there(
     await system.all_is_well(["1"])
 
 
-async def test_started_before_the_migration_it_works_once_migrated(make_system: MakeSystem, empty_dsn: str) -> None:
+async def test_a_system_started_before_the_migration_works_once_migrated(
+    make_system: MakeSystem, empty_dsn: str
+) -> None:
     system = make_system(POSTGRES_DSN=empty_dsn)
     await system.start()
     await system.until_health("degraded", broker="ok", schema="unknown")

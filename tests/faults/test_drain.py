@@ -1,4 +1,4 @@
-"""SIGTERM: `/health` turns 503 first, what was accepted is finished and answered, and nothing is lost."""
+"""SIGTERM: `/health` turns 503 first, accepted requests are finished and answered, and nothing is lost."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ from tests.support.system import Sender, System, analysed, assert_unavailable, s
 
 from comment_monitor.messaging.celery_app import MAX_COMMENTS_PER_TASK
 
-# Far below the time for which the server would wait for connections that do not end by themselves.
+# Seconds, far below the server's timeout for connections that stay open.
 AT_ONCE = 12
 
 
 async def not_ready(system: System) -> bool:
-    """`/health` says so, or nothing answers any more."""
+    """Whether `/health` is 503, or the server no longer accepts connections."""
     try:
         code, found = await system.health()
     except httpx.TransportError:
@@ -32,7 +32,7 @@ async def not_ready(system: System) -> bool:
 
 
 async def assert_refused(system: System, id_: str) -> None:
-    """New work is not taken."""
+    """Asserts that a new request is refused."""
     try:
         answer = await system.post(comment(id_))
     except httpx.TransportError:
@@ -64,7 +64,7 @@ async def test_accepted_requests_are_finished_and_answered(system: System, signa
     system.has_no_complaints()
 
 
-async def test_health_is_503_first_while_work_is_still_taken(make_system: MakeSystem) -> None:
+async def test_health_is_503_while_requests_are_still_accepted(make_system: MakeSystem) -> None:
     system = make_system(COMMENT_DRAIN_DELAY=6)
     await system.start(system.orchestrator)
     await system.until_health("ok")
@@ -76,8 +76,8 @@ async def test_health_is_503_first_while_work_is_still_taken(make_system: MakeSy
     assert stored(system.dsn) == ["taken"]
 
 
-async def test_clients_are_told_to_move_on_before_their_connections_are_closed(make_system: MakeSystem) -> None:
-    """A client that keeps its connection and sends often never meets its end in mid-request."""
+async def test_responses_during_the_drain_delay_close_the_connection(make_system: MakeSystem) -> None:
+    """A client with a persistent connection never loses a request to the shutdown."""
     system = make_system(COMMENT_DRAIN_DELAY=6)
     await system.start(system.orchestrator)
     limits = httpx.Limits(max_connections=1)
@@ -92,9 +92,9 @@ async def test_clients_are_told_to_move_on_before_their_connections_are_closed(m
     assert await system.orchestrator.until_ended(AT_ONCE) == 0
 
 
-async def test_an_idle_process_ends_at_once_whoever_keeps_a_connection(system: System) -> None:
+async def test_an_idle_process_exits_at_once_despite_open_connections(system: System) -> None:
     await system.start()
-    # Before it is ready, a worker does not yet catch the signal.
+    # A worker handles the signal only once it is ready.
     await system.until_working()
     async with http.AsyncClient() as client:
         await client.get(f"{system.url}/health")
@@ -105,8 +105,8 @@ async def test_an_idle_process_ends_at_once_whoever_keeps_a_connection(system: S
     system.has_no_complaints()
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-async def test_a_ctrl_c_after_the_first_signal_ends_it_at_once(make_system: MakeSystem, first: signal.Signals) -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=["sigint", "sigterm"])
+async def test_ctrl_c_after_the_first_signal_exits_at_once(make_system: MakeSystem, first: signal.Signals) -> None:
     system = make_system(COMMENT_DRAIN_DELAY=60)
     await system.start(system.orchestrator)
     assert (await system.post(comment(1))).status_code == 200
@@ -123,17 +123,17 @@ HEAD = b"POST /comments/process HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n
 
 
 async def begun(system: System) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A request of which the end is missing, as far as it was sent in the hands of the server."""
+    """Opens a request without its last bytes; everything sent so far is read by the server."""
     reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
     writer.write(HEAD % (len(HALF) + 10) + HALF)
     await writer.drain()
-    # What is not read yet when the server leaves is refused at once.
+    # A request that is unread when the drain begins is refused at once.
     await until(lambda: unread(system.port, writer.get_extra_info("sockname")[1]) == 0)
     return reader, writer
 
 
 def unread(port: int, client: int) -> int | None:
-    """Bytes of a client's connection that the server behind a port has not taken yet, as the kernel tells."""
+    """Returns the bytes of a client's connection that the server has not read yet, according to the kernel."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, _, queues, *_ = line.split()
         if (int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) == (port, client):
@@ -141,8 +141,8 @@ def unread(port: int, client: int) -> int | None:
     return None
 
 
-async def test_a_request_that_is_never_completed_does_not_hold_up_the_end(system: System) -> None:
-    """Nothing of it was accepted."""
+async def test_an_incomplete_request_does_not_delay_the_exit(system: System) -> None:
+    """The incomplete requests are answered 503, and none of their comments is stored."""
     await system.start(system.orchestrator)
     connections = [await begun(system) for _ in range(3)]
     system.orchestrator.ask_to_leave()
@@ -157,12 +157,12 @@ async def test_a_request_that_is_never_completed_does_not_hold_up_the_end(system
     system.has_no_complaints()
 
 
-async def test_a_request_that_is_completed_meanwhile_is_taken(system: System) -> None:
+async def test_a_request_completed_within_the_grace_period_is_stored(system: System) -> None:
     await system.start(system.orchestrator)
     reader, writer = await begun(system)
     system.orchestrator.ask_to_leave()
     await until(lambda: '"draining"' in system.orchestrator.output)
-    # It has two seconds from then on.
+    # The grace period of two seconds begins.
     writer.write(json.dumps(body(comment(1))).encode()[-10:])
     assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
     writer.close()
@@ -170,18 +170,18 @@ async def test_a_request_that_is_completed_meanwhile_is_taken(system: System) ->
     assert stored(system.dsn) == ["1"]
 
 
-async def test_a_client_that_hangs_up_is_no_error_of_ours(system: System) -> None:
+async def test_a_client_that_disconnects_is_not_a_server_error(system: System) -> None:
     await system.start(system.orchestrator)
     _, writer = await begun(system)
     writer.close()
     await until(lambda: '"problem": "incomplete"' in system.orchestrator.output)
     assert await system.metric("comment_processing_errors_total") == 0
-    line = next(one for one in system.orchestrator.output.splitlines() if "incomplete" in one)
+    line = next(line for line in system.orchestrator.output.splitlines() if "incomplete" in line)
     assert json.loads(line)["level"] == "info"
     assert json.loads(line)["status"] == 400
 
 
-async def test_replaced_under_traffic_nothing_is_lost(system: System) -> None:
+async def test_replacing_the_orchestrator_under_traffic_loses_nothing(system: System) -> None:
     await system.start()
     async with traffic(system.url) as clients:
         for _ in range(2):
@@ -194,10 +194,12 @@ async def test_replaced_under_traffic_nothing_is_lost(system: System) -> None:
 
 
 @pytest.mark.parametrize("signals", [1, 3])
-async def test_a_worker_finishes_what_it_began_and_the_next_one_does_the_rest(system: System, signals: int) -> None:
+async def test_a_worker_finishes_its_task_on_sigterm_and_its_successor_does_the_rest(
+    system: System, signals: int
+) -> None:
     await system.start(system.orchestrator)
     sender = Sender(system.url)
-    # More than a worker takes in one go, and one go more that is at hand.
+    # More comments than the current and the prefetched task of a worker.
     await sender.send(3 * MAX_COMMENTS_PER_TASK // 25)
     with locked(system.dsn, "comment_analyses"):
         system.worker.start()

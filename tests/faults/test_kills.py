@@ -1,4 +1,4 @@
-"""SIGKILL at each named point of a comment's way: what was answered 200 is there, once, and gets its analysis."""
+"""SIGKILL at each named point of the data flow: comments answered 200 are stored once and analysed."""
 
 import asyncio
 import signal
@@ -15,28 +15,28 @@ REQUESTS = 12
 
 
 async def all_is_well(system: System, sender: Sender) -> None:
-    """Everything that was sent is stored once, in its last text, and analysed, and every invariant holds."""
+    """Asserts that every comment is stored once with its last text and analysed, and that every invariant holds."""
     await system.until_analysed()
     assert sorted(stored(system.dsn)) == sorted(sender.sent)
     texts = dict(execute(system.dsn, "SELECT comment_id, text FROM comments"))
     assert sender.edited.items() <= texts.items()
     assert analysed(system.dsn) == set(sender.sent)
-    assert await system.broken_promises() == []
+    assert await system.violated_invariants() == []
     for program in (system.orchestrator, system.worker):
         assert "Traceback (" not in program.output, program.output
 
 
 @pytest.mark.parametrize("point", ORCHESTRATOR)
-async def test_the_orchestrator_is_killed(system: System, tmp_path: Path, point: str) -> None:
+async def test_a_killed_orchestrator_loses_nothing(system: System, tmp_path: Path, point: str) -> None:
     marker = tmp_path / "killed"
     system.worker.start()
     system.orchestrator.start((point, "4", "self", str(marker)))
     await system.until_healthy()
-    # The publisher too: what it does not know to be there is sent by others, or many at once.
+    # The publisher is ready too: otherwise its rows would be sent by the sweep, or many at once.
     await system.until_health("ok")
     sender = Sender(system.url, edits=True)
     stop = asyncio.Event()
-    # However many it takes: under way at every moment, so that the kill meets one.
+    # Requests are in flight at every moment, so that the kill meets one.
     sending = asyncio.create_task(sender.send_until(stop, pace=0))
     await until(lambda: system.orchestrator.process.poll() is not None, seconds=60)
     assert system.orchestrator.process.returncode == -signal.SIGKILL
@@ -51,20 +51,20 @@ async def test_the_orchestrator_is_killed(system: System, tmp_path: Path, point:
     await all_is_well(system, sender)
 
 
-@pytest.mark.parametrize("who", ["self", "all"])
+@pytest.mark.parametrize("target", ["self", "all"])
 @pytest.mark.parametrize("point", WORKER)
-async def test_the_worker_is_killed(make_system: MakeSystem, tmp_path: Path, point: str, who: str) -> None:
-    # Given back by the broker. A row that was sent again goes a way of its own, past one of the points.
+async def test_a_killed_worker_loses_nothing(make_system: MakeSystem, tmp_path: Path, point: str, target: str) -> None:
+    # The broker redelivers the message. A row sent again would bypass one of the points.
     system = make_system(COMMENT_RESEND_AFTER=60)
     marker = tmp_path / "killed"
     system.orchestrator.start()
-    # At the first passing: a busy worker takes so many batches in one go that there may be no other.
-    system.worker.start((point, "1", who, str(marker)))
+    # At the first call: a busy worker takes many batches in a task, there may be no second.
+    system.worker.start((point, "1", target, str(marker)))
     await system.until_healthy()
     sender = Sender(system.url)
     await sender.send(REQUESTS)
     await until(marker.exists, seconds=60)
-    if who == "all":
+    if target == "all":
         assert system.worker.process.wait(60) == -signal.SIGKILL
         assert analysed(system.dsn) < set(sender.sent)
         system.worker.start()
@@ -73,12 +73,12 @@ async def test_the_worker_is_killed(make_system: MakeSystem, tmp_path: Path, poi
     assert system.worker.process.poll() is None
 
 
-@pytest.mark.parametrize("who", ["self", "all"])
+@pytest.mark.parametrize("target", ["self", "all"])
 @pytest.mark.parametrize("point", SLOW_WORKER)
-async def test_a_worker_of_a_slow_analysis_is_killed(
-    make_system: MakeSystem, tmp_path: Path, point: str, who: str
+async def test_a_worker_killed_during_a_slow_analysis_loses_nothing(
+    make_system: MakeSystem, tmp_path: Path, point: str, target: str
 ) -> None:
-    """Between the statements that cut rows, give them back and count their starts; no comment is blamed for it."""
+    """Kills between the statements that cut rows, return them and count their starts; no comment is marked failed."""
     system = make_system(SLOW_SECONDS="0.7", COMMENT_RESEND_AFTER=5, COMMENT_MAX_RETRIES=0)
     marker = tmp_path / "killed"
     system.orchestrator.start()
@@ -86,13 +86,13 @@ async def test_a_worker_of_a_slow_analysis_is_killed(
     await system.until_health("ok")
     sender = Sender(system.url)
     await sender.send(2)
-    # As if their messages were lost: they are sent again, in one.
+    # As if their messages were lost: the rows are sent again in a single message.
     execute(system.dsn, "UPDATE analysis_outbox SET resends = 1, due_at = now() + interval '3 s'")
-    system.worker.start((point, "1", who, str(marker)))
+    system.worker.start((point, "1", target, str(marker)))
     await until(marker.exists, seconds=90)
-    if who == "all":
+    if target == "all":
         assert system.worker.process.wait(60) == -signal.SIGKILL
         system.worker.start()
     await until(lambda: not outbox(system.dsn), seconds=120)
     await all_is_well(system, sender)
-    assert {one.status for one in results(system.dsn).values()} == {"done"}
+    assert {result.status for result in results(system.dsn).values()} == {"done"}

@@ -1,4 +1,4 @@
-"""Redis and RabbitMQ emptied, stopped and back in mid-run: every request is answered 200, nothing is lost."""
+"""Redis and RabbitMQ emptied, stopped and restarted under traffic: every request is answered 200, nothing is lost."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from comment_monitor.messaging.celery_app import QUEUE_NAME
 HITS = "comment_dedup_cache_hits_total"
 
 
-async def test_redis_is_emptied(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
+async def test_emptying_redis_loses_nothing(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
     system = make_system(REDIS_URL=own_redis.url)
     await system.start()
     async with traffic(system.url) as clients:
@@ -29,12 +29,12 @@ async def test_redis_is_emptied(make_system: MakeSystem, own_redis: EmbeddedRedi
     before = await system.metric("comment_duplicates_detected_total", tier="database")
     answer = (await system.post(*map(comment, clients.sent))).json()
     assert answer["duplicates"] == len(clients.sent)
-    # The forgotten ones were known to PostgreSQL.
+    # PostgreSQL found the duplicates without cache entries.
     assert await system.metric("comment_duplicates_detected_total", tier="database") > before
     await system.all_is_well(clients.sent)
 
 
-async def test_redis_is_stopped_and_comes_back(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
+async def test_a_redis_outage_loses_nothing(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
     system = make_system(REDIS_URL=own_redis.url)
     await system.start()
     async with traffic(system.url) as clients:
@@ -48,7 +48,7 @@ async def test_redis_is_stopped_and_comes_back(make_system: MakeSystem, own_redi
     assert clients.statuses == {200}
 
     async def hits_grow() -> bool:
-        """The circuit breaker lets it be tried again after a pause."""
+        """The circuit breaker tries Redis again after a pause."""
         before = await system.metric(HITS)
         for _ in range(2):
             await system.post(*map(comment, clients.sent[-5:]))
@@ -58,7 +58,7 @@ async def test_redis_is_stopped_and_comes_back(make_system: MakeSystem, own_redi
     await system.all_is_well(clients.sent)
 
 
-async def test_rabbitmq_is_stopped_and_comes_back(make_system: MakeSystem, own_rabbitmq: RabbitMQ) -> None:
+async def test_a_rabbitmq_outage_loses_nothing(make_system: MakeSystem, own_rabbitmq: RabbitMQ) -> None:
     system = make_system(CELERY_BROKER_URL=own_rabbitmq.url)
     await system.start()
     async with traffic(system.url) as clients:
@@ -79,10 +79,8 @@ async def test_rabbitmq_is_stopped_and_comes_back(make_system: MakeSystem, own_r
     await system.until_health("ok", broker="ok")
 
 
-async def test_rabbitmq_is_short_of_memory_and_takes_no_messages(
-    make_system: MakeSystem, own_rabbitmq: RabbitMQ
-) -> None:
-    """Its way of saying so is to read no more from who sends, for as long as it lasts."""
+async def test_a_rabbitmq_memory_alarm_loses_nothing(make_system: MakeSystem, own_rabbitmq: RabbitMQ) -> None:
+    """During a memory alarm, RabbitMQ stops reading from publishers."""
     system = make_system(CELERY_BROKER_URL=own_rabbitmq.url)
     await system.start()
     async with traffic(system.url) as clients:
@@ -111,7 +109,7 @@ async def test_messages_lost_by_the_broker_are_sent_again(system: System, broker
     assert await system.metric("comment_outbox_resent_total") > 0
 
 
-async def test_the_queue_is_deleted_under_a_worker(system: System, broker_url: str) -> None:
+async def test_deleting_the_queue_of_a_worker_loses_nothing(system: System, broker_url: str) -> None:
     await system.start()
     async with traffic(system.url) as clients:
         await clients.goes_on()

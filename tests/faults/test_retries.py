@@ -1,4 +1,4 @@
-"""How the database's absence is met: a bounded number of repeats, each after a longer wait, with jitter."""
+"""Retries while the database is unavailable: a bounded number, each after a longer wait with jitter."""
 
 import asyncio
 from collections import defaultdict
@@ -16,7 +16,7 @@ CLIENTS = 5
 
 @pytest.fixture
 def waits() -> Iterator[list[RetryDetails]]:
-    """What was waited for."""
+    """The scheduled retries."""
     noted: list[RetryDetails] = []
 
     def note(details: RetryDetails) -> None:
@@ -30,7 +30,7 @@ def waits() -> Iterator[list[RetryDetails]]:
 
 
 class Failing:
-    """Work that fails always."""
+    """A function that always fails."""
 
     def __init__(self, error: Exception):
         self.error = error
@@ -42,7 +42,7 @@ class Failing:
 
 
 async def fail(error: Exception, **variables: str) -> int:
-    """How often it was tried."""
+    """Returns the number of attempts."""
     work = Failing(error)
     with pytest.raises(type(error)):
         await with_retries(config.load(variables), work)
@@ -57,15 +57,15 @@ async def test_waits_grow_by_the_multiplier_with_jitter(
     tries = await asyncio.gather(*(fail(ConnectionError(), **variables) for _ in range(CLIENTS)))
     assert tries == [1 + retries] * CLIENTS
     by_number = defaultdict(set)
-    for one in waits:
-        by_number[one.retry_num].add(one.wait_for)
+    for details in waits:
+        by_number[details.retry_num].add(details.wait_for)
     assert list(by_number) == list(range(1, 1 + retries))
     for number, found in by_number.items():
         least = 0.1 * multiplier ** (number - 1)
         assert len(found) == CLIENTS
-        assert all(least <= one <= least + 0.1 for one in found), (number, found)
+        assert all(least <= wait <= least + 0.1 for wait in found), (number, found)
 
 
-async def test_what_a_repeat_cannot_mend_is_not_repeated(waits: list[RetryDetails]) -> None:
+async def test_a_permanent_error_is_not_retried(waits: list[RetryDetails]) -> None:
     assert await fail(ValueError()) == 1
     assert waits == []

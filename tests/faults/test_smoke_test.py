@@ -12,7 +12,7 @@ from tests.support.system import System
 
 
 def run(system: System, *arguments: str) -> tuple[int, list[str], str]:
-    """Exit code, lines and error output."""
+    """Returns exit code, output lines and error output."""
     done = subprocess.run(
         [sys.executable, "-m", "comment_monitor", "smoke-test", *arguments],
         env={**os.environ, **system.environment}, capture_output=True, text=True, check=False,
@@ -20,7 +20,7 @@ def run(system: System, *arguments: str) -> tuple[int, list[str], str]:
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-async def test_every_step_is_done_and_nothing_is_left(system: System) -> None:
+async def test_every_step_passes_and_no_data_remains(system: System) -> None:
     await system.start()
     code, lines, error = run(system, "--url", system.url)
     assert (code, error) == (0, "")
@@ -30,7 +30,7 @@ async def test_every_step_is_done_and_nothing_is_left(system: System) -> None:
         assert execute(system.dsn, f"SELECT count(*) FROM {table}") == [(0,)]  # noqa: S608 - the test's own names
 
 
-async def test_the_comment_may_stay(system: System) -> None:
+async def test_the_keep_option_keeps_the_comment(system: System) -> None:
     await system.start()
     code, lines, _ = run(system, "--url", system.url, "--keep")
     assert code == 0
@@ -38,7 +38,7 @@ async def test_the_comment_may_stay(system: System) -> None:
     assert lines[-1] == f"The comment stays: smoke-test/{id_}"
 
 
-async def test_without_a_worker_the_step_that_fails_is_named_and_nothing_is_left(system: System) -> None:
+async def test_a_missing_worker_fails_the_analysis_step_and_no_data_remains(system: System) -> None:
     await system.start(system.orchestrator)
     await system.until_health("ok")
     code, lines, error = run(system, "--url", system.url, "--timeout", "2")
@@ -47,7 +47,7 @@ async def test_without_a_worker_the_step_that_fails_is_named_and_nothing_is_left
     assert execute(system.dsn, "SELECT count(*) FROM comments") == [(0,)]
 
 
-async def test_a_refusal_is_told_in_the_service_s_own_words(system: System) -> None:
+async def test_a_refusal_is_printed_with_the_detail_of_the_service(system: System) -> None:
     off = System(system.orchestrator.log.parent, {**system.environment, "COMMENT_MONITORING_ENABLED": "false"})
     off.orchestrator.start()
     try:
@@ -60,10 +60,12 @@ async def test_a_refusal_is_told_in_the_service_s_own_words(system: System) -> N
     assert lines[-1].endswith("(answered 503: COMMENT_MONITORING_ENABLED is false here.)")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "127.0.0.1:{port}", "ftp://x"])
-def test_an_address_where_nothing_answers_is_one_line(system: System, url: str, tmp_path: Path) -> None:
-    there = url.format(port=free_port())
-    code, lines, error = run(system, "--url", there, "--timeout", "1", "--data-dir", str(tmp_path))
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:{port}", "127.0.0.1:{port}", "ftp://x"], ids=["http", "no-scheme", "ftp"]
+)
+def test_an_unreachable_address_is_a_one_line_error(system: System, url: str, tmp_path: Path) -> None:
+    address = url.format(port=free_port())
+    code, lines, error = run(system, "--url", address, "--timeout", "1", "--data-dir", str(tmp_path))
     assert code == 1
     assert "Traceback" not in error
     assert len(lines + error.splitlines()) == 1

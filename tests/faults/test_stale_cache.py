@@ -1,4 +1,4 @@
-"""What Redis remembers may be old, and must not pass for the latest text: an edit taken for a duplicate is lost."""
+"""Outdated cache entries must not pass for the latest text: an edit that counts as a duplicate is lost."""
 
 import math
 import signal
@@ -18,18 +18,20 @@ from comment_monitor.storage.redis_client import open_redis
 
 
 async def outcome(system: System, text: str) -> str:
-    """Sends the one comment with this text; what became of it."""
+    """Sends comment 1 with this text; returns its outcome."""
     answer = (await system.post(comment(1, text))).json()
     (kind,) = (kind for kind in ("stored", "updated", "duplicates") if answer[kind])
     return kind
 
 
-def text_of_it(system: System) -> str:
+def stored_text(system: System) -> str:
     ((text,),) = execute(system.dsn, "SELECT text FROM comments")
     return str(text)
 
 
-async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: EmbeddedRedis) -> None:
+async def test_an_edit_while_redis_hangs_is_no_duplicate_afterwards(
+    make_system: MakeSystem, own_redis: EmbeddedRedis
+) -> None:
     system = make_system(REDIS_URL=own_redis.url)
     await system.start(system.orchestrator)
     replaced_long_ago(system.dsn)
@@ -41,25 +43,25 @@ async def test_an_edit_while_redis_hangs(make_system: MakeSystem, own_redis: Emb
         own_redis.child.send_signal(signal.SIGCONT)
     await system.until_health("ok", cache="ok")
     assert await outcome(system, "first") == "updated"
-    assert text_of_it(system) == "first"
+    assert stored_text(system) == "first"
 
 
-async def test_a_kill_between_the_commit_of_an_edit_and_its_note_in_redis(system: System, tmp_path: Path) -> None:
-    system.orchestrator.start(("after the commit", "1", "self", str(tmp_path / "killed")))
+async def test_a_kill_between_an_edit_and_its_cache_entry_hides_no_revert(system: System, tmp_path: Path) -> None:
+    system.orchestrator.start(("after-commit", "1", "self", str(tmp_path / "killed")))
     await system.until_healthy()
     replaced_long_ago(system.dsn)
     assert await outcome(system, "first") == "stored"
     with pytest.raises(httpx.TransportError):
         await outcome(system, "second")
     assert await system.orchestrator.until_ended() == -signal.SIGKILL
-    assert text_of_it(system) == "second"
+    assert stored_text(system) == "second"
     await system.start(system.orchestrator)
     assert await outcome(system, "second") == "duplicates"
     assert await outcome(system, "first") == "updated"
-    assert text_of_it(system) == "first"
+    assert stored_text(system) == "first"
 
 
-async def test_processes_that_note_their_edits_in_reverse(redis_url: str) -> None:
+async def test_cache_entries_stored_in_reverse_keep_the_later_revision(redis_url: str) -> None:
     client = open_redis(redis_url)
     assert client
     async with client:
@@ -69,6 +71,6 @@ async def test_processes_that_note_their_edits_in_reverse(redis_url: str) -> Non
         keys = cache.keys_of([old, new])
         await cache.store(keys, [(1, 3)])
         await cache.store(keys, [(0, 2)])
-        # A duplicate is noted without knowing its revision.
+        # The entry of a duplicate has no known revision.
         await cache.store(keys, [(0, 0)])
         assert await cache.lookup(keys) == [False, True]

@@ -1,4 +1,4 @@
-"""A running `up`, and other commands, for the tests that need one."""
+"""Fixtures that run `up` and other commands as processes."""
 
 import os
 import subprocess
@@ -14,9 +14,9 @@ from tests.support.up import Up
 
 @pytest.fixture(scope="session")
 def migrated() -> Iterator[Path]:
-    """A data folder that was up once."""
+    """A data folder on which `up` has run once, so that its databases exist."""
     with tempfile.TemporaryDirectory(prefix="up-") as name:
-        # Open to the user that PostgreSQL runs as where we are root.
+        # If the tests run as root, PostgreSQL runs as another user, which needs access.
         Path(name).chmod(0o755)
         up = Up(Path(name) / "data").start()
         try:
@@ -32,7 +32,7 @@ MakeUp = Callable[..., Up]
 
 @pytest.fixture
 def make_up(migrated: Path) -> Iterator[MakeUp]:
-    """Makes starts on a copy of that folder, and ends them."""
+    """Returns a function that makes an `Up` on a copy of that folder; each is ended after the test."""
     made: list[Up] = []
     with tempfile.TemporaryDirectory(prefix="up-") as name:
         Path(name).chmod(0o755)
@@ -49,13 +49,13 @@ def make_up(migrated: Path) -> Iterator[MakeUp]:
 
 @pytest.fixture
 def program(environment: dict[str, str]) -> dict[str, str]:
-    """The variables of a run."""
+    """The environment of a command, with the test's own servers."""
     return {name: value for name, value in os.environ.items() if name not in SERVERS} | environment
 
 
 @pytest.fixture
 def ingest(program: dict[str, str], tmp_path: Path) -> Run:
-    """Runs it to its end."""
+    """Returns a function that runs a command, `ingest` by default, until it ends."""
 
     def run(*arguments: object, stdin: bytes = b"", command: str = "ingest", **changes: str | None) -> Done:
         variables = {name: value for name, value in {**program, **changes}.items() if value is not None}

@@ -1,1 +1,1 @@
-"""What the tests share: servers of their own, requests in short."""
+"""Shared helpers of the tests: servers, clients and requests."""

@@ -1,4 +1,4 @@
-"""A place for traces to go: OTLP over HTTP, as a collector receives it."""
+"""A trace collector for the tests: OTLP over HTTP."""
 
 import gzip
 import threading
@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Seen(NamedTuple):
-    """A span as it arrived; ids in hex, `parent` empty for a root, `start` in seconds since 1970."""
+    """A received span; ids in hex, `parent` empty for a root, `start` in seconds since 1970."""
 
     service: str
     name: str
@@ -26,21 +26,25 @@ class Seen(NamedTuple):
 
 
 class Collector:
-    """What has arrived so far; `raw` is every byte of it."""
+    """The received spans; `raw` holds all received bytes."""
 
     def __init__(self, url: str):
         self.url = url
         self.spans: list[Seen] = []
-        # Grown in one step: several exporters send at once.
+        # Extended atomically, because several exporters send at once.
         self.raw = bytearray()
 
     def named(self, name: str) -> list[Seen]:
-        return [one for one in self.spans if one.name == name]
+        return [span for span in self.spans if span.name == name]
 
     def receive(self, content: bytes) -> None:
         self.raw += content
         for resource in ExportTraceServiceRequest.FromString(content).resource_spans:
-            [service] = [one.value.string_value for one in resource.resource.attributes if one.key == "service.name"]
+            [service] = [
+                attribute.value.string_value
+                for attribute in resource.resource.attributes
+                if attribute.key == "service.name"
+            ]
             for scope in resource.scope_spans:
                 self.spans += [_seen(service, span) for span in scope.spans]
 
@@ -56,13 +60,13 @@ def _seen(service: str, span: Any) -> Seen:
         span.start_time_unix_nano / 1e9,
         (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
         span.status.code == span.status.STATUS_CODE_ERROR,
-        {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes},
+        {attribute.key: getattr(attribute.value, attribute.value.WhichOneof("value")) for attribute in span.attributes},
     )
 
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector on a port of its own."""
+    """Runs a collector on its own port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -75,7 +79,7 @@ def collecting() -> Iterator[Collector]:
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     collector = Collector(f"http://127.0.0.1:{server.server_port}")

@@ -1,4 +1,4 @@
-"""Commands as a user meets them: programs with files, arguments and variables, and what they say."""
+"""Commands as a user runs them, with files, arguments and variables, and their output."""
 
 import csv
 import io
@@ -11,32 +11,32 @@ from typing import Any, Final
 from tests.support.errors import without_progress
 
 SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
-# Stands in every text and every author, and so may stand in no output.
+# Occurs in every text and author, and therefore must not occur in any output.
 SURNAME: Final = "Zmijewski"
 SUM: Final = re.compile(r"(\d+) read: (\d+) stored, (\d+) updated, (\d+) duplicates, (\d+) rejected; [\d,]+ comments/s")
 
 
 class Done:
-    """A run that is over; nothing that it printed is a traceback or of anybody's making but ours."""
+    """A finished run; asserts that its output contains no traceback and no personal data."""
 
     def __init__(self, process: "subprocess.CompletedProcess[bytes]"):
         self.code = process.returncode
         self.out, errors = process.stdout.decode(), process.stderr.decode()
         assert "Traceback" not in self.out + errors
         assert SURNAME not in self.out + errors
-        # Without the lines of the log, which libraries write too.
-        said = "".join(line for line in errors.splitlines(keepends=True) if not line.startswith('{"event": '))
-        self.err = without_progress(said)
+        # Without log lines, which libraries write too.
+        printed = "".join(line for line in errors.splitlines(keepends=True) if not line.startswith('{"event": '))
+        self.err = without_progress(printed)
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Read, stored, updated, duplicates, rejected: the final line's."""
+        """Read, stored, updated, duplicates, rejected: from the last line of the output."""
         found = SUM.fullmatch(self.out.splitlines()[-1])
         assert found, self.out
         return tuple(map(int, found.groups()))
 
     def only_error(self) -> str:
-        """The one line on standard error."""
+        """Asserts that standard error is a single line; returns the line."""
         (line,) = self.err.splitlines()
         assert line.startswith("Error: ")
         return line
@@ -56,14 +56,14 @@ def record(number: object, **more: Any) -> dict[str, Any]:
 
 
 def lines(*records: object) -> bytes:
-    """JSON Lines; bytes stand for themselves."""
-    return b"".join((one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in records)
+    """Returns JSON Lines; bytes are used as they are."""
+    return b"".join((item if isinstance(item, bytes) else json.dumps(item).encode()) + b"\n" for item in records)
 
 
 def table(*records: dict[str, Any]) -> bytes:
-    """CSV of these, with every column that any has."""
+    """Returns CSV of the records, with the columns of all."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for one in records for name in one)), restval="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for item in records for name in item)), restval="")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue().encode()

@@ -1,6 +1,6 @@
-"""A process that counts and then waits to be ended: `python -m tests.support.counting ATTEMPTS QUEUE SECONDS`.
+"""A process that sets metrics and then waits to be ended: `python -m tests.support.counting ATTEMPTS QUEUE SECONDS`.
 
-QUEUE and SECONDS (of one observation) may be `-`: none. It says its number once it has counted.
+QUEUE and SECONDS (of an observation) may be `-`: none. The process prints its PID after it has set the metrics.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A line to a server that is cut, for good, after so many pieces went to the server."""
+"""A TCP proxy that cuts its connections for good after a given number of chunks to the server."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ PATIENCE: Final = 30.0
 
 
 class CutLine:
-    """Passes on what comes to a port of its own, until the pieces are used up; from then on nobody listens there."""
+    """Forwards the connections to its port until the chunks are used up; from then on, the port is closed."""
 
     def __init__(self, server: tuple[str, int], pieces: int):
         self._server = server
@@ -23,7 +23,7 @@ class CutLine:
         self.port = 0
 
     def run(self) -> None:
-        """Passes on until it is stopped."""
+        """Forwards until `stop`."""
         asyncio.set_event_loop(self._loop)
         self._listening = self._loop.run_until_complete(asyncio.start_server(self._pass_on, "127.0.0.1", 0))
         self.port = self._listening.sockets[0].getsockname()[1]
@@ -36,11 +36,11 @@ class CutLine:
         self._loop.close()
 
     def wait(self) -> None:
-        """Until it listens."""
+        """Waits until the port listens."""
         assert self._ready.wait(PATIENCE)
 
     def is_cut(self, seconds: float) -> bool:
-        """Waits that long for the cut."""
+        """Waits this many seconds for the cut; returns whether it happened."""
         return self._over.wait(seconds)
 
     def stop(self) -> None:
@@ -78,7 +78,7 @@ class CutLine:
 
 @contextmanager
 def cut_line(server: tuple[str, int], pieces: int) -> Iterator[CutLine]:
-    """A line to the server that passes on so many pieces."""
+    """Yields a proxy of the server that forwards this number of chunks."""
     line = CutLine(server, pieces)
     thread = threading.Thread(target=line.run)
     thread.start()

@@ -1,4 +1,4 @@
-"""The Grafana dashboard as Grafana reads it: its panels, and their expressions with the variables filled in."""
+"""The Grafana dashboard as Grafana loads it: its panels, and their expressions with variables replaced."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from tests.conftest import project_root
 
 FILE: Final = project_root() / "chart" / "files" / "dashboards" / "comment-monitoring.json"
 VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-# "All", of a variable whose value for all is `.*`.
+# The option "All" of variables whose value for all is `.*`.
 ALL: Final = {"namespace": ".*", "pod": ".*", "broker": ".*"}
 
 
 class Expression(NamedTuple):
-    """One target of a panel."""
+    """A target of a panel."""
 
     group: str
     panel: str
@@ -27,13 +27,13 @@ class Expression(NamedTuple):
 
 
 def load() -> dict[str, Any]:
-    """The file."""
+    """Returns the dashboard of the chart."""
     found: dict[str, Any] = json.loads(FILE.read_text())
     return found
 
 
 def groups(dashboard: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The panels of each row."""
+    """Returns the panels of each row."""
     result: dict[str, list[dict[str, Any]]] = {}
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
@@ -44,7 +44,7 @@ def groups(dashboard: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def expressions(dashboard: Mapping[str, Any]) -> Iterator[Expression]:
-    """All that is asked of Prometheus by panels."""
+    """Yields all Prometheus queries of the panels."""
     for group, panels in groups(dashboard).items():
         for panel in panels:
             for target in panel["targets"]:
@@ -52,10 +52,10 @@ def expressions(dashboard: Mapping[str, Any]) -> Iterator[Expression]:
 
 
 def filled(expression: str, *, step: float, scrape: float, seconds: float, chosen: Mapping[str, str] = ALL) -> str:
-    """What Grafana sends: `$__rate_interval` is `max($__interval + scrape interval, 4 * scrape interval)`.
+    """Returns the query as Grafana sends it: `$__rate_interval` is `max($__interval + scrape, 4 * scrape)`.
 
     Raises:
-        KeyError: a variable that there is not.
+        KeyError: the expression uses an unknown variable.
     """
     rate_interval = max(step + scrape, 4 * scrape)
     values = {**chosen, "__rate_interval": f"{rate_interval:.0f}s", "__range": f"{seconds:.0f}s"}

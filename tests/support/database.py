@@ -1,4 +1,4 @@
-"""Comments taken in without a server in front, what the database then holds, and other sessions in its way."""
+"""Comments stored without a server, the resulting rows, and concurrent sessions."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,7 +14,7 @@ from comment_monitor.analysis.batch_processor import open_worker
 from comment_monitor.analysis.findings import repetition
 from comment_monitor.analysis.findings.text import read
 from comment_monitor.core.config import Settings
-from comment_monitor.core.model import Receipt
+from comment_monitor.core.model import Receipt  # check-words: kept
 from comment_monitor.intake.dedup_cache import DedupCache
 from comment_monitor.intake.pipeline import Pipeline
 from comment_monitor.messaging.publisher import Publisher
@@ -28,7 +28,7 @@ LONG_AGO: Final = datetime(2001, 2, 3, tzinfo=UTC)
 
 @asynccontextmanager
 async def opened(settings: Settings, *, timeout: float | None = None) -> AsyncIterator[Database]:  # noqa: ASYNC109
-    """A pool like the program's own."""
+    """Yields a connection pool like the program's own."""
     patience = settings.processing_timeout if timeout is None else timeout
     database = await open_database(settings.postgres_dsn, size=4, timeout=patience, application="test")
     try:
@@ -37,32 +37,32 @@ async def opened(settings: Settings, *, timeout: float | None = None) -> AsyncIt
         await database.close()
 
 
-async def take_in(settings: Settings, *comments: dict[str, Any], **more: Any) -> Receipt:
-    """Stores comments as a request would; nothing publishes or sweeps meanwhile."""
+async def take_in(settings: Settings, *comments: dict[str, Any], **more: Any) -> Receipt:  # check-words: kept
+    """Stores comments as a request would, without publisher and sweep."""
     async with (
         opened(settings) as database,
         Pipeline(settings, database, DedupCache(None, ttl=1), Publisher(None)).running() as pipeline,
     ):
-        receipt = await pipeline.process(parsed(*comments, **more))
-    assert not receipt.rejected
-    return receipt
+        response = await pipeline.process(parsed(*comments, **more))
+    assert not response.rejected
+    return response
 
 
 async def analyse_all(settings: Settings, *, redelivered: bool = False) -> None:
-    """Hands every outbox row to a worker once, due or not."""
+    """Processes every outbox row once with a worker, due or not."""
     async with open_worker(settings) as worker:
         for row in outbox(settings.postgres_dsn):
             await worker.analyse_batch(row.id, redelivered=redelivered)
 
 
-async def broken_promises(settings: Settings, *, oldest: float = 300) -> list[str]:
-    """The names of the invariants that do not hold."""
+async def violated_invariants(settings: Settings, *, oldest: float = 300) -> list[str]:
+    """Returns the names of the violated invariants."""
     async with opened(settings) as database, database.connection() as conn:
-        return [one.name for one in await check(conn, oldest=oldest) if one.violations]
+        return [result.name for result in await check(conn, oldest=oldest) if result.violations]
 
 
 def stored_comments(dsn: str, amount: int, *, name: str = "old", at: datetime = LONG_AGO) -> None:
-    """Comments that were stored, and analysed, at another time: `name` with a number."""
+    """Inserts comments that were stored and analysed at an earlier time, with ids of `name` and a number."""
     execute(
         dsn,
         f"""
@@ -77,7 +77,7 @@ def stored_comments(dsn: str, amount: int, *, name: str = "old", at: datetime = 
 
 
 def names(dsn: str) -> list[str]:
-    """The comments' own ids, in the order of their arrival."""
+    """Returns the comments' ids, in order of arrival."""
     return [name for (name,) in execute(dsn, "SELECT comment_id FROM comments ORDER BY id")]
 
 
@@ -93,7 +93,7 @@ class Waiting(NamedTuple):
 
 
 def outbox(dsn: str) -> list[Waiting]:
-    """What waits for its analysis, comments by their own ids."""
+    """Returns all outbox rows, with the comments' ids."""
     rows = execute(
         dsn,
         "SELECT o.id, ARRAY(SELECT comment_id::text FROM comments c WHERE c.id = ANY(o.comment_ids) ORDER BY c.id),"
@@ -103,7 +103,7 @@ def outbox(dsn: str) -> list[Waiting]:
 
 
 def results(dsn: str) -> dict[str, SimpleNamespace]:
-    """The analyses, by the comments' own ids."""
+    """Returns the results by the comments' ids."""
     query = "SELECT c.comment_id AS name, a.* FROM comment_analyses a JOIN comments c ON c.id = a.comment_id"
     with connected(dsn) as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(query)
@@ -112,11 +112,11 @@ def results(dsn: str) -> dict[str, SimpleNamespace]:
 
 @contextmanager
 def connected(dsn: str) -> Iterator[psycopg2.extensions.connection]:
-    """A session of somebody else, in a transaction that is open until the block ends, or its own commit."""
+    """Yields another session, in a transaction that is rolled back at the end of the block unless it is committed."""
     connection = psycopg2.connect(dsn)
     try:
         yield connection
-        # A server ends a closed connection's transaction some time later, this one before it answers.
+        # The server rolls a closed connection back later, but completes an explicit rollback before it responds.
         connection.rollback()
     finally:
         connection.close()
@@ -124,7 +124,7 @@ def connected(dsn: str) -> Iterator[psycopg2.extensions.connection]:
 
 @contextmanager
 def holding(dsn: str, *statements: str) -> Iterator[psycopg2.extensions.connection]:
-    """Somebody else's transaction that has done this much and stays open; rolled back unless it is committed."""
+    """Yields another session whose open transaction has executed these statements; rolled back unless committed."""
     with connected(dsn) as connection, connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
@@ -133,7 +133,7 @@ def holding(dsn: str, *statements: str) -> Iterator[psycopg2.extensions.connecti
 
 @contextmanager
 def holding_text(dsn: str, text: str) -> Iterator[None]:
-    """Keeps workers from storing the result of this text: they have loaded and analysed it, and wait."""
+    """Blocks workers before they store the result of this text: they have loaded and analysed it, and wait."""
     digest = repetition.find(read(text), {})["text_digest"]
     assert digest is not None
     with holding(dsn, f"SELECT pg_advisory_xact_lock({digest})"):
@@ -141,14 +141,14 @@ def holding_text(dsn: str, text: str) -> Iterator[None]:
 
 
 def blocked(dsn: str) -> int:
-    """How many sessions of the test's database wait for a lock."""
+    """Returns the number of sessions of the test's database that wait for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     ((count,),) = execute(dsn, query)
     return int(count)
 
 
 def terminate_blocked(dsn: str) -> None:
-    """Cuts off every session that waits for a lock."""
+    """Ends every session that waits for a lock."""
     execute(
         dsn,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -1,8 +1,8 @@
-"""Starts the program with one more analyser, which some texts are too much for.
+"""Starts the program with another analyser, which fails on some texts.
 
     python -m tests.support.deadly <arguments of comment-monitor>
 
-A text with one of the words below in it ends the process that analyses it, or keeps it for ever. Variables: each text
+A text with one of the words below ends the process that analyses it, or blocks it forever. Variables: each text
 takes SLOW_SECONDS; a task's hard time limit is HARD_SECONDS.
 """
 
@@ -28,12 +28,12 @@ DEAF: Final = "DEADLY-DEAF"
 
 
 def be_deaf() -> None:
-    """Hangs as native code does: nothing that is raised gets through."""
+    """Hangs like native code: raised exceptions have no effect."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     time.sleep(3600)
 
 
-DEEDS: Final[dict[str, Callable[[], object]]] = {
+ACTIONS: Final[dict[str, Callable[[], object]]] = {
     EXIT: lambda: os._exit(3),
     KILL: lambda: os.kill(os.getpid(), signal.SIGKILL),
     HANG: lambda: time.sleep(3600),
@@ -44,17 +44,17 @@ HARD_SECONDS: Final = os.environ.get("HARD_SECONDS")
 
 
 def find(text: Text, _: Mapping[str, Any]) -> dict[str, Any]:
-    """Finds nothing, and does what the text says."""
-    for word, deed in DEEDS.items():
+    """Finds nothing, and executes the action of the text."""
+    for word, action in ACTIONS.items():
         if word in text.typed:
-            deed()
+            action()
     if SLOW_SECONDS:
         time.sleep(SLOW_SECONDS)
     return {}
 
 
 def add_finding() -> None:
-    """Makes it one of the program's findings."""
+    """Adds the analyser to the program's findings."""
     engine.FINDINGS = (*engine.FINDINGS, Finding("deadly", find))  # type: ignore[misc, assignment]
 
 

@@ -1,12 +1,12 @@
-"""What a command says on its standard error."""
+"""The standard error output of commands."""
 
 import re
 from typing import Final
 
-# `1,000 comments (50%)`: said every few seconds where there is no terminal.
+# `1,000 comments (50%)`: printed every few seconds if there is no terminal.
 PROGRESS: Final = re.compile(r"^[\d,]+ comments(?: \(\d+%\))?\n", re.MULTILINE)
 
 
 def without_progress(errors: str) -> str:
-    """The same without its progress, which a machine that is busy brings to be told."""
+    """Returns the output without its progress lines, which appear only on a busy machine."""
     return PROGRESS.sub("", errors)

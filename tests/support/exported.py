@@ -1,4 +1,4 @@
-"""What a process tells on its metrics port."""
+"""The metrics that a process exports."""
 
 import time
 from collections.abc import Mapping
@@ -15,37 +15,37 @@ NEVER_FALLS: Final = ("_total", "_count", "_bucket", "_sum")
 
 
 def text(url: str) -> str:
-    """As it is sent."""
+    """Returns the exported text."""
     return http.get(url, timeout=60).raise_for_status().text
 
 
-def series(told: str) -> Series:
-    """Every sample, by name and labels; none stands there twice."""
-    samples = [one for family in text_string_to_metric_families(told) for one in family.samples]
-    found = {(one.name, frozenset(one.labels.items())): one.value for one in samples}
+def series(exported: str) -> Series:
+    """Returns every sample by name and labels; asserts that none is duplicated."""
+    samples = [sample for family in text_string_to_metric_families(exported) for sample in family.samples]
+    found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
     assert len(found) == len(samples)
     return found
 
 
 def ours(url: str) -> Series:
-    """Those of this program."""
+    """Returns the samples of this program."""
     return {key: value for key, value in series(text(url)).items() if key[0].startswith("comment_")}
 
 
 def value(found: Mapping[tuple[str, Labels], float], name: str, **labels: str) -> float | None:
-    """One of them; None where it is not told."""
+    """Returns the value of a sample; None if it is not exported."""
     return found.get((name, frozenset(labels.items())))
 
 
 def fallen(before: Series, after: Series) -> list[tuple[str, Labels]]:
-    """Counts that are lower than before, or gone: to Prometheus, a start from zero."""
+    """Returns the counters that decreased or disappeared, which Prometheus takes for a reset."""
     return [
         key for key, old in before.items() if key[0].endswith(NEVER_FALLS) and (key not in after or after[key] < old)
     ]
 
 
-def until_told(url: str, seconds: float = 60) -> None:
-    """Waits until the port answers."""
+def until_reported(url: str, seconds: float = 60) -> None:
+    """Waits until the port responds."""
     deadline = time.monotonic() + seconds
     while True:
         try:

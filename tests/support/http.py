@@ -1,4 +1,4 @@
-"""HTTP clients that share one TLS context: making one takes 50 ms of a processor, and polls make many clients."""
+"""HTTP clients that share a TLS context: creating a context takes 50 ms of CPU time, and polls create many clients."""
 
 import ssl
 from functools import partial

@@ -1,6 +1,6 @@
-"""The rules of identity and edits once more, in the plainest form: what a row must hold after each comment.
+"""A reference model of the rules of identity and edits: the row that must result from each comment.
 
-It knows nothing of SQL, caches or requests. Times of edits are whole seconds here, versions are all younger than a day.
+It uses no SQL, caches or requests. Times of edits are whole seconds here, and all versions are younger than a day.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Table:
         self.rows: dict[str, Row] = {}
 
     def take(self, post_id: str, comment: dict[str, Any]) -> str:
-        """Takes a comment in; returns `stored`, `updated`, `duplicate` or `rejected`."""
+        """Applies a comment; returns `stored`, `updated`, `duplicate` or `rejected`."""
         new = Row(
             post_id,
             comment.get("author") or None,

@@ -1,9 +1,9 @@
-"""Starts the program so that it is killed, once, at a named point of a comment's way.
+"""Starts the program so that it is killed, once, at a named point of the data flow.
 
-    python -m tests.support.killpoints <point> <passing> <self|all> <marker file> <arguments of comment-monitor>
+    python -m tests.support.killpoints <point> <call> <self|all> <marker file> <arguments of comment-monitor>
 
-The named function is wrapped from outside; the program itself knows nothing of it. `all` kills the whole process
-group: a worker with its pool. The marker file is made at the kill, and its presence lets every later passing through.
+The function of the point is wrapped from outside; the program is unchanged. `all` kills the whole process
+group: a worker with its pool. The marker file is created at the kill, and disables every later kill.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tests.support.deadly import SLOW_SECONDS, add_finding
 
 
 class Point(NamedTuple):
-    """A function of the program, and whether the kill comes before or after it."""
+    """A function of the program, and whether the kill precedes or follows it."""
 
     owner: Any
     name: str
@@ -32,38 +32,38 @@ class Point(NamedTuple):
 
 
 ORCHESTRATOR: Final = {
-    "before what is new is added": Point(comments, "add", after=False),
-    "after what is new is added": Point(pipeline.Pipeline, "_add_new", after=True),
-    "before the write": Point(comments, "write", after=False),
-    "before the commit": Point(comments, "write", after=True),
-    "after the commit": Point(pipeline.Pipeline, "_write_transaction", after=True),
-    "before the publish": Point(publisher.Publisher, "publish", after=False),
-    "after the publish": Point(publisher.Publisher, "_send", after=True),
-    "before the answer": Point(pipeline.Pipeline, "process", after=True),
+    "before-add": Point(comments, "add", after=False),
+    "after-add": Point(pipeline.Pipeline, "_add_new", after=True),
+    "before-write": Point(comments, "write", after=False),
+    "before-commit": Point(comments, "write", after=True),
+    "after-commit": Point(pipeline.Pipeline, "_write_transaction", after=True),
+    "before-publish": Point(publisher.Publisher, "publish", after=False),
+    "after-publish": Point(publisher.Publisher, "_send", after=True),
+    "before-response": Point(pipeline.Pipeline, "process", after=True),
 }
 WORKER: Final = {
-    "before the batch is loaded": Point(outbox, "load_batches", after=False),
-    "after the batch is loaded": Point(outbox, "load_batches", after=True),
-    "before the result is written": Point(analyses, "save_results", after=False),
-    "before the result's commit": Point(analyses, "save_results", after=True),
-    "after the result's commit": Point(batch_processor.BatchProcessor, "_save", after=True),
+    "before-load": Point(outbox, "load_batches", after=False),
+    "after-load": Point(outbox, "load_batches", after=True),
+    "before-save": Point(analyses, "save_results", after=False),
+    "before-save-commit": Point(analyses, "save_results", after=True),
+    "after-save-commit": Point(batch_processor.BatchProcessor, "_save", after=True),
 }
-# Where rows were sent before, and an analysis is slow.
+# For resent rows and a slow analysis.
 SLOW_WORKER: Final = {
-    "before a group's starts are counted": Point(batch_processor.BatchProcessor, "_count_starts", after=False),
-    "after a group's starts are counted": Point(batch_processor.BatchProcessor, "_count_starts", after=True),
-    "before a row is shrunk": Point(batch_processor.BatchProcessor, "_keep_row", after=False),
-    "before the commit of a shrunk row": Point(batch_processor.BatchProcessor, "_keep_row", after=True),
-    "before rows are given back": Point(batch_processor.BatchProcessor, "_give_back", after=False),
-    "after rows are given back": Point(batch_processor.BatchProcessor, "_give_back", after=True),
+    "before-count-starts": Point(batch_processor.BatchProcessor, "_count_starts", after=False),
+    "after-count-starts": Point(batch_processor.BatchProcessor, "_count_starts", after=True),
+    "before-shrink": Point(batch_processor.BatchProcessor, "_keep_row", after=False),
+    "before-shrink-commit": Point(batch_processor.BatchProcessor, "_keep_row", after=True),
+    "before-give-back": Point(batch_processor.BatchProcessor, "_give_back", after=False),
+    "after-give-back": Point(batch_processor.BatchProcessor, "_give_back", after=True),
 }
 
 
 class Killer:
-    """Kills at the given passing, unless the marker says that it has done so."""
+    """Kills at the given call, unless the marker shows an earlier kill."""
 
-    def __init__(self, passing: int, marker: Path, *, everything: bool):
-        self._left = passing
+    def __init__(self, call: int, marker: Path, *, everything: bool):
+        self._left = call
         self._marker = marker
         self._everything = everything
 
@@ -81,7 +81,7 @@ class Killer:
 
 
 def wrap(point: Point, kill: Killer) -> None:
-    """Puts the kill in front of or behind the function."""
+    """Wraps the function with the kill."""
     inner: Callable[..., Any] = getattr(point.owner, point.name)
 
     @functools.wraps(inner)
@@ -106,9 +106,9 @@ def wrap(point: Point, kill: Killer) -> None:
 
 
 if __name__ == "__main__":
-    name, passing, who, marker, *arguments = sys.argv[1:]
+    name, call, target, marker, *arguments = sys.argv[1:]
     if SLOW_SECONDS:
         add_finding()
-    wrap({**ORCHESTRATOR, **WORKER, **SLOW_WORKER}[name], Killer(int(passing), Path(marker), everything=who == "all"))
+    wrap({**ORCHESTRATOR, **WORKER, **SLOW_WORKER}[name], Killer(int(call), Path(marker), everything=target == "all"))
     sys.argv = ["comment-monitor", *arguments]
     main()

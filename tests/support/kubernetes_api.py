@@ -1,4 +1,4 @@
-"""A Kubernetes API that is read only: what Helm and kubectl ask, answered from a few objects and logs."""
+"""A read-only Kubernetes API: it answers the requests of Helm and kubectl from given objects and logs."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-# Group and version: the kinds that the chart makes or looks up, by the names under which they are asked for.
+# Group and version: the kinds that the chart creates or looks up, by their plural names.
 KINDS: Final = {
     "v1": {"endpoints": "Endpoints", "pods": "Pod", "services": "Service", "configmaps": "ConfigMap",
            "secrets": "Secret", "events": "Event", "serviceaccounts": "ServiceAccount"},
@@ -29,7 +29,7 @@ def _discovery(path: str) -> dict[str, Any] | None:
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "/apis":
         groups = [version.split("/") for version in KINDS if "/" in version]
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(*one) for one in groups]}
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(*group) for group in groups]}
     version = path.removeprefix("/apis/").removeprefix("/api/")
     if version in KINDS:
         resources = [
@@ -50,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
     logs: dict[str, str]
 
     def do_GET(self) -> None:
-        """Discovery, one object, all of a kind, or a pod's log."""
+        """Answers discovery, an object, a list of a kind, or the log of a pod."""
         path = self.path.partition("?")[0]
         if path.endswith("/log"):
             self._answer(200, self.logs.get(path.split("/")[-2], "").encode(), "text/plain")
@@ -74,23 +74,23 @@ class _Handler(BaseHTTPRequestHandler):
             return self.objects.get((kinds[start[-1]], last))
         if last not in kinds:
             return None
-        items = [one for (kind, _), one in self.objects.items() if kind == kinds[last]]
+        items = [item for (kind, _), item in self.objects.items() if kind == kinds[last]]
         return {"kind": f"{kinds[last]}List", "apiVersion": "v1", "metadata": {}, "items": items}
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the library
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
 def kubernetes(folder: Path, *objects: dict[str, Any], logs: dict[str, str] | None = None) -> Iterator[Path]:
-    """The kubeconfig of an API that has these objects, on the loopback.
+    """Yields the kubeconfig of an API on loopback with these objects.
 
     Args:
         folder: where the kubeconfig is written.
-        objects: what is there, whichever namespace is asked for.
+        objects: the objects of every namespace.
         logs: the log of each pod.
     """
-    by_name = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+    by_name = {(item["kind"], item["metadata"]["name"]): item for item in objects}
     server = ThreadingHTTPServer(
         ("127.0.0.1", 0), type("Handler", (_Handler,), {"objects": by_name, "logs": logs or {}})
     )

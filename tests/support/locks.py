@@ -1,4 +1,4 @@
-"""PostgreSQL made slow or cut off from outside, at a place of the test's choice."""
+"""Locks and cut connections in PostgreSQL, caused by the tests."""
 
 from contextlib import AbstractContextManager
 
@@ -7,7 +7,7 @@ from tests.support.database import holding
 
 
 def locked(dsn: str, table: str = "comments") -> AbstractContextManager[object]:
-    """Holds up every write to a table until the end of the block; reading goes on."""
+    """Blocks every write to a table until the end of the block; reads continue."""
     return holding(dsn, f"LOCK TABLE {table} IN EXCLUSIVE MODE")
 
 
@@ -22,12 +22,12 @@ def cut_all(dsn: str) -> set[int]:
 
 
 def _cut(dsn: str, condition: str) -> set[int]:
-    # Materialized, or the planner is free to end first and to look afterwards whose connection it was.
+    # Materialized, because otherwise the planner may end sessions before it checks the conditions.
     statement = f"""
         WITH found AS MATERIALIZED (
             SELECT pid FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}
         )
         SELECT pid FROM found WHERE pg_terminate_backend(pid)
-    """  # noqa: S608 - the conditions stand above
+    """  # noqa: S608 - the conditions are constants
     return {row[0] for row in execute(dsn, statement)}

@@ -1,4 +1,4 @@
-"""The analysis queue on a real broker, seen from outside: by another client, and with a wire that can be cut."""
+"""The analysis queue on a real broker, read by another client, and a TCP proxy that can be cut."""
 
 import json
 import socket
@@ -27,41 +27,41 @@ def channel(url: str) -> Iterator[amqp.Channel]:
 
 
 def messages(url: str) -> list[amqp.Message]:
-    """Takes all that waits."""
+    """Removes and returns all messages of the queue."""
     try:
-        with channel(url) as one:
-            return [*iter(lambda: one.basic_get(QUEUE_NAME, no_ack=True), None)]
+        with channel(url) as broker_channel:
+            return [*iter(lambda: broker_channel.basic_get(QUEUE_NAME, no_ack=True), None)]
     except amqp.NotFound:
         return []
 
 
 def empty(url: str) -> None:
-    """Takes what an earlier test left, once nobody works it off any more.
+    """Removes the messages of earlier tests, once no worker consumes them.
 
-    The broker sees some time later that a worker was killed, and only then gives back what that one held.
+    The broker notices a killed worker after some time, and only then redelivers its messages.
     """
     deadline = time.monotonic() + PATIENCE
-    with suppress(amqp.NotFound), channel(url) as one:
-        while (declared := one.queue_declare(QUEUE_NAME, passive=True)) and declared[2]:
-            assert time.monotonic() < deadline, "a worker of an earlier test is still there"
+    with suppress(amqp.NotFound), channel(url) as broker_channel:
+        while (declared := broker_channel.queue_declare(QUEUE_NAME, passive=True)) and declared[2]:
+            assert time.monotonic() < deadline, "a worker of an earlier test is still connected"
             time.sleep(0.02)
-        one.queue_purge(QUEUE_NAME)
+        broker_channel.queue_purge(QUEUE_NAME)
 
 
 def named(url: str) -> list[list[int]]:
-    """Takes all that waits: the outbox rows that each message names."""
-    return [json.loads(one.body)[0] for one in messages(url)]
+    """Removes all messages; returns the outbox rows that each message names."""
+    return [json.loads(message.body)[0] for message in messages(url)]
 
 
 def outbox_ids(url: str) -> list[int]:
-    """The same, whichever message it is that names them."""
+    """Removes all messages; returns the outbox rows that they name."""
     return [id_ for ids in named(url) for id_ in ids]
 
 
 class Wire:
-    """A TCP connection's way to a server: it carries, or keeps the server's answers to itself, or leads nowhere.
+    """A TCP proxy of a server: it forwards, withholds the server's responses, or is closed.
 
-    `path`: the server's socket, where it listens on none of TCP.
+    `path`: the Unix socket of a server that does not listen on TCP.
     """
 
     def __init__(self, url: str, *, path: str | None = None):
@@ -98,20 +98,20 @@ class Wire:
             while piece := here.recv(PIECE):
                 if self.answers or not answering:
                     there.sendall(piece)
-        for one in (here, there):
+        for end in (here, there):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """Every connection ends, and no new one is had until `open` is set again."""
+        """Closes every connection, and accepts none until `open` is set again."""
         self.open = False
         self._hang_up()
 
     def _hang_up(self) -> None:
-        for one in self._sockets:
+        for connection in self._sockets:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         self._sockets.clear()
 
     def close(self) -> None:

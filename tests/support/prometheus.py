@@ -1,4 +1,4 @@
-"""A Prometheus of the tests' own, which scrapes what it is told to and answers queries."""
+"""A Prometheus for the tests, which scrapes given targets and answers queries."""
 
 import json
 import signal
@@ -18,12 +18,12 @@ from tests.support.rabbitmq import free_port
 
 START_TIMEOUT: Final = 60.0
 TIMEOUT: Final = 10.0
-# A proxy named in the environment can't reach this machine's loopback.
+# A proxy from the environment cannot reach the loopback of this machine.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class Target(NamedTuple):
-    """What is scraped under the name of a job, with the labels that a cluster would give it."""
+    """The target of a scrape job, with the labels that a cluster would add."""
 
     port: int
     labels: Mapping[str, str]
@@ -32,14 +32,14 @@ class Target(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One line of an answer: labels, and (time, value) of each sample."""
+    """A series of a response: its labels, and (time, value) of each sample."""
 
     labels: Mapping[str, str]
     samples: tuple[tuple[float, float], ...]
 
 
 class Prometheus:
-    """One server on loopback, in a folder of its own."""
+    """A server on loopback with its own folder."""
 
     def __init__(self, program: str, folder: Path, jobs: Mapping[str, Target], *, scrape: float):
         self._program = program
@@ -47,17 +47,17 @@ class Prometheus:
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        # One alert that always fires, to look at the shape in which alerts are told.
+        # An alert that always fires, to check the exported form of alerts.
         alert = {"alert": "CommentTest", "expr": "vector(1)", "labels": {"severity": "none", "namespace": "production"}}
         (folder / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "test", "rules": [alert]}]}))
         (folder / "prometheus.yml").write_text(yaml.safe_dump(_configuration(jobs, scrape)))
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
-        words = ["--config.file", f"{self._folder}/prometheus.yml", "--storage.tsdb.path", f"{self._folder}/data"]
-        words += ["--web.listen-address", f"127.0.0.1:{self._port}", "--log.level", "warn"]
+        """Starts the server and waits until it is ready."""
+        options = ["--config.file", f"{self._folder}/prometheus.yml", "--storage.tsdb.path", f"{self._folder}/data"]
+        options += ["--web.listen-address", f"127.0.0.1:{self._port}", "--log.level", "warn"]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([self._program, *words], stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(OSError), _open(f"http://127.0.0.1:{self._port}/-/ready", timeout=TIMEOUT):
@@ -67,21 +67,21 @@ class Prometheus:
         raise RuntimeError(f"Prometheus did not start: {(self._folder / 'log').read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops the server."""
         if self._process:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(30)
             self._process = None
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> list[Series]:
-        """As a panel of time series asks."""
+        """Runs a range query, as a time series panel does."""
         found = self._ask("query_range", query=expression, start=start, end=end, step=step)
-        return [Series(one["metric"], _samples(one["values"])) for one in found["result"]]
+        return [Series(result["metric"], _samples(result["values"])) for result in found["result"]]
 
     def query(self, expression: str, at: float) -> list[Series]:
-        """As a panel of one moment asks."""
+        """Runs an instant query."""
         found = self._ask("query", query=expression, time=at)
-        return [Series(one["metric"], _samples([one["value"]])) for one in found["result"]]
+        return [Series(result["metric"], _samples([result["value"]])) for result in found["result"]]
 
     def _ask(self, kind: str, **parameters: object) -> dict[str, Any]:
         url = f"http://127.0.0.1:{self._port}/api/v1/{kind}?{urllib.parse.urlencode(parameters)}"
@@ -107,10 +107,10 @@ def _configuration(jobs: Mapping[str, Target], scrape: float) -> dict[str, Any]:
         "scrape_configs": [
             {
                 "job_name": name,
-                "metrics_path": one.path,
-                "params": {"family": list(one.families)} if one.families else {},
-                "static_configs": [{"targets": [f"127.0.0.1:{one.port}"], "labels": dict(one.labels)}],
+                "metrics_path": target.path,
+                "params": {"family": list(target.families)} if target.families else {},
+                "static_configs": [{"targets": [f"127.0.0.1:{target.port}"], "labels": dict(target.labels)}],
             }
-            for name, one in jobs.items()
+            for name, target in jobs.items()
         ],
     }

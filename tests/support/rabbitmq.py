@@ -1,4 +1,4 @@
-"""A RabbitMQ of the tests' own, from the rabbitmq-server on PATH."""
+"""A RabbitMQ for the tests, from the rabbitmq-server on PATH."""
 
 import contextlib
 import fcntl
@@ -18,40 +18,40 @@ from typing import Any
 import amqp
 
 START_TIMEOUT = 90
-# The virtual hosts of the broker that the processes of a test run share: one for each pytest-xdist worker.
+# The virtual hosts of the shared broker: one for each pytest-xdist worker.
 VHOSTS = tuple(f"gw{number}" for number in range(16))
 PORTS = (10_240, 32_768)
 _given: set[int] = set()
-# A started server lives on after the process that started it; its Popen object must not be collected before.
+# A started server outlives the process that started it; its Popen object must not be collected.
 _keep: list["RabbitMQ"] = []
 
 
 def _own_ports() -> range:
-    """This process's part of them, where several run the tests side by side (pytest-xdist)."""
+    """Returns the ports of this process if several processes run the tests (pytest-xdist)."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     return range(*PORTS)[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment, and that was not given before: who has that may be yet to use it.
+    """Returns a free TCP port that was not returned before, because its earlier user may not have bound it yet.
 
-    Below those that the system gives to connections: one of these could be given away before the server is up, even to
-    the connection that asks whether it is.
+    The port is below the ephemeral ports: one of these could be taken before the server listens, even by the
+    connection that polls the server.
     """
     while True:
         port = random.choice(_own_ports())
         if port in _given:
             continue
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             _given.add(port)
             return port
 
 
 class RabbitMQ:
-    """One node on loopback, in a folder of its own. Its port stays the same over restarts.
+    """A node on loopback with its own folder. Its port stays the same over restarts.
 
-    With `metrics`, its own Prometheus plugin exports them on a port, fresh every second. `vhosts` exist beside `/`.
+    With `metrics`, its Prometheus plugin exports metrics on a port, updated every second. `vhosts` exist beside `/`.
     """
 
     def __init__(self, folder: Path, *, metrics: bool = False, vhosts: Sequence[str] = ()):
@@ -70,7 +70,7 @@ class RabbitMQ:
         if vhosts:
             (folder / "definitions.json").write_text(json.dumps(_definitions(vhosts)))
             settings.append(f"load_definitions = {folder}/definitions.json")
-        (folder / "rabbitmq.conf").write_text("".join(f"{one}\n" for one in settings))
+        (folder / "rabbitmq.conf").write_text("".join(f"{setting}\n" for setting in settings))
 
     @property
     def url(self) -> str:
@@ -79,7 +79,7 @@ class RabbitMQ:
 
     @property
     def state(self) -> dict[str, int]:
-        """What `stop_shared` and the other processes need to know of a running server."""
+        """The values that `stop_shared` and other processes need."""
         assert self._process
         return {"port": self._port, "pid": self._process.pid, "epmd": self._epmd}
 
@@ -103,7 +103,7 @@ class RabbitMQ:
         }
 
     def start(self) -> None:
-        """Starts it and waits until it takes connections."""
+        """Starts the node and waits until it accepts connections."""
         with (self._folder / "out.log").open("ab") as log:
             self._process = subprocess.Popen(
                 # The Debian wrapper on PATH changes the user and the environment; the script behind it does not.
@@ -120,17 +120,17 @@ class RabbitMQ:
             try:
                 with amqp.Connection(f"127.0.0.1:{self._port}", connect_timeout=2):
                     return
-            # Also what a node says that is not yet up with all of itself.
+            # AMQPError: a node that is not fully started refuses connections.
             except (OSError, amqp.AMQPError):
                 time.sleep(0.2)
         self.stop()
         raise RuntimeError(f"RabbitMQ did not start; see {self._folder}/out.log")
 
     def stop(self) -> None:
-        """Ends it at once, as an outage would."""
+        """Kills the node, as an outage would."""
         if self._process is None:
             return
-        # The node and its helpers share the session that was made for them.
+        # The node and its helper processes share a session.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -138,13 +138,13 @@ class RabbitMQ:
         _stop_epmd(self._epmd)
 
     def set_memory_limit(self, share: float) -> None:
-        """The share of the machine's memory above which it takes no messages: below what it uses, an alarm."""
+        """Sets the share of memory above which no messages are accepted; a share below the usage raises the alarm."""
         script = Path(server_script()).with_name("rabbitmqctl")
         command = [str(script), "--quiet", "set_vm_memory_high_watermark", str(share)]
         subprocess.run(command, env=self._environment, check=True, capture_output=True, timeout=60)
 
     def restart(self) -> None:
-        """An outage, and back with what was on disk."""
+        """Kills and starts the node, which keeps its data on disk."""
         self.stop()
         self.start()
 
@@ -162,7 +162,7 @@ def _definitions(vhosts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
 def _stop_epmd(port: int) -> None:
     """Ends the port mapper, which the node starts as a daemon.
 
-    It refuses to end while it knows a node, and needs a moment to notice that the node has ended.
+    It refuses to end while it knows a node, and notices the end of the node with a delay.
     """
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -173,7 +173,7 @@ def _stop_epmd(port: int) -> None:
 
 
 def shared_url(folder: Path, vhost: str) -> str:
-    """Returns the URL of the broker of this test run; its first caller, of all processes, starts it."""
+    """Returns the URL of the shared broker; the first caller of all processes starts it."""
     state = folder / "rabbitmq.json"
     with (folder / "rabbitmq.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -186,7 +186,7 @@ def shared_url(folder: Path, vhost: str) -> str:
 
 
 def stop_shared(folder: Path) -> None:
-    """Stops the broker of a test run whose processes have ended, if they started one."""
+    """Stops the shared broker, if one was started, after all processes of the test run have ended."""
     state = folder / "rabbitmq.json"
     if state.exists():
         found = json.loads(state.read_text())
@@ -197,15 +197,15 @@ def stop_shared(folder: Path) -> None:
 
 
 def epmd() -> str:
-    """Erlang's port mapper."""
+    """Returns the path of Erlang's port mapper."""
     found = shutil.which("epmd")
     if not found:
-        raise RuntimeError("rabbitmq-server is there but epmd is not")
+        raise RuntimeError("rabbitmq-server is installed but epmd is not")
     return found
 
 
 def server_script() -> str:
-    """The server's own start script; empty where RabbitMQ is not installed."""
+    """Returns the server's start script; empty if RabbitMQ is not installed."""
     for path in ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server"):
         if Path(path).exists():
             return path
@@ -213,12 +213,12 @@ def server_script() -> str:
 
 
 def main() -> None:
-    """A broker of one's own until SIGTERM: `python -m tests.support.rabbitmq FOLDER` prints its URL once it is up."""
+    """Runs a broker until SIGTERM: `python -m tests.support.rabbitmq FOLDER` prints its URL once it is ready."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = RabbitMQ(Path(sys.argv[1]))
     try:
         server.start()
-        print(server.url, flush=True)  # noqa: T201 - for whoever started it
+        print(server.url, flush=True)  # noqa: T201 - for the caller
         signal.pause()
     finally:
         server.stop()

@@ -1,17 +1,17 @@
-"""Connections spoken byte by byte, for what no client library would send."""
+"""Raw TCP connections, for requests that no client library would send."""
 
 import asyncio
 import json
 from types import TracebackType
 from typing import Any, Self
 
-# Seconds for an answer: a busy machine's, not the product's.
+# Seconds for a response on a busy machine, not a limit of the product.
 PATIENCE = 60.0
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Raw:
-    """One connection."""
+    """A connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.reader = reader
@@ -19,7 +19,7 @@ class Raw:
 
     @classmethod
     async def open(cls, port: int, own: str = "127.0.0.1") -> "Raw":
-        """To this machine, from an address of its own."""
+        """Opens a connection to this machine, from a given local address."""
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**24, local_addr=(own, 0)))
 
     async def __aenter__(self) -> Self:
@@ -31,7 +31,7 @@ class Raw:
         self.writer.transport.abort()
 
     async def send(self, data: bytes) -> None:
-        """Writes, as fast as the other side takes it; that it has closed shows when reading."""
+        """Writes as fast as the peer reads; a connection closed by the peer shows when reading."""
         try:
             self.writer.write(data)
             await self.writer.drain()
@@ -39,11 +39,11 @@ class Raw:
             pass
 
     def pause(self) -> None:
-        """Takes no more of what comes."""
+        """Stops reading."""
         self.writer.transport.pause_reading()  # type: ignore[attr-defined]
 
     async def answer(self, seconds: float = PATIENCE) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next answer; 0 where the connection ended without one."""
+        """Returns status, headers and body of the next response; status 0: the connection ended without a response."""
         async with asyncio.timeout(seconds):
             try:
                 head = await self.reader.readuntil(b"\r\n\r\n")
@@ -55,7 +55,7 @@ class Raw:
         return int(first.split()[1]), headers, body
 
     async def ended(self, seconds: float = PATIENCE) -> bool:
-        """Whether the other side closes it within so many seconds; what comes before that is dropped."""
+        """Whether the peer closes the connection within this time; all data before that is dropped."""
         try:
             async with asyncio.timeout(seconds):
                 while await self.reader.read(65_536):
@@ -68,7 +68,7 @@ class Raw:
 
 
 def post(body: bytes, *, length: int | None = None, **headers: str) -> bytes:
-    """A request to process comments; `length`: what it says of its body, where that is not the truth."""
+    """Returns a request to process comments; `length` is a false Content-Length."""
     lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
     size = len(body) if length is None else length
     head = f"POST /comments/process HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n{''.join(lines)}\r\n"
@@ -76,7 +76,7 @@ def post(body: bytes, *, length: int | None = None, **headers: str) -> bytes:
 
 
 def problem(body: bytes) -> str:
-    """The last word of a problem document's type."""
+    """Returns the last part of a problem document's type."""
     document: dict[str, Any] = json.loads(body)
     assert document["title"]
     assert document["detail"]

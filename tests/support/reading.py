@@ -1,4 +1,4 @@
-"""What is read of a file, as its bytes or its text."""
+"""Short forms for reading comments from a file's bytes or text."""
 
 import io
 from collections.abc import Iterable

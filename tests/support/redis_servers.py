@@ -1,4 +1,4 @@
-"""Redis as clusters and under Sentinels: real servers on loopback, gone after the block."""
+"""Redis clusters and Redis under Sentinels: real servers on loopback, which end with the block."""
 
 import socket
 import subprocess
@@ -16,22 +16,22 @@ from comment_monitor.devserver.redis_process import _binary
 from tests.support.rabbitmq import PORTS, free_port
 
 SLOTS: Final = 16_384
-NEIGHBOUR: Final = 10_000
+BUS_OFFSET: Final = 10_000
 PATIENCE: Final = 60.0
 
 
 def port_of_two() -> int:
-    """A port that nobody uses, whose neighbour for the nodes' own talk can be had too."""
+    """Returns a free port whose cluster bus port is free too."""
     while True:
-        # A node talks to the others at this port plus 10,000.
-        if (port := free_port()) < PORTS[1] - NEIGHBOUR:
+        # The cluster bus of a node uses this port plus 10,000.
+        if (port := free_port()) < PORTS[1] - BUS_OFFSET:
             with suppress(OSError), closing(socket.socket()) as other:
-                other.bind(("127.0.0.1", port + NEIGHBOUR))
+                other.bind(("127.0.0.1", port + BUS_OFFSET))
                 return port
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Until it comes true."""
+    """Waits until the condition is true; errors count as false."""
     deadline = time.monotonic() + PATIENCE
     while True:
         with suppress(RedisError, OSError):
@@ -43,7 +43,7 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def redis_process(folder: Path, port: int, *options: str) -> Iterator["redis.Redis"]:
-    """A server at this port; its client."""
+    """Runs a server at this port; yields its client."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [_binary(), *options, "--port", str(port), "--dir", str(folder), "--bind", "127.0.0.1"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
@@ -58,7 +58,7 @@ def redis_process(folder: Path, port: int, *options: str) -> Iterator["redis.Red
 
 @contextmanager
 def redis_cluster(folder: Path, nodes: int) -> Iterator[list[int]]:
-    """The ports of a cluster's nodes, each with its part of the slots."""
+    """Runs a cluster; yields the ports of its nodes."""
     with ExitStack() as stack:
         ports = [port_of_two() for _ in range(nodes)]
         clients = [
@@ -76,19 +76,19 @@ def redis_cluster(folder: Path, nodes: int) -> Iterator[list[int]]:
 
 
 def is_whole(client: "redis.Redis", nodes: int) -> bool:
-    """Whether this node knows all the others, and who has which slot."""
+    """Whether this node knows all nodes and the owner of each slot."""
     info = bytes(call(client, "CLUSTER", "INFO")).decode().split()
     return {"cluster_state:ok", f"cluster_size:{nodes}"} <= set(info)
 
 
 def call(client: "redis.Redis", *words: object) -> Any:
-    """A command as it is written, and its bare answer."""
+    """Sends a command; returns the undecoded response."""
     return client.execute_command(*words, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def redis_sentinel(folder: Path) -> Iterator[tuple[int, "list[redis.Redis]"]]:
-    """A Sentinel's port, and the servers of its service `comments`: a master and a replica."""
+    """Runs a Sentinel; yields its port and the servers of its service `comments`: a master and a replica."""
     ports = [port_of_two() for _ in range(2)]
     config = folder / "sentinel.conf"
     config.write_text(
@@ -99,7 +99,7 @@ def redis_sentinel(folder: Path) -> Iterator[tuple[int, "list[redis.Redis]"]]:
     with (
         redis_process(folder / "master", ports[0], "--save", "") as master,
         redis_process(folder / "replica", ports[1], "--save", "", *of_replica) as replica,
-        redis_process(folder / "sentinel", sentinel := port_of_two(), str(config), "--sentinel") as watching,
+        redis_process(folder / "sentinel", sentinel := port_of_two(), str(config), "--sentinel") as sentinel_client,
     ):
-        wait_for(lambda: call(watching, "SENTINEL", "SLAVES", "comments"), "the replica is not seen")
+        wait_for(lambda: call(sentinel_client, "SENTINEL", "SLAVES", "comments"), "the replica is not seen")
         yield sentinel, [master, replica]

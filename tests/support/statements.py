@@ -1,4 +1,4 @@
-"""The statements that PostgreSQL itself says it was sent, from its log."""
+"""The statements that PostgreSQL received, from its log."""
 
 import re
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ ENTRY: Final = re.compile(
     r"(?=^\d{4}-\d\d-\d\d \d\d:|\Z)",
     re.MULTILINE | re.DOTALL,
 )
-# What asyncpg sends when a connection goes back to its pool, and what it asks once about the types at hand, on each new
+# Statements of asyncpg when a connection returns to its pool, and for the types in use, once for each new
 # connection.
 NO_WORK: Final = ("pg_advisory_unlock_all", "typeinfo_tree", "set_config('jit'")
-CLOCKS: Final = [
-    " ".join(one.sql.split())
-    for one in (
+PERIODIC: Final = [
+    " ".join(query.sql.split())
+    for query in (
         readiness.REVISION,
         cache_namespace.NAMESPACE,
         cache_namespace.CACHE_STATE,
@@ -31,10 +31,10 @@ CLOCKS: Final = [
 
 
 class Statements:
-    """What one application sends to a database."""
+    """The statements of an application on a database."""
 
     def __init__(self, postgres: EmbeddedPostgres, dsn: str, application: str):
-        """From the connections that it opens after this."""
+        """Covers the connections opened after this call."""
         self._log = postgres.log
         self._application = application
         self._begin = self._log.stat().st_size
@@ -43,40 +43,44 @@ class Statements:
         self.forget()
 
     def forget(self) -> None:
-        """Counts from here on."""
+        """Ignores the statements so far."""
         self._from = self._log.stat().st_size
 
     def transactions(self) -> list[list[str]]:
-        """The first word of each statement, by transaction; one that commits itself is one of its own.
+        """Returns the first word of each statement, by transaction; in autocommit, each statement is a transaction.
 
-        Without those of the clocks, which no request causes; and without one that was under way at the `forget`, of
-        which only the end would be seen.
+        Excludes the statements of the periodic jobs, which no request causes, and a transaction that was open at
+        `forget`, of which only the end is visible.
         """
         done: list[list[str]] = []
-        under_way: dict[str, tuple[bool, list[str]]] = {}
+        open_transactions: dict[str, tuple[bool, list[str]]] = {}
         for pid, counts, sql in self._entries():
             first = _word(sql)
-            if first != "BEGIN" and pid not in under_way:
+            if first != "BEGIN" and pid not in open_transactions:
                 done += [[sql]] if counts else []
                 continue
-            whole, statements = under_way.setdefault(pid, (counts, []))
+            whole, statements = open_transactions.setdefault(pid, (counts, []))
             statements.append(sql)
             if first in {"COMMIT", "ROLLBACK"}:
-                del under_way[pid]
+                del open_transactions[pid]
                 done += [statements] if whole else []
-        asked = [one for one in done if not any(clock in sql for sql in one for clock in CLOCKS)]
-        return [[*map(_word, one)] for one in asked]
+        asked = [
+            transaction
+            for transaction in done
+            if not any(periodic in sql for sql in transaction for periodic in PERIODIC)
+        ]
+        return [[*map(_word, transaction)] for transaction in asked]
 
     def _entries(self) -> Iterator[tuple[str, bool, str]]:
-        """The process of each statement, whether it was sent after the `forget`, and the statement in one line."""
+        """Yields the process of each statement, whether it was sent after `forget`, and the statement in one line."""
         with self._log.open("rb") as log:
             log.seek(self._begin)
             before = log.read(self._from - self._begin).decode()
             text = before + log.read().decode()
-        for one in ENTRY.finditer(text):
-            sql = " ".join(one["sql"].split())
-            if one["application"] == self._application and not any(words in sql for words in NO_WORK):
-                yield one["pid"], one.start() >= len(before), sql
+        for entry in ENTRY.finditer(text):
+            sql = " ".join(entry["sql"].split())
+            if entry["application"] == self._application and not any(words in sql for words in NO_WORK):
+                yield entry["pid"], entry.start() >= len(before), sql
 
 
 def _word(sql: str) -> str:

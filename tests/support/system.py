@@ -1,4 +1,4 @@
-"""The whole system as processes: an orchestrator, a worker, and a client that repeats what was not answered."""
+"""The whole system as processes: an orchestrator, a worker, and a client that repeats unanswered requests."""
 
 import asyncio
 import json
@@ -26,13 +26,13 @@ PACE = 0.03
 
 
 class Program:
-    """One `comment-monitor` process in a session of its own, with what it logs in a file."""
+    """A `comment-monitor` process in its own session, with its output in a file."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], *arguments: str):
         self.arguments = arguments
         self.log = folder / f"{arguments[0]}-{free_port()}.log"
         path = os.pathsep.join(filter(None, (str(project_root()), os.environ.get("PYTHONPATH"))))
-        # What it leaves when it is killed goes with the test.
+        # Temporary files of a killed process are removed with the test.
         (folder / "tmp").mkdir(exist_ok=True)
         self._environment = {**os.environ, **environment, "PYTHONPATH": path, "TMPDIR": str(folder / "tmp")}
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,7 +43,7 @@ class Program:
         return self._process
 
     def start(self, kill: tuple[str, ...] = ()) -> None:
-        """Starts it; `kill` is (point, passing, who, marker)."""
+        """Starts the process; `kill` is (point, call, target, marker)."""
         module = ["tests.support.killpoints", *kill] if kill else ["comment_monitor"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -56,21 +56,21 @@ class Program:
             )
 
     def ask_to_leave(self) -> None:
-        """As Kubernetes does first."""
+        """Sends SIGTERM, as Kubernetes does first."""
         self.process.send_signal(signal.SIGTERM)
 
     async def until_ended(self, seconds: float = 60) -> int:
-        """Its exit code, once it has ended; the event loop goes on meanwhile."""
+        """Waits for the end without blocking the event loop; returns the exit code."""
         await until(lambda: self.process.poll() is not None, seconds=seconds)
         return self.process.wait()
 
     def stop(self) -> int:
-        """As Kubernetes does."""
+        """Sends SIGTERM and waits for the end; returns the exit code."""
         self.ask_to_leave()
         return self.process.wait(60)
 
     def kill(self) -> None:
-        """It and its children, at once."""
+        """Kills the process and its children."""
         if self._process and self._process.returncode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -81,7 +81,7 @@ class Program:
 
     @property
     def complaints(self) -> list[str]:
-        """What it logged of the unforeseen: tracebacks and errors, but for Celery's of a broker that is away."""
+        """Unexpected log lines: tracebacks and errors, except Celery's about an unavailable broker."""
         return [line for line in self.output.splitlines() if _is_complaint(line)]
 
 
@@ -90,13 +90,13 @@ def _is_complaint(line: str) -> bool:
         entry = json.loads(line)
     except ValueError:
         return "Traceback (" in line
-    # Celery on a broker that went away: its attempts to reach it, and an acknowledgement that met no connection.
+    # Celery without its broker: reconnection attempts, and an acknowledgement without a connection.
     consumer, error = entry["logger"] == "celery.worker.consumer.consumer", entry.get("error")
     return entry["level"] in {"error", "critical"} and not (consumer or error == "RecoverableConnectionError")
 
 
 class System:
-    """An orchestrator and a worker on given servers; the worker tells its metrics where it is told to."""
+    """An orchestrator and a worker on given servers; the worker exports metrics if `worker_metrics` is set."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], *, worker_metrics: bool = False):
         self.port, self.metrics_port = free_port(), free_port()
@@ -117,27 +117,27 @@ class System:
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     async def health(self) -> tuple[int, dict[str, Any]]:
-        """Status and body of `/health`."""
+        """Returns status and body of `/health`."""
         async with http.AsyncClient(timeout=60) as client:
             response = await client.get(f"{self.url}/health")
             return response.status_code, response.json()
 
     async def until_health(self, status: str, **checks: str) -> None:
-        """`/health` says so; whatever it said on the way, it was a 200."""
+        """Waits until `/health` reports this status and these checks; asserts that every response is 200."""
 
-        async def says() -> bool:
+        async def matches() -> bool:
             code, found = await self.health()
             assert code == 200, found
             return bool(found["status"] == status and checks.items() <= found["checks"].items())
 
-        await until(says, seconds=60)
+        await until(matches, seconds=60)
 
     async def until_healthy(self) -> None:
-        """The orchestrator answers."""
+        """Waits until the orchestrator responds."""
 
         async def healthy() -> bool:
             ended = self.orchestrator.process.poll()
-            assert ended is None, f"It ended with {ended}: {self.orchestrator.output[-2000:]}"
+            assert ended is None, f"The orchestrator ended with {ended}: {self.orchestrator.output[-2000:]}"
             try:
                 return (await self.health())[0] == 200
             except httpx.HTTPError:
@@ -146,61 +146,63 @@ class System:
         await until(healthy, seconds=60)
 
     async def start(self, *programs: Program) -> None:
-        """Starts them (none named: orchestrator and worker) and waits until the orchestrator answers."""
+        """Starts programs (by default orchestrator and worker) and waits until the orchestrator responds."""
         for program in programs or (self.worker, self.orchestrator):
             program.start()
         await self.until_healthy()
 
     async def post(self, *comments: dict[str, Any], **more: Any) -> httpx.Response:
-        """One request, answered as it may be."""
+        """Sends a request; returns the response, whatever its status."""
         async with http.AsyncClient(timeout=60) as client:
             return await client.post(f"{self.url}/comments/process", json=body(*comments, **more))
 
     async def get(self, path: str) -> httpx.Response:
-        """A page of the reading API."""
+        """Returns a response of the reading API."""
         async with http.AsyncClient(timeout=60) as client:
             return await client.get(self.url + path)
 
     async def metric(self, name: str, **labels: str) -> float:
-        """A metric of the orchestrator, as a scrape finds it."""
+        """Returns a metric of the orchestrator from a scrape."""
         async with http.AsyncClient(timeout=60) as client:
             text = (await client.get(self.metrics_url)).text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
+        return sum(
+            sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
     async def until_analysed(self) -> None:
-        """No comment waits for its analysis."""
+        """Waits until no comment is pending."""
         await until(lambda: execute(self.dsn, "SELECT count(*) FROM analysis_outbox") == [(0,)], seconds=90)
 
-    async def broken_promises(self) -> list[str]:
-        """The invariants that do not hold."""
+    async def violated_invariants(self) -> list[str]:
+        """Returns the violated invariants."""
         database = await open_database(self.dsn, size=1, timeout=30, application="test")
         try:
             async with database.connection() as conn:
-                return [one.description for one in await check(conn, oldest=300) if one.violations]
+                return [result.description for result in await check(conn, oldest=300) if result.violations]
         finally:
             await database.close()
 
     async def until_working(self) -> None:
-        """Orchestrator, broker and worker do their part: the comment `first` is stored and analysed."""
+        """Waits until the whole system works: the comment `first` is stored and analysed."""
         assert (await self.post(comment("first"))).status_code == 200
         await self.until_analysed()
 
     async def all_is_well(self, sent: Collection[str]) -> None:
-        """What was sent is stored once and analysed, every invariant holds, and nothing unforeseen was met."""
+        """Asserts that all comments are stored once and analysed, all invariants hold, and no complaint was logged."""
         await self.until_analysed()
         assert sorted(stored(self.dsn)) == sorted(sent)
         assert analysed(self.dsn) == set(sent)
-        assert await self.broken_promises() == []
+        assert await self.violated_invariants() == []
         self.has_no_complaints()
 
     def has_no_complaints(self) -> None:
-        """Neither process logged anything unforeseen."""
+        """Asserts that neither process logged an unexpected line."""
         complaints = self.orchestrator.complaints + self.worker.complaints
         assert not complaints, "\n".join(complaints)
 
     def end(self) -> None:
-        """Whatever the test did, nothing stays."""
+        """Kills both processes."""
         self.orchestrator.kill()
         self.worker.kill()
 
@@ -208,7 +210,7 @@ class System:
 class Sender:
     """Sends requests one after the other and repeats each until it is answered 200, as a good client does.
 
-    With `edits` every other one holds another text of one and the same comment, which is the last text of it.
+    With `edits`, every other request also holds a new text of the same comment.
     """
 
     def __init__(self, url: str, *, name: str = "c", size: int = 25, edits: bool = False):
@@ -223,13 +225,13 @@ class Sender:
         self.broken = 0
 
     async def send(self, requests: int, *, start: int = 0) -> None:
-        """The requests number `start` to `start + requests`."""
+        """Sends the requests number `start` to `start + requests`."""
         async with http.AsyncClient(timeout=60) as client:
             for number in range(start, start + requests):
                 await self._send(client, number)
 
     async def send_until(self, stop: asyncio.Event, *, pace: float = PACE) -> None:
-        """Requests at a moderate pace (0: without a pause) until told to stop; the last of them is answered too."""
+        """Sends requests at a moderate pace (0: without a pause) until `stop` is set, and awaits the last response."""
         async with http.AsyncClient(timeout=60) as client:
             number = 0
             while not stop.is_set():
@@ -272,7 +274,7 @@ class Sender:
 
 
 def assert_unavailable(response: httpx.Response, *slugs: str) -> None:
-    """A problem document of one of these kinds that asks to come again."""
+    """Asserts a problem document of one of these kinds, with Retry-After."""
     assert response.status_code == 503, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.json()["type"].removeprefix("urn:comment-monitor:problem:") in slugs
@@ -280,48 +282,48 @@ def assert_unavailable(response: httpx.Response, *slugs: str) -> None:
 
 
 class Traffic:
-    """Several senders at work."""
+    """Several running senders."""
 
     def __init__(self, senders: list[Sender]):
         self._senders = senders
 
     @property
     def sent(self) -> list[str]:
-        return [id_ for one in self._senders for id_ in one.sent]
+        return [id_ for sender in self._senders for id_ in sender.sent]
 
     @property
     def confirmed(self) -> set[str]:
-        return {id_ for one in self._senders for id_ in one.confirmed}
+        return {id_ for sender in self._senders for id_ in sender.confirmed}
 
     @property
     def statuses(self) -> set[int]:
-        return {status for one in self._senders for status in one.statuses}
+        return {status for sender in self._senders for status in sender.statuses}
 
     async def goes_on(self, comments: int = 100) -> None:
-        """So many more are confirmed."""
+        """Waits until this many more comments are confirmed."""
         wanted = len(self.confirmed) + comments
         await until(lambda: len(self.confirmed) >= wanted, seconds=60)
 
 
 @asynccontextmanager
 async def traffic(url: str, *, clients: int = 3, size: int = 5) -> AsyncIterator[Traffic]:
-    """Clients that send until the end of the block, which waits for the answer to the last of their requests."""
+    """Runs clients that send until the end of the block, which waits for their last responses."""
     stop = asyncio.Event()
     senders = [Sender(url, name=f"client{number}", size=size) for number in range(clients)]
     async with asyncio.TaskGroup() as group:
-        for one in senders:
-            group.create_task(one.send_until(stop))
+        for sender in senders:
+            group.create_task(sender.send_until(stop))
         yield Traffic(senders)
         stop.set()
 
 
 def stored(dsn: str) -> list[str]:
-    """The ids of all rows, repeats included."""
+    """Returns the ids of all rows, including duplicates."""
     return [row[0] for row in execute(dsn, "SELECT comment_id FROM comments ORDER BY id")]
 
 
 def analysed(dsn: str) -> set[str]:
-    """The ids of the comments whose latest text has a result."""
+    """Returns the ids of the comments whose latest text has a result."""
     rows = execute(
         dsn,
         "SELECT c.comment_id FROM comments c JOIN comment_analyses a ON a.comment_id = c.id "

@@ -1,4 +1,4 @@
-"""TLS before a PostgreSQL that was built without it, as a server's own: the client asks, is answered S, and begins."""
+"""TLS in front of a PostgreSQL that was built without it, with PostgreSQL's own negotiation."""
 
 import asyncio
 import ssl
@@ -14,7 +14,7 @@ SSL_REQUEST: Final = struct.pack("!ll", 8, 80877103)
 
 
 def make_certificates(folder: Path) -> None:
-    """`root.pem`, and signed by it `server.pem` of `localhost` (not of 127.0.0.1); `other.pem` is a stranger's."""
+    """Writes `root.pem`, `server.pem` of `localhost` signed by it, and `other.pem` of an unrelated authority."""
     (folder / "names").write_text("subjectAltName=DNS:localhost\n")
     for command in (
         "req -x509 -newkey rsa:2048 -nodes -subj /CN=root -days 2 -keyout root.key -out root.pem",
@@ -26,7 +26,7 @@ def make_certificates(folder: Path) -> None:
 
 
 class TlsFront:
-    """Listens on loopback, of both families; counts how each connection came."""
+    """Listens on loopback with IPv4 and IPv6, and counts encrypted and plain connections."""
 
     def __init__(self, socket_path: Path, folder: Path):
         self._socket_path = socket_path
@@ -39,22 +39,22 @@ class TlsFront:
         self.plain = 0
 
     def run(self) -> None:
-        """Serves until it is stopped."""
+        """Serves until `stop`."""
         asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port = server.sockets[0].getsockname()[1]
         second = self._loop.run_until_complete(asyncio.start_server(self._serve, "::1", self.port))
         self._started.set()
         self._loop.run_forever()
-        for one in (server, second):
-            one.close()
+        for listener in (server, second):
+            listener.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
     def wait(self) -> None:
-        """Until it listens."""
+        """Waits until the port listens."""
         assert self._started.wait(30)
 
     def stop(self) -> None:
@@ -67,7 +67,7 @@ class TlsFront:
             if begin == SSL_REQUEST:
                 writer.write(b"S")
                 await writer.start_tls(self._context)
-                # A client that refuses the certificate says nothing more.
+                # A client that refuses the certificate sends nothing more.
                 begin = await reader.readexactly(8)
                 self.encrypted += 1
             else:
@@ -89,7 +89,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @contextmanager
 def tls_front(socket_path: Path, folder: Path) -> Iterator[TlsFront]:
-    """One that runs until the end of the block."""
+    """Yields a proxy that runs until the end of the block."""
     front = TlsFront(socket_path, folder)
     thread = threading.Thread(target=front.run)
     thread.start()

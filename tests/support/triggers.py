@@ -1,4 +1,4 @@
-"""Makes PostgreSQL refuse, from outside, what the program asks of it."""
+"""Triggers that make PostgreSQL refuse the program's statements."""
 
 import asyncio
 
@@ -8,12 +8,12 @@ DATA_EXCEPTION = "22000"
 SERIALIZATION_FAILURE = "40001"
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
-# What nobody foresaw.
+# The code of an error that the program does not expect.
 RAISED = "P0001"
 
 
 async def change(dsn: str, statement: str) -> None:
-    """A change of a table, beside the loop: it waits for transactions that only the loop can end."""
+    """Changes a table in a thread: the change waits for transactions that only the event loop can end."""
     await asyncio.to_thread(execute, dsn, statement)
 
 
@@ -26,7 +26,7 @@ async def refuse(
     *,
     at_commit: bool = False,
 ) -> None:
-    """Raises an error for each row that is touched and meets the condition on NEW, then or only at the commit."""
+    """Makes PostgreSQL refuse each row that meets the condition on NEW, at the statement or at the commit."""
     kind = "CONSTRAINT TRIGGER" if at_commit else "TRIGGER"
     moment = "AFTER" if at_commit else "BEFORE"
     deferred = "DEFERRABLE INITIALLY DEFERRED" if at_commit else ""
@@ -45,23 +45,23 @@ async def refuse(
 
 
 async def refuse_first(dsn: str, times: int, code: str) -> None:
-    """Fails so many tries to write comments, then none. A sequence's numbers survive a rollback."""
+    """Fails this many writes of comments. The values of a sequence survive a rollback."""
     await refuse(dsn, "INSERT", "comments", f"nextval('tries') <= {times}", code)
 
 
 def tries(dsn: str) -> int:
-    """How often `refuse_first` was asked."""
-    ((count, asked),) = execute(dsn, "SELECT last_value, is_called FROM tries")
-    return int(count) if asked else 0
+    """Returns how often the condition of `refuse_first` was evaluated."""
+    ((count, is_called),) = execute(dsn, "SELECT last_value, is_called FROM tries")
+    return int(count) if is_called else 0
 
 
 async def allow(dsn: str) -> None:
-    """Ends the refusal."""
+    """Removes the trigger of `refuse` or `refuse_first`."""
     await change(dsn, "DROP FUNCTION refuse CASCADE; DROP SEQUENCE tries")
 
 
 def replaced_long_ago(dsn: str) -> None:
-    """From now on each text counts as replaced days ago, so that one that comes again is an edit and no late repeat."""
+    """Makes each replaced text count as replaced days ago, so that its return is an edit and no late repeat."""
     execute(
         dsn,
         """

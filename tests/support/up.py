@@ -1,4 +1,4 @@
-"""`comment-monitor up` as a user meets it: started as a program, stopped by a signal."""
+"""`comment-monitor up` as a user runs it: started as a program, stopped by a signal."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from tests.support import http
 from tests.support.rabbitmq import free_port
 
 SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
-# What it says once it is up, to the end of the last line.
+# The output once the system is up, to the end of the last line.
 IS_UP: Final = re.compile(r" is up.*\nData: .*\n", re.DOTALL)
-# What a busy machine may need for an answer; and, after the end, to be rid of what was killed last.
+# Seconds that a busy machine may need for a response, and to end killed processes.
 PATIENCE: Final = 120
 MOMENT: Final = 5
 
@@ -36,7 +36,7 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 
 class Up:
-    """One start of the program on a data folder, with what it prints in a file."""
+    """A start of `up` on a data folder, with its output in a file."""
 
     def __init__(self, data_dir: Path, **environment: str):
         self.data_dir = data_dir
@@ -56,7 +56,7 @@ class Up:
 
     def start(self) -> "Up":
         with self._log.open("wb") as log:
-            # A session of its own, so that a signal to its process group is what a terminal's Ctrl-C is.
+            # A new session, so that a signal to its process group equals Ctrl-C in a terminal.
             command = [*self._program("up"), "--port", str(self.port), "--metrics-port", str(self.metrics_port)]
             self._process = subprocess.Popen(
                 command, env=self._environment, stdout=log, stderr=log, start_new_session=True
@@ -64,14 +64,14 @@ class Up:
         return self
 
     def command(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Another command beside it, which gets no settings."""
+        """Runs another command on the same data folder, without settings."""
         return subprocess.run(
             [*self._program(name), *arguments], env=self._environment, capture_output=True, text=True, check=False
         )
 
     def beside(self, name: str, *arguments: str, given: str) -> "subprocess.Popen[str]":
-        """The same, begun and not waited for, with something on its standard input, which stays open for more."""
-        one = subprocess.Popen(
+        """Starts another command with input on its standard input, which stays open."""
+        process = subprocess.Popen(
             [*self._program(name), *arguments],
             env=self._environment,
             stdin=subprocess.PIPE,
@@ -79,10 +79,10 @@ class Up:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert one.stdin
-        one.stdin.write(given)
-        one.stdin.flush()
-        return one
+        assert process.stdin
+        process.stdin.write(given)
+        process.stdin.flush()
+        return process
 
     def _program(self, name: str) -> list[str]:
         return [sys.executable, "-m", "comment_monitor", name, "--data-dir", str(self.data_dir)]
@@ -93,7 +93,7 @@ class Up:
         return self
 
     def wait_until_well(self) -> "Up":
-        """It is up as soon as it answers; now it has found its broker too, and sends by itself what the sweep would."""
+        """Waits until `/health` is ok: then the broker is connected, and rows are published without the sweep."""
         until(lambda: self.get("/health").json()["status"] == "ok")
         return self
 
@@ -101,7 +101,7 @@ class Up:
         return http.get(f"{self.url}{path}", timeout=PATIENCE, **more)
 
     def post(self, **more: Any) -> httpx.Response:
-        """To where comments go."""
+        """Sends a request to process comments."""
         return http.post(f"{self.url}/comments/process", timeout=PATIENCE, **more)
 
     def ctrl_c(self) -> None:
@@ -111,24 +111,24 @@ class Up:
         return self._log.read_text()
 
     def entries(self, event: str) -> list[dict[str, Any]]:
-        """The lines of its log of this event, and of what it started; one that is just being written is none yet."""
+        """Returns the complete log lines of this event, from `up` and the processes that it started."""
         whole, _, _ = self.output().rpartition("\n")
         lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     def errors(self) -> list[str]:
-        """What it says before it ends with exit code 1, without the log lines of what it started."""
+        """Waits for exit code 1; returns the error lines, without the log of started processes."""
         assert self.process.wait() == 1, self.output()
         lines = self.output().splitlines()
         assert not [line for line in lines if line.startswith("Traceback")]
         return [line for line in lines if line.startswith("Error:")]
 
     def family(self) -> list[psutil.Process]:
-        """Every process that works on its data folder."""
-        return [one for one in psutil.process_iter() if _works_in(one, str(self.data_dir))]
+        """Returns every process that uses the data folder."""
+        return [process for process in psutil.process_iter() if _works_in(process, str(self.data_dir))]
 
     def is_gone(self) -> bool:
-        """No process of it is left; one that was killed at the very end may need a moment."""
+        """Whether no process uses the data folder; a process killed at the end may need some time."""
         deadline = time.monotonic() + MOMENT
         while self.family():
             if time.monotonic() > deadline:
@@ -138,21 +138,21 @@ class Up:
 
     def child(self, words: str) -> psutil.Process:
         children = psutil.Process(self.process.pid).children()
-        return next(one for one in children if words in " ".join(one.cmdline()))
+        return next(child for child in children if words in " ".join(child.cmdline()))
 
     def end(self) -> None:
-        """Whatever the test did: nothing of it stays."""
+        """Kills all processes of the data folder."""
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
         until(self._nothing_is_left)
 
     def _nothing_is_left(self) -> bool:
-        """Kills what is found; one look may miss what was just being made, and who was killed takes a moment to go."""
+        """Kills the processes found; called repeatedly, because others may be starting and killed ones end later."""
         family = self.family()
-        for one in family:
+        for process in family:
             with suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
         return not family
 
 
@@ -161,4 +161,4 @@ def _works_in(process: psutil.Process, data_dir: str) -> bool:
         seen = [process.cwd(), *process.cmdline(), *process.environ().values()]
     except psutil.Error:
         return False
-    return any(data_dir in one for one in seen)
+    return any(data_dir in value for value in seen)

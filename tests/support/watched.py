@@ -1,4 +1,4 @@
-"""The whole system with a Prometheus that scrapes it, as a cluster's does."""
+"""The whole system with a Prometheus that scrapes it, as in a cluster."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.system import System
 
 NAMESPACE: Final = "production"
-# What of RabbitMQ's own metrics the dashboard needs.
+# The RabbitMQ metrics that the dashboard needs.
 FAMILIES: Final = ("queue_coarse_metrics",)
 
 
 class Watched(NamedTuple):
-    """Its parts, running."""
+    """The running parts of the system."""
 
     system: System
     redis: EmbeddedRedis
@@ -28,22 +28,22 @@ class Watched(NamedTuple):
     prometheus: Prometheus
 
     def hold_worker(self) -> None:
-        """It is there and does nothing, as one that has no processor time."""
+        """Suspends the worker, as if it had no CPU time."""
         os.killpg(self.system.worker.process.pid, signal.SIGSTOP)
 
     def release_worker(self) -> None:
-        """It goes on."""
+        """Resumes the worker."""
         os.killpg(self.system.worker.process.pid, signal.SIGCONT)
 
 
 def _pod(name: str) -> dict[str, str]:
-    """The labels that a ServiceMonitor gives."""
+    """Returns the labels that a ServiceMonitor adds."""
     return {"namespace": NAMESPACE, "pod": f"{name}-0"}
 
 
 @asynccontextmanager
 async def watched(program: str, folder: Path, dsn: str, *, scrape: float, **settings: str) -> AsyncIterator[Watched]:
-    """Orchestrator and worker on a Redis and a RabbitMQ of their own, and a Prometheus (`program`) beside them."""
+    """Runs orchestrator and worker with their own Redis and RabbitMQ, and a Prometheus (`program`)."""
     with ExitStack() as stack:
         redis = EmbeddedRedis(folder)
         redis.start()
@@ -63,6 +63,6 @@ async def watched(program: str, folder: Path, dsn: str, *, scrape: float, **sett
         prometheus.start()
         stack.callback(prometheus.stop)
         await system.start()
-        # It takes its time until it begins.
+        # Prometheus needs some time until its first scrape.
         await until(lambda: len(prometheus.query("up == 1", time.time())) == len(jobs))
         yield Watched(system, redis, rabbitmq, prometheus)

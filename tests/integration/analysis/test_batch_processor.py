@@ -1,4 +1,4 @@
-"""A worker on a real database: what it stores, and what may happen between its loading and its storing."""
+"""A worker on a real database: its stored results, and events between its loading and its storing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -11,7 +11,6 @@ from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import (
     analyse_all,
     blocked,
-    broken_promises,
     holding,
     holding_text,
     opened,
@@ -19,6 +18,7 @@ from tests.support.database import (
     results,
     take_in,
     terminate_blocked,
+    violated_invariants,
 )
 from tests.support.requests import comment
 from tests.support.triggers import INSUFFICIENT_PRIVILEGE, SERIALIZATION_FAILURE, allow, refuse
@@ -47,7 +47,7 @@ async def analyse(settings: Settings, outbox_id: int) -> None:
 
 @asynccontextmanager
 async def begun(settings: Settings, text: str, *, workers: int = 1) -> AsyncIterator[None]:
-    """Workers that have loaded and analysed the first outbox row; they store its results after the block."""
+    """Runs workers that have loaded and analysed the first outbox row; they store its results after the block."""
     row = outbox(settings.postgres_dsn)[0].id
     with holding_text(settings.postgres_dsn, text):
         tasks = [asyncio.create_task(analyse(settings, row)) for _ in range(workers)]
@@ -57,11 +57,11 @@ async def begun(settings: Settings, text: str, *, workers: int = 1) -> AsyncIter
 
 
 def analysed(outcome: str) -> float:
-    """How many comments are counted so."""
+    """Returns how many comments are counted with this outcome."""
     return metric("comment_analysis_total", outcome=outcome)
 
 
-async def test_what_was_found_is_stored_with_the_version_of_the_analyser(settings: Settings) -> None:
+async def test_findings_are_stored_with_the_analyser_version(settings: Settings) -> None:
     await take_in(settings, comment(1, "WHERE CAN WE BUY THIS WONDERFUL PHONE?"), comment(2, "1 + 1"))
     await analyse_all(settings)
     found = results(settings.postgres_dsn)
@@ -70,15 +70,13 @@ async def test_what_was_found_is_stored_with_the_version_of_the_analyser(setting
     assert first.language_confidence > 0.4
     assert 0 < first.sentiment_score <= 1
     assert (second.language, second.sentiment, second.sentiment_score, second.labels) == ("und", None, None, [])
-    assert {(one.status, one.error, one.analyser_version, one.revision) for one in (first, second)} == {
+    assert {(result.status, result.error, result.analyser_version, result.revision) for result in (first, second)} == {
         ("done", None, VERSION, 1)
     }
     assert outbox(settings.postgres_dsn) == []
 
 
-async def test_the_place_in_the_queue_goes_with_the_results_or_not_at_all(
-    settings: Settings, make_settings: MakeSettings
-) -> None:
+async def test_the_outbox_row_is_removed_only_with_the_results(settings: Settings, make_settings: MakeSettings) -> None:
     await take_in(settings, *map(comment, range(5)))
     before = outbox(settings.postgres_dsn)
     with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '3' FOR UPDATE"):
@@ -86,13 +84,13 @@ async def test_the_place_in_the_queue_goes_with_the_results_or_not_at_all(
         await until(lambda: blocked(settings.postgres_dsn))
         terminate_blocked(settings.postgres_dsn)
         await task
-    assert [one.id for one in outbox(settings.postgres_dsn)] == [one.id for one in before]
+    assert [row.id for row in outbox(settings.postgres_dsn)] == [row.id for row in before]
     assert results(settings.postgres_dsn) == {}
     await analyse_all(settings)
     assert len(results(settings.postgres_dsn)) == 5
 
 
-async def test_a_worker_whose_connection_is_cut_stores_over_another_one(settings: Settings) -> None:
+async def test_a_worker_with_a_cut_connection_stores_over_another_connection(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(5)))
     with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '3' FOR UPDATE"):
         task = asyncio.create_task(analyse_all(settings))
@@ -103,7 +101,7 @@ async def test_a_worker_whose_connection_is_cut_stores_over_another_one(settings
     assert outbox(settings.postgres_dsn) == []
 
 
-async def test_a_batch_that_is_done_is_left_alone_when_it_comes_again(settings: Settings) -> None:
+async def test_a_redelivered_finished_batch_changes_nothing(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(5)))
     row = outbox(settings.postgres_dsn)[0].id
     errors = metric("comment_processing_errors_total", reason="internal")
@@ -116,7 +114,7 @@ async def test_a_batch_that_is_done_is_left_alone_when_it_comes_again(settings: 
     assert metric("comment_processing_errors_total", reason="internal") == errors
 
 
-async def test_two_workers_on_one_batch_leave_one_set_of_results(settings: Settings) -> None:
+async def test_two_workers_on_the_same_batch_store_each_result_once(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE), comment(2, HATE), comment(3, "one more"))
     errors = metric("comment_processing_errors_total", reason="internal")
     done = analysed("done")
@@ -124,25 +122,25 @@ async def test_two_workers_on_one_batch_leave_one_set_of_results(settings: Setti
         pass
     assert analysed("done") == done + 3
     assert set(results(settings.postgres_dsn)) == {"1", "2", "3"}
-    assert [one.labels for one in results(settings.postgres_dsn).values()] == [[], [], []]
+    assert [result.labels for result in results(settings.postgres_dsn).values()] == [[], [], []]
     assert outbox(settings.postgres_dsn) == []
     assert metric("comment_processing_errors_total", reason="internal") == errors
 
 
-async def test_the_result_of_a_text_replaced_meanwhile_is_not_shown_as_the_new_ones(settings: Settings) -> None:
+async def test_the_result_of_a_replaced_text_is_not_shown_for_the_new_text(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE))
     async with begun(settings, LOVE):
         await take_in(settings, comment(1, HATE))
     assert results(settings.postgres_dsn)["1"].revision == 1
     assert len(outbox(settings.postgres_dsn)) == 1
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
     async with open_client(settings) as client:
         assert (await client.get("/comments/threads/1")).json()["analysis"] is None
         await analyse_all(settings)
         assert (await client.get("/comments/threads/1")).json()["analysis"]["sentiment"] == "negative"
 
 
-async def test_a_late_result_of_an_old_text_never_overwrites_the_new_ones(settings: Settings) -> None:
+async def test_a_late_result_of_an_old_text_never_overwrites_a_newer_result(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE), comment(2))
     async with begun(settings, LOVE):
         await take_in(settings, comment(1, HATE))
@@ -151,10 +149,10 @@ async def test_a_late_result_of_an_old_text_never_overwrites_the_new_ones(settin
     assert (found["1"].revision, found["1"].sentiment) == (2, "negative")
     assert (found["2"].revision, found["2"].status) == (1, "done")
     assert outbox(settings.postgres_dsn) == []
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
 
 
-async def test_a_comment_removed_before_the_results_are_stored_is_left_out(settings: Settings) -> None:
+async def test_a_comment_removed_before_the_results_are_stored_is_skipped(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE), comment(2, HATE))
     done = analysed("done")
     async with begun(settings, LOVE):
@@ -164,7 +162,7 @@ async def test_a_comment_removed_before_the_results_are_stored_is_left_out(setti
     assert outbox(settings.postgres_dsn) == []
 
 
-async def test_a_comment_removed_while_the_results_are_stored_costs_the_others_nothing(settings: Settings) -> None:
+async def test_a_comment_removed_while_results_are_stored_does_not_affect_others(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(5)))
     with holding(settings.postgres_dsn, "DELETE FROM comments WHERE comment_id = '1'") as remover:
         task = asyncio.create_task(analyse_all(settings))
@@ -176,28 +174,28 @@ async def test_a_comment_removed_while_the_results_are_stored_costs_the_others_n
 
 
 @pytest.mark.parametrize("redelivered", [False, True])
-async def test_a_batch_of_comments_that_are_all_removed_ends(settings: Settings, redelivered: bool) -> None:
+async def test_a_batch_whose_comments_are_all_removed_finishes(settings: Settings, redelivered: bool) -> None:
     await take_in(settings, comment(1), comment(2))
     execute(settings.postgres_dsn, "DELETE FROM comments")
     await analyse_all(settings, redelivered=redelivered)
     assert outbox(settings.postgres_dsn) == []
 
 
-async def test_a_text_that_stands_in_two_comments_of_one_batch_is_repeated(settings: Settings) -> None:
+async def test_a_text_of_two_comments_in_the_same_batch_is_labelled_repeated(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE), comment(2, f"{LOVE.upper()} "), comment(3, HATE))
     await analyse_all(settings)
     assert repeated(settings) == {"1", "2"}
 
 
-async def test_a_text_of_an_earlier_batch_makes_both_repeated_once(settings: Settings) -> None:
+async def test_a_text_of_an_earlier_batch_labels_both_comments_once(settings: Settings) -> None:
     for number in range(3):
         await take_in(settings, comment(number, LOVE))
         await analyse_all(settings)
-        assert repeated(settings) == ({str(one) for one in range(number + 1)} if number else set())
-    assert {one.labels.count("repeated") for one in results(settings.postgres_dsn).values()} == {1}
+        assert repeated(settings) == ({str(index) for index in range(number + 1)} if number else set())
+    assert {result.labels.count("repeated") for result in results(settings.postgres_dsn).values()} == {1}
 
 
-async def test_an_edit_of_a_comment_does_not_make_it_its_own_repetition(settings: Settings) -> None:
+async def test_an_edited_comment_does_not_repeat_itself(settings: Settings) -> None:
     for text in (LOVE, LOVE.upper(), LOVE.title()):
         await take_in(settings, comment(1, text))
         await analyse_all(settings)
@@ -205,7 +203,7 @@ async def test_an_edit_of_a_comment_does_not_make_it_its_own_repetition(settings
     assert repeated(settings) == set()
 
 
-async def test_short_answers_are_never_repetitions(settings: Settings) -> None:
+async def test_short_texts_are_never_labelled_repeated(settings: Settings) -> None:
     for number in range(2):
         await take_in(settings, comment(f"a{number}", "So true, all!"), comment(f"b{number}", "So true, all!"))
         await analyse_all(settings)
@@ -213,11 +211,11 @@ async def test_short_answers_are_never_repetitions(settings: Settings) -> None:
     assert repeated(settings) == set()
 
 
-async def test_two_workers_that_store_the_same_text_at_once_both_find_it_repeated(settings: Settings) -> None:
+async def test_two_workers_that_store_the_same_text_at_once_label_both_repeated(settings: Settings) -> None:
     await take_in(settings, comment(1, LOVE))
     await take_in(settings, comment(2, LOVE))
     first, second = outbox(settings.postgres_dsn)
-    # The first has its snapshot and waits with its result: what the second stores now, it cannot see.
+    # The first worker has its snapshot and waits with its result: it cannot see results that the second stores now.
     with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '1' FOR UPDATE"):
         tasks = [asyncio.create_task(analyse(settings, first.id))]
         await until(lambda: blocked(settings.postgres_dsn) == 1)
@@ -228,11 +226,11 @@ async def test_two_workers_that_store_the_same_text_at_once_both_find_it_repeate
 
 
 def repeated(settings: Settings) -> set[str]:
-    return {name for name, one in results(settings.postgres_dsn).items() if "repeated" in one.labels}
+    return {name for name, result in results(settings.postgres_dsn).items() if "repeated" in result.labels}
 
 
-class Taste:
-    """One more finding, which does as it is told for texts with BAD in them, and counts them."""
+class FailingFinding:
+    """A further finding: for texts with BAD in them it raises an error or returns a result, and counts the calls."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -249,13 +247,15 @@ class Taste:
 
 
 @pytest.fixture
-def taste(monkeypatch: pytest.MonkeyPatch) -> Taste:
-    one = Taste()
-    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("taste", one.find)))
-    return one
+def failing(monkeypatch: pytest.MonkeyPatch) -> FailingFinding:
+    finding = FailingFinding()
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("failing", finding.find)))
+    return finding
 
 
-async def test_a_text_that_breaks_an_analyser_keeps_no_other_waiting(settings: Settings, taste: Taste) -> None:
+async def test_a_text_that_makes_an_analyser_fail_does_not_delay_others(
+    settings: Settings, failing: FailingFinding
+) -> None:
     await take_in(settings, comment(1), comment(2, BAD), comment(3))
     await analyse_all(settings)
     assert set(results(settings.postgres_dsn)) == {"1", "3"}
@@ -263,8 +263,8 @@ async def test_a_text_that_breaks_an_analyser_keeps_no_other_waiting(settings: S
     assert (row.comments, row.failures) == (["2"], 1)
 
 
-async def test_of_two_workers_on_a_text_that_breaks_an_analyser_one_counts_the_try(
-    settings: Settings, taste: Taste
+async def test_two_workers_on_a_failing_text_count_a_single_failure(
+    settings: Settings, failing: FailingFinding
 ) -> None:
     await take_in(settings, comment(1, LOVE), comment(2, BAD))
     before = analysed("done"), analysed("retried")
@@ -275,7 +275,7 @@ async def test_of_two_workers_on_a_text_that_breaks_an_analyser_one_counts_the_t
     assert (row.comments, row.failures) == (["2"], 1)
 
 
-async def test_one_that_was_cut_short_too_often_counts_as_failed_once_also_where_storing_it_is_repeated(
+async def test_a_comment_cut_short_too_often_counts_as_failed_once_over_retries(
     settings: Settings,
 ) -> None:
     await take_in(settings, comment(1))
@@ -288,9 +288,7 @@ async def test_one_that_was_cut_short_too_often_counts_as_failed_once_also_where
     assert analysed("failed") == failed + 1
 
 
-async def test_no_comment_is_marked_failed_because_its_result_was_not_to_be_stored_for_long(
-    make_settings: MakeSettings, dsn: str
-) -> None:
+async def test_a_result_that_could_not_be_stored_marks_no_comment_failed(make_settings: MakeSettings, dsn: str) -> None:
     settings = make_settings(COMMENT_MAX_RETRIES=1)
     await take_in(settings, comment(1))
     await take_in(settings, comment(2), comment(3))
@@ -299,11 +297,11 @@ async def test_no_comment_is_marked_failed_because_its_result_was_not_to_be_stor
         await analyse_all(settings, redelivered=True)
     await allow(dsn)
     await analyse_all(settings, redelivered=True)
-    assert {name: one.status for name, one in results(dsn).items()} == dict.fromkeys("123", "done")
+    assert {name: result.status for name, result in results(dsn).items()} == dict.fromkeys("123", "done")
 
 
-async def test_it_is_tried_again_later_and_later_and_at_last_marked_failed_with_the_reason(
-    make_settings: MakeSettings, taste: Taste
+async def test_a_failing_text_is_retried_with_growing_waits_and_then_marked_failed(
+    make_settings: MakeSettings, failing: FailingFinding
 ) -> None:
     settings = make_settings(COMMENT_BACKOFF_MULTIPLIER=10)
     await take_in(settings, comment(1), comment(2, BAD))
@@ -316,31 +314,31 @@ async def test_it_is_tried_again_later_and_later_and_at_last_marked_failed_with_
         assert earlier < later
     await analyse_all(settings)
     assert outbox(settings.postgres_dsn) == []
-    assert taste.tries == 1 + settings.max_retries
+    assert failing.tries == 1 + settings.max_retries
     async with opened(settings) as database, database.connection() as conn:
         assert await conn.value(WAITING) == 0
     async with open_client(settings) as client:
         found = (await client.get("/comments/threads/2")).json()["analysis"]
-    assert (found["status"], found["error"]) == ("failed", "taste: ValueError: too bad")
+    assert (found["status"], found["error"]) == ("failed", "failing: ValueError: too bad")
     assert (found["language"], found["sentiment"], found["labels"]) == (None, None, [])
 
 
-async def test_the_reason_is_the_analysers_also_where_the_batch_had_been_sent_twice(
-    settings: Settings, taste: Taste
+async def test_the_error_is_that_of_the_analyser_even_for_resent_batches(
+    settings: Settings, failing: FailingFinding
 ) -> None:
-    """With a long queue every batch is sent again before its first try, and with every later try."""
+    """In a long queue, every batch is sent again before its first try and before each later try."""
     await take_in(settings, comment(1), comment(2, BAD), comment(3, BAD))
     for _ in range(2 * settings.max_retries + 2):
         execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = resends + 1")
         await analyse_all(settings)
     assert outbox(settings.postgres_dsn) == []
     found = results(settings.postgres_dsn)
-    assert {found[name].error for name in ("2", "3")} == {"taste: ValueError: too bad"}
-    assert taste.tries == 2 * (1 + settings.max_retries)
+    assert {found[name].error for name in ("2", "3")} == {"failing: ValueError: too bad"}
+    assert failing.tries == 2 * (1 + settings.max_retries)
 
 
-async def test_no_text_waits_for_its_next_try_longer_than_an_hour_or_so(
-    make_settings: MakeSettings, taste: Taste
+async def test_the_wait_before_a_retry_is_capped_near_an_hour(
+    make_settings: MakeSettings, failing: FailingFinding
 ) -> None:
     settings = make_settings(COMMENT_MAX_RETRIES=10, COMMENT_BACKOFF_MULTIPLIER=10)
     await take_in(settings, comment(1, BAD))
@@ -349,45 +347,47 @@ async def test_no_text_waits_for_its_next_try_longer_than_an_hour_or_so(
         assert outbox(settings.postgres_dsn)[0].due_in < 2 * 3600
 
 
-async def test_texts_that_fail_together_are_not_tried_again_at_the_same_moment(
-    make_settings: MakeSettings, taste: Taste
+async def test_texts_that_fail_together_are_retried_at_different_times(
+    make_settings: MakeSettings, failing: FailingFinding
 ) -> None:
     settings = make_settings(COMMENT_BACKOFF_MULTIPLIER=10)
-    # So many that it is not by chance that some are far from others.
+    # Enough rows that the spread is not a coincidence.
     for number in range(16):
         await take_in(settings, comment(number, BAD))
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET failures = 2")
     await analyse_all(settings)
     waits = [row.due_in for row in outbox(settings.postgres_dsn)]
-    # About 100 seconds each; that they failed one after the other accounts for much less than the tenth of it.
+    # Each wait is about 100 seconds; the rows failed one after the other, within much less than a tenth of that.
     assert max(waits) - min(waits) > 10
 
 
-@pytest.mark.parametrize("message", ["\0", "\ud800", "x" * 100_000], ids=["NUL", "surrogate", "long"])
-async def test_whatever_an_analyser_says_the_others_get_their_results(
-    make_settings: MakeSettings, taste: Taste, message: str
+@pytest.mark.parametrize("message", ["\0", "\ud800", "x" * 100_000], ids=["nul", "surrogate", "long"])
+async def test_any_analyser_error_leaves_the_results_of_other_comments(
+    make_settings: MakeSettings, failing: FailingFinding, message: str
 ) -> None:
     settings = make_settings(COMMENT_MAX_RETRIES=0)
-    taste.error = ValueError(message)
+    failing.error = ValueError(message)
     await take_in(settings, comment(1), comment(2, BAD))
     await analyse_all(settings)
     found = results(settings.postgres_dsn)
-    assert {name: one.status for name, one in found.items()} == {"1": "done", "2": "failed"}
-    assert found["2"].error.startswith("taste: ValueError: ")
+    assert {name: result.status for name, result in found.items()} == {"1": "done", "2": "failed"}
+    assert found["2"].error.startswith("failing: ValueError: ")
     assert len(found["2"].error) <= 500
 
 
-async def test_a_result_that_cannot_be_stored_is_told_apart_from_its_batch(settings: Settings, taste: Taste) -> None:
-    taste.found = {"text_digest": 2**80}
+async def test_a_result_that_cannot_be_stored_is_split_from_its_batch(
+    settings: Settings, failing: FailingFinding
+) -> None:
+    failing.found = {"text_digest": 2**80}
     await take_in(settings, comment(1), comment(2, BAD), comment(3))
     for _ in range(2 * settings.max_retries + 2):
         await analyse_all(settings, redelivered=True)
     assert outbox(settings.postgres_dsn) == []
-    states = {name: one.status for name, one in results(settings.postgres_dsn).items()}
+    states = {name: result.status for name, result in results(settings.postgres_dsn).items()}
     assert states == {"1": "done", "2": "failed", "3": "done"}
 
 
-async def test_a_new_text_of_a_failed_comment_gets_its_result(make_settings: MakeSettings, taste: Taste) -> None:
+async def test_an_edit_of_a_failed_comment_gets_a_result(make_settings: MakeSettings, failing: FailingFinding) -> None:
     settings = make_settings(COMMENT_MAX_RETRIES=0)
     await take_in(settings, comment(1, BAD))
     await analyse_all(settings)

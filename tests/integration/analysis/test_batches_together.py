@@ -1,4 +1,4 @@
-"""Several outbox rows in one go: what one by one would have given, in fewer transactions, and none in another's way."""
+"""Several outbox rows in a task: the same results as one by one, in fewer transactions, independent of each other."""
 
 import asyncio
 import time
@@ -11,15 +11,15 @@ import psycopg2.extensions
 import pytest
 import uvloop
 from tests.conftest import MakeSettings, execute, metric, until
-from tests.integration.analysis.test_batch_processor import BAD, Taste, taste  # noqa: F401 - a fixture
+from tests.integration.analysis.test_batch_processor import BAD, FailingFinding, failing  # noqa: F401 - a fixture
 from tests.support.database import (
     blocked,
-    broken_promises,
     holding,
     outbox,
     results,
     take_in,
     terminate_blocked,
+    violated_invariants,
 )
 from tests.support.locks import locked
 from tests.support.messages import Wire
@@ -45,18 +45,18 @@ async def analyse_together(settings: Settings, *, redelivered: bool = False) -> 
         await worker.analyse_batches([row.id for row in outbox(settings.postgres_dsn)], redelivered=redelivered)
 
 
-async def test_all_rows_are_ended_and_every_comment_has_its_result(settings: Settings) -> None:
+async def test_all_rows_finish_and_every_comment_has_a_result(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(300)))
     assert len(outbox(settings.postgres_dsn)) == 60
     await analyse_together(settings)
     assert outbox(settings.postgres_dsn) == []
     assert len(results(settings.postgres_dsn)) == 300
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
 
 
-async def test_a_row_with_a_text_that_breaks_an_analyser_keeps_only_that_text(
+async def test_a_row_keeps_only_the_text_that_makes_an_analyser_fail(
     settings: Settings,
-    taste: Taste,  # noqa: F811 - the fixture
+    failing: FailingFinding,  # noqa: F811 - the fixture
 ) -> None:
     await take_in(settings, *map(comment, range(7)), comment(7, BAD), *map(comment, range(8, 20)))
     await analyse_together(settings)
@@ -65,7 +65,7 @@ async def test_a_row_with_a_text_that_breaks_an_analyser_keeps_only_that_text(
     assert len(results(settings.postgres_dsn)) == 19
 
 
-async def test_a_comment_that_stands_in_two_rows_gets_the_result_of_its_latest_text(settings: Settings) -> None:
+async def test_a_comment_in_two_rows_gets_the_result_of_its_latest_text(settings: Settings) -> None:
     await take_in(settings, comment(1, "What is this?"), comment(2))
     await take_in(settings, comment(1, "I see, thank you"))
     assert len(outbox(settings.postgres_dsn)) == 2
@@ -74,7 +74,7 @@ async def test_a_comment_that_stands_in_two_rows_gets_the_result_of_its_latest_t
     assert (results(settings.postgres_dsn)["1"].revision, results(settings.postgres_dsn)["1"].labels) == (2, [])
 
 
-async def test_rows_whose_comments_were_removed_are_ended_too(settings: Settings) -> None:
+async def test_rows_whose_comments_were_removed_finish(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(12)))
     execute(settings.postgres_dsn, "DELETE FROM comments WHERE comment_id IN ('0', '1', '2', '3', '4', '7')")
     await analyse_together(settings)
@@ -83,22 +83,22 @@ async def test_rows_whose_comments_were_removed_are_ended_too(settings: Settings
 
 
 def statements(name: str) -> float:
-    """How often this statement was sent."""
+    """Returns how often this statement was executed."""
     return metric("comment_db_query_duration_seconds_count", query=name)
 
 
-async def test_a_row_that_was_begun_before_goes_its_own_way(settings: Settings) -> None:
+async def test_a_row_that_was_started_before_is_processed_alone(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(10)))
     first = outbox(settings.postgres_dsn)[0].id
-    # So often begun that it has to be split.
+    # Started so often that the row has to be split.
     execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET starts = 9 WHERE id = {first}")  # noqa: S608
     await analyse_together(settings)
     assert len(results(settings.postgres_dsn)) == 5
     assert [len(row.comments) for row in outbox(settings.postgres_dsn)] == [1] * 5
 
 
-async def test_rows_of_a_message_that_comes_again_go_one_by_one(settings: Settings) -> None:
-    """Each counts its own starts, so that the one which ends the process is the one that is found out."""
+async def test_rows_of_a_redelivered_message_are_processed_separately(settings: Settings) -> None:
+    """Each row counts its own starts, so that the row that ends the process is identified."""
     await take_in(settings, *map(comment, range(15)))
     first, second, third = (row.id for row in outbox(settings.postgres_dsn))
     execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET starts = 9 WHERE id = {second}")  # noqa: S608
@@ -108,7 +108,7 @@ async def test_rows_of_a_message_that_comes_again_go_one_by_one(settings: Settin
     assert {first, second, third}.isdisjoint(row.id for row in outbox(settings.postgres_dsn))
 
 
-async def test_a_connection_that_is_cut_costs_time_only(settings: Settings) -> None:
+async def test_a_cut_connection_loses_no_result(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(200)))
     with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '150' FOR UPDATE"):
         task = asyncio.create_task(analyse_together(settings))
@@ -119,17 +119,17 @@ async def test_a_connection_that_is_cut_costs_time_only(settings: Settings) -> N
     assert outbox(settings.postgres_dsn) == []
 
 
-async def test_rows_that_were_sent_again_stay_in_their_group_and_count_their_start_in_one_statement(
+async def test_resent_rows_stay_grouped_and_count_starts_in_a_single_statement(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They waited, most likely: one by one they would take several times as long, and the queue would grow."""
+    """Resent rows have most likely only waited; processed separately, they would take several times as long."""
     seen: set[tuple[int, ...]] = set()
 
-    def look(_text: object, _found: object) -> dict[str, object]:
+    def record(_text: object, _found: object) -> dict[str, object]:
         seen.add(tuple(starts for (starts,) in execute(settings.postgres_dsn, STARTS)))
         return {}
 
-    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("look", look)))
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("record", record)))
     await take_in(settings, *map(comment, range(60)))
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = 2 WHERE id % 2 = 0")
     before = {name: statements(name) for name in ("count_starts", "save_results")}
@@ -138,45 +138,45 @@ async def test_rows_that_were_sent_again_stay_in_their_group_and_count_their_sta
     assert outbox(settings.postgres_dsn) == []
     assert statements("count_starts") - before["count_starts"] == 1
     assert statements("save_results") - before["save_results"] <= 3
-    # While the first comment is analysed, the count is committed.
+    # The count is committed before the first comment is analysed.
     assert (1, 0) * 6 in seen or (0, 1) * 6 in seen
 
 
-async def test_a_group_that_the_database_ends_takes_back_what_it_counted(settings: Settings) -> None:
+async def test_the_starts_of_a_cancelled_group_stay_counted(settings: Settings) -> None:
     await take_in(settings, *map(comment, range(20)))
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET resends = 1")
     with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '12' FOR UPDATE"):
         task = asyncio.create_task(analyse_together(settings))
         await until(lambda: blocked(settings.postgres_dsn))
-        assert {one for (one,) in execute(settings.postgres_dsn, STARTS)} == {1}
+        assert {starts for (starts,) in execute(settings.postgres_dsn, STARTS)} == {1}
         task.cancel()
         await asyncio.wait([task])
-    # Cancelled it is as if killed: the count stays, and so the next worker takes each by itself.
-    assert {one for (one,) in execute(settings.postgres_dsn, STARTS)} == {1}
+    # A cancelled group is like a killed worker: the count stays, and the next worker processes each row alone.
+    assert {starts for (starts,) in execute(settings.postgres_dsn, STARTS)} == {1}
     await analyse_together(settings)
     assert len(results(settings.postgres_dsn)) == 20
 
 
-async def test_a_start_whose_answer_was_lost_is_counted_once(
+async def test_a_start_whose_response_was_lost_is_counted_once(
     make_settings: MakeSettings, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The statement was committed, the connection ended before its answer came, and it runs again."""
+    """The statement was committed, the connection ended before the response, and the statement runs again."""
     ((port,),) = execute(dsn, "SHOW port")
     parts = psycopg2.extensions.parse_dsn(dsn)
     wire = Wire(f"postgresql://127.0.0.1:{port}/", path=f"{parts['host']}/.s.PGSQL.{port}")
-    through = psycopg2.extensions.make_dsn(**{**parts, "host": "127.0.0.1", "port": urlsplit(wire.url).port})
+    proxied_dsn = psycopg2.extensions.make_dsn(**{**parts, "host": "127.0.0.1", "port": urlsplit(wire.url).port})
     await take_in(make_settings(), *map(comment, range(3)))
     (row,) = outbox(dsn)
     seen: set[int] = set()
 
-    def look(_text: object, _found: object) -> dict[str, object]:
+    def record(_text: object, _found: object) -> dict[str, object]:
         seen.update(starts for (starts,) in execute(dsn, STARTS))
         return {}
 
-    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("look", look)))
+    monkeypatch.setattr(engine, "FINDINGS", (*engine.FINDINGS, Finding("record", record)))
     tries = statements("count_starts")
     try:
-        async with open_worker(make_settings(POSTGRES_DSN=through)) as worker:
+        async with open_worker(make_settings(POSTGRES_DSN=proxied_dsn)) as worker:
             with holding(dsn, "SELECT FROM analysis_outbox FOR UPDATE") as holder:
                 task = asyncio.create_task(worker.analyse_batch(row.id, redelivered=True))
                 await until(lambda: blocked(dsn))
@@ -190,12 +190,12 @@ async def test_a_start_whose_answer_was_lost_is_counted_once(
         wire.close()
     assert statements("count_starts") - tries == 2
     assert seen == {1}
-    assert {one.status for one in results(dsn).values()} == {"done"}
+    assert {result.status for result in results(dsn).values()} == {"done"}
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """One more finding; it takes so many seconds for a text as is said here, else none."""
+    """Adds a finding that takes the given seconds for a text, and otherwise no time."""
     seconds: dict[str, float] = {}
 
     def find(text: Text, _: object) -> dict[str, object]:
@@ -215,13 +215,13 @@ async def take_in_texts(settings: Settings, amount: int) -> None:
 
 
 def in_uvloop(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """As a worker does: this loop's time stands still while a text is analysed."""
+    """Runs like a worker: the time of uvloop's event loop does not advance during an analysis."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(act())
 
 
-def test_what_was_analysed_in_all_of_the_time_is_stored(settings: Settings, slow: dict[str, float]) -> None:
-    """It is done; thrown away it would be begun again, for ever. The text that was cut off did nothing wrong."""
+def test_results_are_stored_when_the_time_limit_ends_a_group(settings: Settings, slow: dict[str, float]) -> None:
+    """A discarded result would be computed again, forever. The interrupted text counts no failure."""
     asyncio.run(take_in_texts(settings, 3))
     slow |= {text_of(0): 0.6, text_of(1): 60}
 
@@ -234,17 +234,17 @@ def test_what_was_analysed_in_all_of_the_time_is_stored(settings: Settings, slow
             await worker._give_back(attempt)
 
     in_uvloop(act)
-    assert {name: one.status for name, one in results(settings.postgres_dsn).items()} == {"0": "done"}
+    assert {name: result.status for name, result in results(settings.postgres_dsn).items()} == {"0": "done"}
     (row,) = outbox(settings.postgres_dsn)
     assert (row.comments, row.failures, row.resends, row.due_in <= 0) == (["1", "2"], 0, -1, True)
     assert execute(settings.postgres_dsn, STARTS) == [(0,)]
 
 
 @pytest.mark.parametrize("resends", [0, 3])
-async def test_what_a_group_has_no_time_for_is_given_back_at_once(
+async def test_comments_beyond_the_time_limit_of_a_group_are_due_at_once(
     settings: Settings, slow: dict[str, float], resends: int
 ) -> None:
-    """Results are stored as they come; rows are cut where the time was not enough, and nothing is done twice."""
+    """Results are stored as they are computed, rows are cut at the time limit, and no text is analysed twice."""
     await take_in_texts(settings, 10)
     execute(settings.postgres_dsn, f"UPDATE analysis_outbox SET resends = {resends}")  # noqa: S608
     slow |= {text_of(number): 1.5 for number in range(10)}
@@ -253,14 +253,14 @@ async def test_what_a_group_has_no_time_for_is_given_back_at_once(
         await analyse_together(settings)
         sizes.append(len(results(settings.postgres_dsn)))
         assert {row.resends for row in outbox(settings.postgres_dsn)} <= {-1}
-        assert {one for (one,) in execute(settings.postgres_dsn, STARTS)} <= {0}
-        assert await broken_promises(settings) == []
-    # Three in the four seconds that a group has.
+        assert {starts for (starts,) in execute(settings.postgres_dsn, STARTS)} <= {0}
+        assert await violated_invariants(settings) == []
+    # A group has four seconds, which is enough for three comments.
     assert sizes == [3, 6, 9, 10]
-    assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
+    assert {result.status for result in results(settings.postgres_dsn).values()} == {"done"}
 
 
-async def test_a_text_that_takes_too_long_fails_and_those_before_and_behind_it_do_not(
+async def test_a_text_over_its_time_limit_fails_without_its_neighbours(
     settings: Settings, slow: dict[str, float]
 ) -> None:
     short = msgspec.structs.replace(settings, processing_timeout=6, max_retries=1)
@@ -271,7 +271,7 @@ async def test_a_text_that_takes_too_long_fails_and_those_before_and_behind_it_d
     assert [(row.failures, row.comments) for row in by_size] == [(0, ["7", "8", "9"]), (1, ["6"])]
 
 
-async def test_a_comment_in_two_rows_of_which_the_second_is_cut_costs_no_other_its_analysis(
+async def test_a_comment_in_two_rows_costs_no_other_its_analysis_when_a_row_is_cut(
     settings: Settings, slow: dict[str, float]
 ) -> None:
     await take_in_texts(settings, 3)
@@ -284,31 +284,31 @@ async def test_a_comment_in_two_rows_of_which_the_second_is_cut_costs_no_other_i
     slow |= {text_of(2): 5, "This one is slow, and comes before the edit": 5}
     while outbox(settings.postgres_dsn):
         await analyse_together(settings)
-    assert {name: one.status for name, one in results(settings.postgres_dsn).items()} == dict.fromkeys("a012", "done")
+    assert {name: result.status for name, result in results(settings.postgres_dsn).items()} == dict.fromkeys(
+        "a012", "done"
+    )
 
 
-async def test_two_workers_that_cut_one_row_lose_none_of_its_comments(
-    settings: Settings, slow: dict[str, float]
-) -> None:
+async def test_two_workers_that_cut_the_same_row_lose_no_comment(settings: Settings, slow: dict[str, float]) -> None:
     await take_in_texts(settings, 5)
     slow |= {text_of(number): 1.1 for number in range(5)}
     (row,) = outbox(settings.postgres_dsn)
-    async with open_worker(settings) as one, open_worker(settings) as other:
+    async with open_worker(settings) as first, open_worker(settings) as other:
         with holding(settings.postgres_dsn, "SELECT FROM comments WHERE comment_id = '0' FOR UPDATE"):
-            tasks = [asyncio.create_task(worker.analyse_batch(row.id, redelivered=False)) for worker in (one, other)]
+            tasks = [asyncio.create_task(worker.analyse_batch(row.id, redelivered=False)) for worker in (first, other)]
             await until(lambda: blocked(settings.postgres_dsn) == 2)
         await asyncio.gather(*tasks)
     while outbox(settings.postgres_dsn):
         await analyse_together(settings)
-    assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
+    assert {result.status for result in results(settings.postgres_dsn).values()} == {"done"}
     assert len(results(settings.postgres_dsn)) == 5
 
 
 @pytest.mark.parametrize("redelivered", [False, True])
-async def test_who_waits_for_a_lock_gives_up_before_its_process_is_killed_for_it(
+async def test_a_worker_gives_up_a_lock_before_its_hard_time_limit(
     make_settings: MakeSettings, redelivered: bool
 ) -> None:
-    """Killed, it would look as if a comment had done it, which is marked failed after some times."""
+    """A killed process would count against the comment, which is marked failed after several times."""
     settings = make_settings(COMMENT_PROCESSING_TIMEOUT=15, COMMENT_MAX_RETRIES=1)
     for number in range(3):
         await take_in(settings, comment(number))
@@ -317,4 +317,4 @@ async def test_who_waits_for_a_lock_gives_up_before_its_process_is_killed_for_it
             await analyse_together(settings, redelivered=redelivered)
     assert execute(settings.postgres_dsn, "SELECT starts FROM analysis_outbox") == [(0,)] * 3
     await analyse_together(settings, redelivered=redelivered)
-    assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
+    assert {result.status for result in results(settings.postgres_dsn).values()} == {"done"}

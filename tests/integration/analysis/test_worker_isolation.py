@@ -1,4 +1,4 @@
-"""A real worker, as processes on RabbitMQ, and comments that end or keep the process which analyses them."""
+"""A real worker process on RabbitMQ, and comments that kill or block the process that analyses them."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Broker, MakeSettings, project_root, until
-from tests.support.database import broken_promises, outbox, results
+from tests.support.database import outbox, results, violated_invariants
 from tests.support.deadly import DEAF, EXIT, HANG, KILL
 from tests.support.requests import comment, parsed
 
@@ -18,12 +18,12 @@ from comment_monitor.analysis.batch_processor import CUT_SHORT
 from comment_monitor.core.config import Settings
 from comment_monitor.runtime import open_runtime
 
-MATES = ("a", "b", "c")
+OTHERS = ("a", "b", "c")
 
 
 @pytest.fixture
 def settings(make_settings: MakeSettings, rabbitmq: Broker, request: pytest.FixtureRequest) -> Settings:
-    """One retry, so that it is soon over; or as a test says."""
+    """A single retry, so that a comment fails soon; or the parameter of the test."""
     variables: dict[str, object] = {
         "CELERY_BROKER_URL": rabbitmq.url,
         "COMMENT_PROCESSING_TIMEOUT": 15,
@@ -36,7 +36,7 @@ def settings(make_settings: MakeSettings, rabbitmq: Broker, request: pytest.Fixt
 
 @pytest.fixture
 def worker(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker with one process that analyses, with variables of its own."""
+    """A worker with one pool process, and the variables of the test's parameter."""
     environment = {
         **getattr(request, "param", {}),
         "POSTGRES_DSN": settings.postgres_dsn,
@@ -65,85 +65,87 @@ def has_results(settings: Settings, least: int) -> bool:
     return len(results(settings.postgres_dsn)) >= least
 
 
-async def goes_through(settings: Settings, *texts: str, seconds: float = 90) -> None:
-    """What a process takes in, publishes and sweeps is analysed to the last comment."""
+async def analyse_texts(settings: Settings, *texts: str, seconds: float = 90) -> None:
+    """Stores texts through a running process, and waits until all are analysed."""
     async with open_runtime(settings, application="test") as runtime:
         await runtime.pipeline.process(parsed(*(comment(name, name) for name in texts)))
         await until(lambda: not outbox(settings.postgres_dsn), seconds=seconds)
 
 
 @pytest.mark.parametrize("word", [EXIT, KILL])
-async def test_a_comment_that_kills_its_process_is_found_out_and_its_mates_are_analysed(
+async def test_a_comment_that_kills_its_process_fails_and_the_others_are_analysed(
     settings: Settings, worker: "subprocess.Popen[bytes]", word: str
 ) -> None:
-    await goes_through(settings, *MATES, word)
+    await analyse_texts(settings, *OTHERS, word)
     found = results(settings.postgres_dsn)
-    assert {name: found[name].status for name in MATES} == dict.fromkeys(MATES, "done")
+    assert {name: found[name].status for name in OTHERS} == dict.fromkeys(OTHERS, "done")
     assert (found[word].status, found[word].error) == ("failed", CUT_SHORT)
-    await goes_through(settings, "after")
+    await analyse_texts(settings, "after")
     assert results(settings.postgres_dsn)["after"].status == "done"
     assert worker.poll() is None
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
 
 
-async def test_a_killer_among_many_batches_takes_none_of_them_with_it(
+async def test_a_comment_that_kills_its_process_fails_alone_among_many_batches(
     settings: Settings, worker: "subprocess.Popen[bytes]"
 ) -> None:
-    mates = [f"mate {number}" for number in range(150)]
-    await goes_through(settings, *mates[:75], KILL, *mates[75:])
+    others = [f"other {number}" for number in range(150)]
+    await analyse_texts(settings, *others[:75], KILL, *others[75:])
     found = results(settings.postgres_dsn)
-    assert {name: found[name].status for name in mates} == dict.fromkeys(mates, "done")
+    assert {name: found[name].status for name in others} == dict.fromkeys(others, "done")
     assert (found[KILL].status, found[KILL].error) == ("failed", CUT_SHORT)
     assert worker.poll() is None
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
 
 
-async def test_two_killers_in_one_batch_are_both_found_out(
+async def test_two_comments_of_a_batch_that_kill_their_process_both_fail(
     settings: Settings, worker: "subprocess.Popen[bytes]"
 ) -> None:
-    await goes_through(settings, "a", EXIT, "b", KILL)
-    states = {name: one.status for name, one in results(settings.postgres_dsn).items()}
+    await analyse_texts(settings, "a", EXIT, "b", KILL)
+    states = {name: result.status for name, result in results(settings.postgres_dsn).items()}
     assert states == {"a": "done", "b": "done", EXIT: "failed", KILL: "failed"}
 
 
-@pytest.mark.parametrize("settings", [{"COMMENT_MAX_RETRIES": 0}], indirect=True)
+@pytest.mark.parametrize("settings", [{"COMMENT_MAX_RETRIES": 0}], indirect=True, ids=["no-retries"])
 @pytest.mark.parametrize("amount", [1, 60])
-async def test_an_analyser_that_does_not_come_back_is_ended_and_costs_the_others_nothing(
+async def test_an_analyser_that_hangs_is_ended_and_others_get_results(
     settings: Settings, worker: "subprocess.Popen[bytes]", amount: int
 ) -> None:
     before, after = ([f"{name} {number}" for number in range(amount)] for name in ("before", "after"))
-    await goes_through(settings, *before, HANG, *after)
+    await analyse_texts(settings, *before, HANG, *after)
     found = results(settings.postgres_dsn)
     assert {found[name].status for name in (*before, *after)} == {"done"}
     assert found[HANG].status == "failed"
     assert found[HANG].error == "deadly: TextTimeout: no result within 15 s"
-    await goes_through(settings, "after")
+    await analyse_texts(settings, "after")
     assert results(settings.postgres_dsn)["after"].status == "done"
 
 
-@pytest.mark.parametrize("settings", [{"COMMENT_MAX_RETRIES": 0, "COMMENT_RESEND_AFTER": 2}], indirect=True)
-@pytest.mark.parametrize("worker", [{"HARD_SECONDS": "4"}], indirect=True)
-async def test_a_comment_that_keeps_its_process_until_it_is_killed_is_found_out_too(
+@pytest.mark.parametrize(
+    "settings", [{"COMMENT_MAX_RETRIES": 0, "COMMENT_RESEND_AFTER": 2}], indirect=True, ids=["no-retries"]
+)
+@pytest.mark.parametrize("worker", [{"HARD_SECONDS": "4"}], indirect=True, ids=["hard-limit"])
+async def test_a_comment_that_hangs_until_the_hard_time_limit_fails_alone(
     settings: Settings, worker: "subprocess.Popen[bytes]"
 ) -> None:
-    """The broker does not deliver that message again: the sweep sends its rows, in a group with others."""
-    mates = [f"mate {number}" for number in range(20)]
-    await goes_through(settings, *mates[:10], DEAF, *mates[10:], seconds=150)
+    """The broker does not redeliver that message: the sweep sends its rows again, grouped with others."""
+    others = [f"other {number}" for number in range(20)]
+    await analyse_texts(settings, *others[:10], DEAF, *others[10:], seconds=150)
     found = results(settings.postgres_dsn)
-    assert {name: found[name].status for name in mates} == dict.fromkeys(mates, "done")
+    assert {name: found[name].status for name in others} == dict.fromkeys(others, "done")
     assert (found[DEAF].status, found[DEAF].error) == ("failed", CUT_SHORT)
     assert worker.poll() is None
 
 
-@pytest.mark.parametrize("settings", [{"COMMENT_MAX_RETRIES": 0}], indirect=True)
+@pytest.mark.parametrize("settings", [{"COMMENT_MAX_RETRIES": 0}], indirect=True, ids=["no-retries"])
 @pytest.mark.parametrize(
     ("worker", "amount"), [({"SLOW_SECONDS": "0.28"}, 100), ({"SLOW_SECONDS": "2"}, 12), ({"SLOW_SECONDS": "10"}, 3)],
-    indirect=["worker"],
+    indirect=["worker"], ids=["short", "medium", "long"],
 )  # fmt: skip
-async def test_an_analyser_that_is_slow_makes_steady_progress_and_no_text_fails(
+async def test_a_slow_analyser_makes_steady_progress_and_no_text_fails(
     settings: Settings, worker: "subprocess.Popen[bytes]", amount: int
 ) -> None:
-    """Each comment costs its time, about once, and results are stored as they come."""
+    """Each comment is analysed about once, and results are stored as they are computed."""
     texts = [f"slow {number}" for number in range(amount)]
     async with open_runtime(settings, application="test") as runtime:
         await runtime.pipeline.process(parsed(*(comment(name, name) for name in texts)))
@@ -153,4 +155,4 @@ async def test_an_analyser_that_is_slow_makes_steady_progress_and_no_text_fails(
     found = results(settings.postgres_dsn)
     assert {name: found[name].status for name in texts} == dict.fromkeys(texts, "done")
     assert worker.poll() is None
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []

@@ -1,4 +1,4 @@
-"""`comment-monitor check` as a process."""
+"""`comment-monitor check`, run as a process."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 
 def check(dsn: str, *arguments: str, **variables: str) -> tuple[int, str, str]:
-    """Exit code, output and error output."""
+    """Returns the exit code, the output and the error output."""
     done = subprocess.run(
         [sys.executable, "-m", "comment_monitor", "check", *arguments],
         env={**os.environ, "POSTGRES_DSN": dsn, **variables},
@@ -28,14 +28,14 @@ def check(dsn: str, *arguments: str, **variables: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-async def test_on_a_sound_database_it_lists_what_holds_and_succeeds(settings: Settings) -> None:
+async def test_check_succeeds_and_lists_all_invariants_if_they_hold(settings: Settings) -> None:
     await take_in(settings, comment(1), comment(2))
-    lines = [f"ok     {one.description}" for one in INVARIANTS]
+    lines = [f"ok     {invariant.description}" for invariant in INVARIANTS]
     expected = "\n".join([*lines, f"{len(INVARIANTS)} of {len(INVARIANTS)} hold", ""])
     assert check(settings.postgres_dsn) == (0, expected, "")
 
 
-async def test_it_names_what_is_broken_with_examples_and_fails(settings: Settings) -> None:
+async def test_check_fails_and_shows_examples_of_violated_invariants(settings: Settings) -> None:
     await take_in(settings, comment(1), comment(2), comment(3))
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
     execute(settings.postgres_dsn, "UPDATE comments SET revision = 2 WHERE id = 3")
@@ -50,7 +50,7 @@ async def test_it_names_what_is_broken_with_examples_and_fails(settings: Setting
     assert lines[-1] == "3 of 5 hold"
 
 
-async def test_how_long_a_batch_may_wait_goes_by_the_timeout_or_an_option(settings: Settings) -> None:
+async def test_the_waiting_limit_of_a_batch_follows_the_timeout_or_an_option(settings: Settings) -> None:
     await take_in(settings, comment(1))
     execute(settings.postgres_dsn, "UPDATE analysis_outbox SET created_at = now() - interval '200 s'")
     assert check(settings.postgres_dsn, COMMENT_PROCESSING_TIMEOUT="30")[0] == 0
@@ -61,12 +61,12 @@ async def test_how_long_a_batch_may_wait_goes_by_the_timeout_or_an_option(settin
     assert check(settings.postgres_dsn, "--oldest", "1000", COMMENT_PROCESSING_TIMEOUT="15")[0] == 0
 
 
-def test_a_database_without_tables_is_one_line(empty_dsn: str) -> None:
+def test_a_database_without_tables_is_a_one_line_error(empty_dsn: str) -> None:
     error = "Error: The database has no tables yet: run `comment-monitor migrate`.\n"
     assert check(empty_dsn) == (1, "", error)
 
 
-def test_a_database_that_is_away_is_one_line_without_its_password() -> None:
+def test_an_unavailable_database_is_a_one_line_error_without_its_password() -> None:
     code, out, error = check("postgresql://ana:geheim@127.0.0.1:1/comments")
     assert (code, out) == (1, "")
     assert error.startswith("Error: The database can't be used: ")

@@ -1,4 +1,4 @@
-"""`comment-monitor cleanup` as a process."""
+"""`comment-monitor cleanup`, run as a process."""
 
 import asyncio
 import os
@@ -11,12 +11,12 @@ import pytest
 from tests.conftest import MakeSettings, execute, until
 from tests.support.database import (
     blocked,
-    broken_promises,
     holding,
     names,
     stored_comments,
     take_in,
     terminate_blocked,
+    violated_invariants,
 )
 from tests.support.errors import without_progress
 from tests.support.requests import comment
@@ -35,7 +35,7 @@ async def begin(dsn: str, *arguments: str, **variables: str) -> asyncio.subproce
 
 
 async def cleanup(dsn: str, *arguments: str, **variables: str) -> tuple[int | None, str, str]:
-    """Exit code, output and error output."""
+    """Returns the exit code, the output and the error output."""
     process = await begin(dsn, *arguments, **variables)
     out, error = await process.communicate()
     return process.returncode, out.decode(), without_progress(error.decode())
@@ -46,7 +46,7 @@ def days_ago(days: float) -> datetime:
 
 
 def make_index_old(dsn: str) -> str:
-    """The index of recent comments as it is after some weeks without a cleanup."""
+    """Replaces the index of recent comments with an old index, as without a cleanup for a long time."""
     ((index,),) = execute(dsn, RECENT)
     execute(dsn, f"DROP INDEX {index}")
     execute(
@@ -58,12 +58,12 @@ def make_index_old(dsn: str) -> str:
 
 
 def result_in_use(number: int) -> str:
-    """Keeps the result of an old comment from being removed."""
+    """Returns a statement whose lock blocks the removal of an old comment's result."""
     comment_id = f"(SELECT id FROM comments WHERE comment_id = 'old{number}')"  # noqa: S608
     return f"SELECT FROM comment_analyses WHERE comment_id = {comment_id} FOR UPDATE"
 
 
-async def test_a_dry_run_says_what_would_go_and_changes_nothing(dsn: str) -> None:
+async def test_a_dry_run_counts_the_expired_comments_and_removes_none(dsn: str) -> None:
     stored_comments(dsn, 3)
     index = make_index_old(dsn)
     before = {days_ago(365).date()}
@@ -75,7 +75,7 @@ async def test_a_dry_run_says_what_would_go_and_changes_nothing(dsn: str) -> Non
     assert execute(dsn, RECENT) == [(index,)]
 
 
-async def test_with_yes_it_removes_them_and_rolls_the_index_forward(dsn: str) -> None:
+async def test_yes_removes_expired_comments_and_rolls_the_index_forward(dsn: str) -> None:
     stored_comments(dsn, 2 * BATCH + 3)
     stored_comments(dsn, 1, name="younger", at=days_ago(364))
     index = make_index_old(dsn)
@@ -93,19 +93,19 @@ async def test_with_yes_it_removes_them_and_rolls_the_index_forward(dsn: str) ->
     )
 
 
-async def test_a_repeat_has_nothing_to_do(dsn: str) -> None:
+async def test_a_second_run_removes_nothing(dsn: str) -> None:
     stored_comments(dsn, 3)
     days = {datetime.now(UTC).date()}
     await cleanup(dsn, "--yes")
     code, out, error = await cleanup(dsn, "--yes")
     days.add(datetime.now(UTC).date())
     assert (code, error) == (0, "")
-    # At midnight there is: the index begins a day later.
+    # Past midnight the index is replaced again, because it begins a day later.
     again = r"(, in place of \w+)?" if len(days) > 1 else ""
     assert re.fullmatch(rf"0 comments stored before \S+ removed\nindex of recent comments: \w+{again}\n", out)
 
 
-async def test_how_long_a_comment_is_kept_is_a_setting_and_an_option(dsn: str) -> None:
+async def test_the_retention_time_is_a_setting_and_an_option(dsn: str) -> None:
     for days in (1.5, 10.5, 100.5):
         stored_comments(dsn, 1, name=f"{days} d", at=days_ago(days))
     await cleanup(dsn, "--yes", COMMENT_RETENTION_DAYS="50")
@@ -116,7 +116,7 @@ async def test_how_long_a_comment_is_kept_is_a_setting_and_an_option(dsn: str) -
     assert len(names(dsn)) == 1
 
 
-async def test_killed_in_the_middle_a_repeat_completes_it(dsn: str, make_settings: MakeSettings) -> None:
+async def test_a_second_run_completes_a_killed_cleanup(dsn: str, make_settings: MakeSettings) -> None:
     stored_comments(dsn, 4 * BATCH)
     await take_in(make_settings(), comment("new"))
     with holding(dsn, result_in_use(2 * BATCH + 500)):
@@ -129,10 +129,10 @@ async def test_killed_in_the_middle_a_repeat_completes_it(dsn: str, make_setting
     code, _, _ = await cleanup(dsn, "--yes")
     assert code == 0
     assert names(dsn) == ["new"]
-    assert await broken_promises(make_settings()) == []
+    assert await violated_invariants(make_settings()) == []
 
 
-async def test_cut_short_by_the_database_it_says_so_and_fails(dsn: str) -> None:
+async def test_a_lost_database_connection_is_a_one_line_error(dsn: str) -> None:
     stored_comments(dsn, 2 * BATCH)
     with holding(dsn, result_in_use(BATCH + 500)):
         process = await begin(dsn, "--yes")
@@ -144,7 +144,7 @@ async def test_cut_short_by_the_database_it_says_so_and_fails(dsn: str) -> None:
     assert len(names(dsn)) == BATCH
 
 
-async def test_two_at_once_both_end_well(dsn: str) -> None:
+async def test_two_cleanups_at_once_both_succeed(dsn: str) -> None:
     stored_comments(dsn, 3 * BATCH)
     make_index_old(dsn)
     ends = await asyncio.gather(*(cleanup(dsn, "--yes") for _ in range(2)))
@@ -153,8 +153,8 @@ async def test_two_at_once_both_end_well(dsn: str) -> None:
     assert len(execute(dsn, RECENT)) == 1
 
 
-@pytest.mark.parametrize("arguments", [(), ("--yes",)])
-async def test_a_database_without_tables_is_one_line(empty_dsn: str, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--yes",)], ids=["dry-run", "yes"])
+async def test_a_database_without_tables_is_a_one_line_error(empty_dsn: str, arguments: tuple[str, ...]) -> None:
     code, out, error = await cleanup(empty_dsn, *arguments)
     assert (code, out) == (1, "")
     assert error == "Error: The database has no tables yet: run `comment-monitor migrate`.\n"

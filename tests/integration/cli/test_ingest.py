@@ -1,4 +1,4 @@
-"""`comment-monitor ingest` as a user meets it: started as a program on files, on the test's own database."""
+"""`comment-monitor ingest`, run as a program on files, with the test's own database."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ def names(numbers: Sequence[int]) -> list[str]:
     [(lines, "jsonl", False), (lines, "jsonl", True), (table, "csv", False), (table, "csv", True)],
     ids=["jsonl", "jsonl.gz", "csv", "csv.gz"],
 )
-def test_every_kind_of_file_is_stored_and_stored_once(
+def test_every_file_format_is_stored_exactly_once(
     ingest: Run, dsn: str, tmp_path: Path, make: Callable[..., bytes], suffix: str, packed: bool
 ) -> None:
     records = [record(number, parent_id="c0", timestamp="2026-01-31T10:30:00+01:00") for number in range(1200)]
@@ -45,7 +45,7 @@ def test_every_kind_of_file_is_stored_and_stored_once(
     first = ingest(path)
     assert (first.code, first.counts, first.err) == (0, (1200, 1200, 0, 0, 0), "")
     columns = "comment_id, source, post_id, text, author, parent_id, posted_at AT TIME ZONE 'UTC' = '2026-01-31 09:30'"
-    wanted = [(one["id"], "threads", "p", one["text"], one["author"], "c0", True) for one in records]
+    wanted = [(item["id"], "threads", "p", item["text"], item["author"], "c0", True) for item in records]
     assert sorted(stored(dsn, columns)) == sorted(wanted)
     assert waiting(dsn) == 1200
     again = ingest("-", "--format", suffix, stdin=raw)
@@ -53,7 +53,7 @@ def test_every_kind_of_file_is_stored_and_stored_once(
     assert len(stored(dsn)) == waiting(dsn) == 1200
 
 
-def test_another_text_is_an_update_and_a_repeat_within_the_file_a_duplicate(ingest: Run, dsn: str) -> None:
+def test_another_text_is_an_edit_and_a_repeat_in_the_file_is_a_duplicate(ingest: Run, dsn: str) -> None:
     assert ingest("-", stdin=lines(record(1), record(2))).counts == (2, 2, 0, 0, 0)
     changed = record(1, text=f"{SURNAME} changed")
     assert ingest("-", stdin=lines(changed, changed, record(2), record(3))).counts == (4, 1, 1, 2, 0)
@@ -64,7 +64,7 @@ def test_another_text_is_an_update_and_a_repeat_within_the_file_a_duplicate(inge
     ]
 
 
-def test_bad_lines_are_named_with_their_reason_and_the_rest_is_stored(ingest: Run, dsn: str) -> None:
+def test_invalid_lines_are_reported_with_a_reason_and_the_rest_is_stored(ingest: Run, dsn: str) -> None:
     bad: list[tuple[object, str]] = [
         (f'{{"text": "{SURNAME}'.encode(), "not JSON"),
         (b'{"id": "\xff"}', "UTF-8"),
@@ -78,18 +78,18 @@ def test_bad_lines_are_named_with_their_reason_and_the_rest_is_stored(ingest: Ru
         ([SURNAME], "object"),
         (json.dumps(SURNAME).encode(), "object"),
     ]
-    records = [one for number, (line, _) in enumerate(bad) for one in (record(f"good{number}"), b"", line)]
+    records = [item for number, (line, _) in enumerate(bad) for item in (record(f"good{number}"), b"", line)]
     done = ingest("-", stdin=lines(*records))
     assert (done.code, done.counts) == (1, (22, 11, 0, 0, 11))
     assert sorted(stored(dsn)) == sorted(f"cgood{number}" for number in range(11))
-    said = done.err.splitlines()
-    assert [re.split("[:(]", line)[0].strip() for line in said] == [f"line {3 * number + 3}" for number in range(11)]
-    assert "(c3)" in said[2]
-    for line, (_, word) in zip(said, bad, strict=True):
+    output = done.err.splitlines()
+    assert [re.split("[:(]", line)[0].strip() for line in output] == [f"line {3 * number + 3}" for number in range(11)]
+    assert "(c3)" in output[2]
+    for line, (_, word) in zip(output, bad, strict=True):
         assert word in line
 
 
-def test_bad_rows_are_named_by_line_and_id_and_the_rest_is_stored(ingest: Run, dsn: str) -> None:
+def test_invalid_rows_are_reported_by_line_and_id_and_the_rest_is_stored(ingest: Run, dsn: str) -> None:
     rows = [
         record(1, metadata=""),
         record(2, text="", metadata=""),
@@ -101,14 +101,14 @@ def test_bad_rows_are_named_by_line_and_id_and_the_rest_is_stored(ingest: Run, d
     done = ingest("-", "--format=csv", stdin=raw)
     assert (done.code, done.counts) == (1, (6, 2, 0, 0, 4))
     assert stored(dsn, "comment_id, metadata->>'a'") == [("c1", None), ("c4", "1")]
-    said = [line.partition(": ") for line in done.err.splitlines()]
-    assert [where for where, _, _ in said[:3]] == ["line 4 (c5)", "line 5 (c2)", "line 6 (c3)"]
-    assert said[3][0].startswith("line 8 ")
-    for (_, _, reason), word in zip(said, ("metadata", "text", "`metadata` is not JSON", "not UTF-8"), strict=True):
+    output = [line.partition(": ") for line in done.err.splitlines()]
+    assert [where for where, _, _ in output[:3]] == ["line 4 (c5)", "line 5 (c2)", "line 6 (c3)"]
+    assert output[3][0].startswith("line 8 ")
+    for (_, _, reason), word in zip(output, ("metadata", "text", "`metadata` is not JSON", "not UTF-8"), strict=True):
         assert word in reason
 
 
-def test_beyond_twenty_bad_lines_are_only_counted(ingest: Run, dsn: str) -> None:
+def test_invalid_lines_beyond_twenty_are_only_counted(ingest: Run, dsn: str) -> None:
     done = ingest("-", stdin=lines(record(1), *[b"{"] * 50, record(2)))
     assert (done.code, done.counts) == (1, (52, 2, 0, 0, 50))
     assert done.err.count("line ") == 20
@@ -116,8 +116,8 @@ def test_beyond_twenty_bad_lines_are_only_counted(ingest: Run, dsn: str) -> None
     assert stored(dsn) == ["c1", "c2"]
 
 
-@pytest.mark.parametrize("where", [None, "postgresql://nobody@127.0.0.1:1/nothing"])
-def test_a_dry_run_reads_everything_and_needs_no_database(ingest: Run, where: str | None) -> None:
+@pytest.mark.parametrize("where", [None, "postgresql://nobody@127.0.0.1:1/nothing"], ids=["unset", "unavailable"])
+def test_a_dry_run_reads_the_whole_input_and_needs_no_database(ingest: Run, where: str | None) -> None:
     away: dict[str, str | None] = {"POSTGRES_DSN": where, "REDIS_URL": None}
     good = ingest("-", "--dry-run", stdin=lines(*map(record, range(1500))), **away)
     assert (good.code, good.err) == (0, "")
@@ -127,13 +127,13 @@ def test_a_dry_run_reads_everything_and_needs_no_database(ingest: Run, where: st
     assert bad.err.startswith("line 2: ")
 
 
-def test_a_dry_run_stores_nothing_where_there_is_a_database(ingest: Run, dsn: str) -> None:
+def test_a_dry_run_stores_nothing_in_an_available_database(ingest: Run, dsn: str) -> None:
     assert ingest("-", "--dry-run", stdin=lines(record(1))).code == 0
     assert stored(dsn) == []
     assert waiting(dsn) == 0
 
 
-def test_columns_post_and_source_are_those_of_the_options(ingest: Run, dsn: str) -> None:
+def test_options_set_columns_post_and_source(ingest: Run, dsn: str) -> None:
     row = {"COMMENT_ID": "c1", "AUTHOR": SURNAME, "DATE": "2026-01-31T09:30:00Z", "CONTENT": SURNAME, "CLASS": "1"}
     columns = {"id": "COMMENT_ID", "author": "AUTHOR", "timestamp": "DATE", "text": "CONTENT"}
     options = [f"--column={field}={name}" for field, name in columns.items()]
@@ -142,7 +142,7 @@ def test_columns_post_and_source_are_those_of_the_options(ingest: Run, dsn: str)
     assert stored(dsn, "source, post_id, comment_id, text, author") == [("youtube", "video", "c1", SURNAME, SURNAME)]
 
 
-def test_post_and_source_of_the_options_stand_in_only_where_a_line_has_none(ingest: Run, dsn: str) -> None:
+def test_post_and_source_options_apply_only_to_lines_without_them(ingest: Run, dsn: str) -> None:
     bare = record(1)
     del bare["post_id"]
     done = ingest("-", "--post-id=q", "--source=s", stdin=lines(bare, record(2), record(3, source="t")))
@@ -150,7 +150,7 @@ def test_post_and_source_of_the_options_stand_in_only_where_a_line_has_none(inge
     assert sorted(stored(dsn, "comment_id, source, post_id")) == [("c1", "s", "q"), ("c2", "s", "p"), ("c3", "t", "p")]
 
 
-def test_columns_that_are_missing_are_named(ingest: Run, dsn: str) -> None:
+def test_missing_columns_are_reported(ingest: Run, dsn: str) -> None:
     done = ingest(
         "-", "--format=csv", "--column=text=BODY", stdin=table({"id": "c1", "CONTENT": SURNAME, "text": SURNAME})
     )
@@ -163,14 +163,14 @@ def test_columns_that_are_missing_are_named(ingest: Run, dsn: str) -> None:
 @pytest.mark.parametrize(
     "option", ["--column=text", "--column=text=", "--column=body=B", "--delimiter=", "--delimiter=ab", "--format=xml"]
 )
-def test_an_option_that_can_not_be_read_is_named(ingest: Run, option: str) -> None:
+def test_an_invalid_option_is_reported(ingest: Run, option: str) -> None:
     done = ingest("-", "--format=csv", option, stdin=table(record(1)))
     assert (done.code, done.out) == (2, "")
     assert option[: option.index("=")] in done.err
 
 
 @pytest.mark.parametrize(("make", "kind"), [(lines, "jsonl"), (table, "csv")], ids=["jsonl", "csv"])
-def test_damage_is_told_in_one_line_and_the_whole_file_stores_the_rest(
+def test_a_damaged_file_is_a_one_line_error_and_the_whole_file_stores_the_rest(
     ingest: Run, dsn: str, make: Callable[..., bytes], kind: str
 ) -> None:
     # Random texts, so that half of the file holds about half of them.
@@ -189,23 +189,23 @@ def test_damage_is_told_in_one_line_and_the_whole_file_stores_the_rest(
     assert sorted(stored(dsn)) == names(range(3000))
 
 
-def test_a_file_that_can_not_be_read_is_named_in_one_line(ingest: Run, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_one_line_error(ingest: Run, tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.jsonl", tmp_path):
         done = ingest(path)
         assert (done.code, done.out) == (1, "")
         assert str(path) in done.only_error()
 
 
-def test_a_blank_time_is_an_unknown_time(ingest: Run, dsn: str) -> None:
+def test_a_blank_timestamp_is_an_unknown_time(ingest: Run, dsn: str) -> None:
     blank = ("", "  ", None)
-    assert ingest("-", stdin=lines(*(record(n, timestamp=one) for n, one in enumerate(blank)))).counts[1] == 3
-    rows = (record(n + 5, timestamp=one) for n, one in enumerate(blank[:2]))
+    assert ingest("-", stdin=lines(*(record(n, timestamp=given) for n, given in enumerate(blank)))).counts[1] == 3
+    rows = (record(n + 5, timestamp=given) for n, given in enumerate(blank[:2]))
     done = ingest("-", "--format=csv", stdin=table(*rows))
     assert (done.code, done.counts) == (0, (2, 2, 0, 0, 0))
     assert stored(dsn, "posted_at") == [None] * 5
 
 
-def test_texts_are_kept_character_for_character_and_a_mark_before_the_file_is_none(ingest: Run, dsn: str) -> None:
+def test_texts_are_kept_exactly_and_a_byte_order_mark_is_ignored(ingest: Run, dsn: str) -> None:
     text = f"\ufeff {SURNAME} e\u0301 🙂\u2028\t\r\n\"',;\\ \ufeff"
     mark = "\ufeff".encode()
     metadata = b'{"n": 12345678901234567890123, "f":1.10}'
@@ -217,13 +217,13 @@ def test_texts_are_kept_character_for_character_and_a_mark_before_the_file_is_no
 
 
 @pytest.mark.parametrize("capacity", [25, 700, 1100])
-def test_a_queue_of_any_capacity_is_enough(ingest: Run, dsn: str, capacity: int) -> None:
+def test_ingest_works_with_any_queue_capacity(ingest: Run, dsn: str, capacity: int) -> None:
     done = ingest("-", stdin=lines(*map(record, range(6000))), COMMENT_QUEUE_CAPACITY=str(capacity))
     assert (done.code, done.err, done.counts) == (0, "", (6000, 6000, 0, 0, 0))
     assert sorted(stored(dsn)) == names(range(6000))
 
 
-async def test_a_run_that_was_killed_is_completed_by_the_next(
+async def test_a_second_run_completes_a_killed_ingest(
     ingest: Run, program: dict[str, str], dsn: str, tmp_path: Path
 ) -> None:
     count = 40_000
@@ -238,7 +238,7 @@ async def test_a_run_that_was_killed_is_completed_by_the_next(
         finally:
             killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    # A commit that it asked for at its end is still carried out.
+    # A commit that it requested before the kill is still carried out.
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     await until(lambda: execute(dsn, others) == [(0,)])
     before = len(stored(dsn))
@@ -251,8 +251,8 @@ async def test_a_run_that_was_killed_is_completed_by_the_next(
     assert (check.code, check.out.splitlines()[-1]) == (0, "5 of 5 hold")
 
 
-def test_ctrl_c_in_the_middle_is_one_line(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
-    """The thread that reads is at some other place each time."""
+def test_ctrl_c_ends_ingest_with_a_one_line_error(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
+    """Three times, because the reading thread is at another place each time."""
     file = tmp_path / "many.jsonl"
     file.write_bytes(lines(*map(record, range(60_000))))
     for _ in range(3):
@@ -263,55 +263,58 @@ def test_ctrl_c_in_the_middle_is_one_line(program: dict[str, str], dsn: str, tmp
                 while execute(dsn, "SELECT count(*) FROM comments") == [(0,)]:
                     assert running.poll() is None
                 running.send_signal(signal.SIGINT)
-                _, said = running.communicate(timeout=60)
+                _, output = running.communicate(timeout=60)
             finally:
                 running.kill()
         assert running.returncode == 1
-        # On a slow machine its progress comes first.
-        *progress, last = said.decode().splitlines()
-        assert all(re.fullmatch(r"[0-9,]+ comments \([0-9]+%\)", one) for one in progress)
+        # On a slow machine lines of progress come first.
+        *progress, last = output.decode().splitlines()
+        assert all(re.fullmatch(r"[0-9,]+ comments \([0-9]+%\)", line_of_progress) for line_of_progress in progress)
         assert last.startswith("Error: interrupted")
 
 
 @pytest.mark.parametrize("way", ["pipe", "fifo"])
-async def test_an_input_that_pauses_holds_up_nobody(
+async def test_a_pausing_input_blocks_neither_commits_nor_ctrl_c(
     program: dict[str, str], dsn: str, tmp_path: Path, way: str
 ) -> None:
-    """All that was read is committed, no transaction is left open, and Ctrl-C ends it, however long the rest takes."""
+    """All lines that were read are committed, no transaction stays open, and Ctrl-C works during the pause."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     line = [sys.executable, "-m", "comment_monitor", "ingest", str(fifo) if way == "fifo" else "-"]
     with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
         line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as waiting_one:
-        writer = fifo.open("wb") if way == "fifo" else waiting_one.stdin
+    ) as paused:
+        writer = fifo.open("wb") if way == "fifo" else paused.stdin
         assert writer
         try:
             writer.write(lines(*map(record, range(3100))))
             writer.flush()
             await until(lambda: execute(dsn, "SELECT count(*) = 3100 FROM comments") == [(True,)])
-            # One that comes after all of them: by the time it is committed, they are counted.
+            # A last comment: once it is committed, all comments before it are counted.
             writer.write(lines(record("last")))
             writer.flush()
             await until(lambda: execute(dsn, "SELECT count(*) = 3101 FROM comments") == [(True,)])
             idle = "SELECT count(*) FROM pg_stat_activity WHERE state ~ '^idle in' AND datname = current_database()"
             await until(lambda: execute(dsn, idle) == [(0,)])
-            waiting_one.send_signal(signal.SIGINT)
-            # Its input is still open.
-            assert waiting_one.wait(60) == 1
-            assert waiting_one.stdout
-            # What was committed at that very moment may not be counted any more.
-            assert re.match(rb"(3101|3100) read: \1 stored", waiting_one.stdout.read())
+            paused.send_signal(signal.SIGINT)
+            # The input is still open.
+            assert paused.wait(60) == 1
+            assert paused.stdout
+            # The last comment may be committed too late to be counted.
+            assert re.match(rb"(3101|3100) read: \1 stored", paused.stdout.read())
         finally:
-            waiting_one.kill()
+            paused.kill()
             writer.close()
 
 
 @pytest.mark.parametrize(
     ("magic", "name"),
     [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"BZh9", "bzip2"), (b"PK\x03\x04", "zip")],
+    ids=["zstd", "xz", "bzip2", "zip"],
 )
-def test_another_compression_is_named_with_what_reads_it(ingest: Run, tmp_path: Path, magic: bytes, name: str) -> None:
+def test_an_unsupported_compression_is_reported_with_a_hint(
+    ingest: Run, tmp_path: Path, magic: bytes, name: str
+) -> None:
     (tmp_path / "some.jsonl").write_bytes(magic + bytes(100))
     done = ingest("some.jsonl", "--dry-run")
     assert (done.code, done.out) == (1, "")

@@ -1,4 +1,4 @@
-"""`comment-monitor ingest` on files of other tools and on broken ones, as a user meets it."""
+"""`comment-monitor ingest`, run as a program on files of other tools and on damaged files."""
 
 import gzip
 import json
@@ -22,9 +22,7 @@ def stored(dsn: str, columns: str = "comment_id") -> list[Any]:
     return [row[0] if len(row) == 1 else row for row in rows]
 
 
-def test_lines_that_are_no_csv_are_named_and_counted_and_the_rest_is_stored(
-    ingest: Run, dsn: str, tmp_path: Path
-) -> None:
+def test_invalid_csv_lines_are_reported_and_the_rest_is_stored(ingest: Run, dsn: str, tmp_path: Path) -> None:
     rows = f'1,ana,p,{SURNAME}\n2,b,p,"{SURNAME}" he said\n3,c,p,"never closed\n4,d,p,"two\nlines"\n,,,\n5,e,p,y,,\n'
     (tmp_path / "Some.CSV.GZ").write_bytes(gzip.compress((HEADER + rows).encode()))
     done = ingest("Some.CSV.GZ")
@@ -34,7 +32,7 @@ def test_lines_that_are_no_csv_are_named_and_counted_and_the_rest_is_stored(
     assert stored(dsn, "comment_id, text") == [("1", SURNAME), ("4", "two\nlines"), ("5", "y")]
 
 
-def test_a_preset_stores_what_another_tool_wrote(ingest: Run, dsn: str) -> None:
+def test_a_preset_reads_the_file_of_another_tool(ingest: Run, dsn: str) -> None:
     item = {
         "cid": "Ux.9",
         "text": SURNAME,
@@ -53,25 +51,25 @@ def test_a_preset_stores_what_another_tool_wrote(ingest: Run, dsn: str) -> None:
     assert sorted(stored(dsn, "source, post_id, comment_id, parent_id"), reverse=True, key=lambda row: row[2]) == wanted
 
 
-def test_ids_within_posts_are_stored_with_their_post(ingest: Run, dsn: str) -> None:
+def test_ids_that_are_unique_within_a_post_are_stored_with_their_post(ingest: Run, dsn: str) -> None:
     done = ingest("-", "--id-scope=post", stdin=lines(record(1), record(1, post_id="q", parent_id="c0")))
     assert (done.code, done.counts) == (0, (2, 2, 0, 0, 0))
     assert stored(dsn, "comment_id, parent_id") == [("p/c1", None), ("q/c1", "q/c0")]
 
 
-def test_every_rejected_line_can_be_had_in_a_file(ingest: Run, tmp_path: Path) -> None:
+def test_every_rejected_line_is_written_to_the_given_file(ingest: Run, tmp_path: Path) -> None:
     rows = lines(*(record(number, text=" ") for number in range(25)), record(99))
     done = ingest("-", "--rejected", "bad.jsonl", stdin=rows)
     assert (done.code, done.counts) == (1, (26, 1, 0, 0, 25))
     assert done.err.splitlines()[-1] == "further rejected lines are in the file"
     assert "--rejected" not in done.out
     found = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
-    assert [one["line"] for one in found] == list(range(1, 26))
+    assert [rejected["line"] for rejected in found] == list(range(1, 26))
     assert found[24] == {"line": 25, "id": "c24", "reason": "`text` is blank"}
     assert ingest("-", stdin=rows).out.startswith("--rejected PATH writes")
 
 
-def test_the_file_of_rejected_lines_is_never_the_one_that_is_read(ingest: Run, dsn: str, tmp_path: Path) -> None:
+def test_the_file_of_rejected_lines_must_differ_from_the_input(ingest: Run, dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "comments.jsonl"
     file.write_bytes(lines(record(1), record(2, text=" ")))
     before = file.read_bytes()
@@ -84,7 +82,7 @@ def test_the_file_of_rejected_lines_is_never_the_one_that_is_read(ingest: Run, d
     assert stored(dsn) == []
 
 
-def test_a_file_of_rejected_lines_that_can_not_be_written_is_named_and_costs_no_comment(ingest: Run, dsn: str) -> None:
+def test_an_unwritable_file_of_rejected_lines_is_reported_and_loses_no_comment(ingest: Run, dsn: str) -> None:
     rows = lines(record(1, text=" "), record(2), record(3, text=" "))
     for path, words in (("nowhere/bad.jsonl", "No such file or directory"), (".", "Is a directory")):
         assert words in ingest("-", "--rejected", path, stdin=rows).only_error()
@@ -98,7 +96,7 @@ def test_a_file_of_rejected_lines_that_can_not_be_written_is_named_and_costs_no_
     assert stored(dsn) == ["c2"]
 
 
-def test_ids_that_count_in_each_post_are_conflicts_with_what_to_do(ingest: Run, dsn: str) -> None:
+def test_ids_that_repeat_across_posts_are_conflicts_with_a_hint(ingest: Run, dsn: str) -> None:
     done = ingest("-", stdin=lines(record(1), record(1, post_id="q"), record(2)))
     assert (done.code, done.counts) == (1, (3, 2, 0, 0, 1))
     assert done.err == "line 2 (c1): id c1 belongs to another comment (post p)\n"
@@ -108,7 +106,7 @@ def test_ids_that_count_in_each_post_are_conflicts_with_what_to_do(ingest: Run, 
     assert stored(dsn) == ["c1", "c2"]
 
 
-def test_members_by_other_names_are_paths(ingest: Run, dsn: str) -> None:
+def test_a_column_option_takes_a_path_of_members(ingest: Run, dsn: str) -> None:
     item = {"n": 7, "user": {"name": "x"}, "body": {"text": SURNAME}, "thread": 3}
     columns = ("id=n", "author=user.name", "text=body.text", "post_id=thread")
     done = ingest("-", *(f"--column={column}" for column in columns), stdin=lines(item))
@@ -116,7 +114,7 @@ def test_members_by_other_names_are_paths(ingest: Run, dsn: str) -> None:
     assert stored(dsn, "post_id, comment_id, author") == [("3", "7", "x")]
 
 
-def test_another_encoding_is_named_and_read_with_the_option(ingest: Run, dsn: str, tmp_path: Path) -> None:
+def test_another_encoding_is_detected_and_read_with_the_option(ingest: Run, dsn: str, tmp_path: Path) -> None:
     (tmp_path / "old.csv").write_bytes((HEADER + "1,Zoé,p,ça va “bien”\n").encode("cp1252"))
     refused = ingest("old.csv")
     assert (refused.code, refused.out) == (1, "")
@@ -125,8 +123,12 @@ def test_another_encoding_is_named_and_read_with_the_option(ingest: Run, dsn: st
     assert stored(dsn, "author, text") == [("Zoé", "ça va “bien”")]
 
 
-@pytest.mark.parametrize("name", ["nope", "rot13", "base64", "punycodes", "", "\0"])
-def test_an_encoding_that_is_none_is_named(ingest: Run, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["nope", "rot13", "base64", "punycodes", "", "\0"],
+    ids=["unknown", "rot13", "base64", "misspelled", "empty", "nul"],
+)
+def test_an_unknown_encoding_is_reported(ingest: Run, name: str) -> None:
     if "\0" not in name:
         done = ingest("-", f"--encoding={name}", "--dry-run", stdin=lines(record(1)))
         assert (done.code, done.out) == (2, "")
@@ -144,7 +146,7 @@ def test_an_encoding_that_is_none_is_named(ingest: Run, name: str) -> None:
         (".", "is a folder"),
     ],
 )
-def test_what_is_no_file_is_named_with_what_to_do(ingest: Run, name: str, words: str) -> None:
+def test_an_input_that_is_not_a_file_is_reported_with_a_hint(ingest: Run, name: str, words: str) -> None:
     done = ingest(name, "--dry-run")
     assert (done.code, done.out) == (1, "")
     assert words in done.only_error()
@@ -152,10 +154,10 @@ def test_what_is_no_file_is_named_with_what_to_do(ingest: Run, name: str, words:
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("lines_before", [0, 1100])
-async def test_a_signal_ends_it_with_how_to_go_on(
+async def test_a_signal_ends_ingest_with_a_hint_how_to_continue(
     program: dict[str, str], dsn: str, tmp_path: Path, sent: signal.Signals, lines_before: int
 ) -> None:
-    """Before the first line came, and after some are stored."""
+    """Before the first line arrives, and after some comments are stored."""
     line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
     with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
         line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -167,7 +169,7 @@ async def test_a_signal_ends_it_with_how_to_go_on(
             running.stdin.write(lines(*map(record, range(lines_before))))
             running.stdin.flush()
             await until(lambda: execute(dsn, "SELECT count(*) FROM comments") == [(lines_before,)])
-            # It has opened its input by now: nothing else of it can be seen from outside where no line came.
+            # Wait until the input is open: without a line nothing else is visible from outside.
             await until(lambda: _reads(running.pid))
             running.send_signal(sent)
             assert running.wait(60) == 1
@@ -181,7 +183,7 @@ async def test_a_signal_ends_it_with_how_to_go_on(
 
 
 def _reads(pid: int) -> bool:
-    """Whether the program has a second descriptor of its input."""
+    """Returns whether the program has a second descriptor of its input."""
     folder = Path(f"/proc/{pid}/fd")
     own, names = (folder / "0").readlink(), []
     for file in folder.iterdir():
@@ -191,7 +193,7 @@ def _reads(pid: int) -> bool:
     return names.count(own) > 1
 
 
-async def test_one_line_of_a_pipe_that_stays_open_is_stored(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
+async def test_a_single_line_of_an_open_pipe_is_stored(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
     for number, first in enumerate((json.dumps(record("j")), HEADER + "c,a,p,x")):
         line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
         with subprocess.Popen(  # noqa: ASYNC220 - it does not wait

@@ -1,4 +1,4 @@
-"""`comment-monitor load-test` against a service that keeps the contract, or breaks it as it is told to."""
+"""`comment-monitor load-test` against a stub service that follows the contract, or violates it on request."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ Answer = Callable[[int], web.Response | None]
 
 
 class Service:
-    """The contract over a socket, in a thread; `refuse` may answer request number n (from 1) in its stead."""
+    """A stub of the service in a thread; `refuse` may replace the response to request number n, from 1."""
 
     def __init__(self) -> None:
         self.texts: dict[tuple[str, str], str] = {}
@@ -83,16 +83,16 @@ class Service:
         return self.refuse(number) or self._answer(body)
 
     def _answer(self, body: dict[str, Any]) -> web.Response:
-        fates: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         for comment in body["comments"]:
             key = (body.get("source", "threads"), comment["id"])
             known = self.texts.get(key)
-            fates["stored" if known is None else "duplicates" if known == comment["text"] else "updated"] += 1
+            outcomes["stored" if known is None else "duplicates" if known == comment["text"] else "updated"] += 1
             self.texts[key] = comment["text"]
             if len(self.texts) in self.loses:
                 del self.texts[key]
-        queued = fates["stored"] + fates["updated"] - self.miscounts
-        counts = {kind: fates[kind] for kind in ("stored", "updated", "duplicates")}
+        queued = outcomes["stored"] + outcomes["updated"] - self.miscounts
+        counts = {kind: outcomes[kind] for kind in ("stored", "updated", "duplicates")}
         received = len(body["comments"])
         return web.json_response(
             {"post_id": body["post_id"], "received": received, **counts, "queued": queued, "rejected": []}
@@ -106,12 +106,12 @@ def refusal(status: int, slug: str, **headers: str) -> web.Response:
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    with Service() as one:
-        yield one
+    with Service() as running_service:
+        yield running_service
 
 
 def run(service: Service, *options: object) -> Result:
-    """The command with small numbers; later options win."""
+    """Runs the command with small numbers; later options override earlier ones."""
     words = [service.url, "--comments", "500", "--batch", "10", "--concurrency", "8", *options]
     return CliRunner().invoke(load_test, [str(word) for word in words])
 
@@ -121,8 +121,8 @@ def numbers(result: Result) -> dict[str, Any]:
     return found
 
 
-def test_a_service_that_keeps_the_contract_passes_and_every_comment_is_there(service: Service) -> None:
-    """With repeats and edits over many connections the counts are the expected ones."""
+def test_a_service_that_follows_the_contract_passes(service: Service) -> None:
+    """The counts are as expected, with repeats and edits over many connections."""
     result = run(service, "--comments", "3000", "--duplicates", "0.2", "--edits", "0.2", "--json")
     found = numbers(result)
 
@@ -137,8 +137,8 @@ def test_a_service_that_keeps_the_contract_passes_and_every_comment_is_there(ser
     assert found["failed"] == []
 
 
-def test_the_report_is_for_a_person_too(service: Service) -> None:
-    """Without --json: words on standard output, and nothing else there."""
+def test_the_report_is_readable_text_without_json(service: Service) -> None:
+    """Standard output holds the report and nothing else."""
     result = run(service)
 
     assert result.exit_code == 0
@@ -147,8 +147,8 @@ def test_the_report_is_for_a_person_too(service: Service) -> None:
         assert word in result.stdout
 
 
-def test_two_runs_do_not_collide_and_the_same_run_again_is_all_duplicates(service: Service) -> None:
-    """Unless they are given one name; then the second one's expectation fails, as it must."""
+def test_runs_do_not_collide_unless_they_share_a_run_id(service: Service) -> None:
+    """With the same run id the second run finds only duplicates, which it reports as a failure."""
     assert run(service).exit_code == 0
     assert run(service).exit_code == 0
     assert len(service.texts) == 1000
@@ -159,8 +159,8 @@ def test_two_runs_do_not_collide_and_the_same_run_again_is_all_duplicates(servic
     assert "got 0 stored, 0 updated, 500 duplicates" in again.stderr
 
 
-def test_a_lost_comment_is_found(service: Service) -> None:
-    """All answers add up and none is an error; still a repeat that is stored anew shows the loss."""
+def test_a_lost_comment_fails_the_run(service: Service) -> None:
+    """The counts of each response add up, but a repeat that is stored again reveals the loss."""
     service.loses = frozenset(range(1, 400))
     result = run(service, "--duplicates", "0.5")
 
@@ -169,8 +169,8 @@ def test_a_lost_comment_is_found(service: Service) -> None:
     assert ", got " in result.stderr
 
 
-def test_an_answer_that_does_not_add_up_is_an_error(service: Service) -> None:
-    """Named in the report."""
+def test_a_response_whose_counts_do_not_add_up_is_an_error(service: Service) -> None:
+    """The report names the error."""
     service.miscounts = True
     result = run(service)
 
@@ -180,7 +180,7 @@ def test_an_answer_that_does_not_add_up_is_an_error(service: Service) -> None:
 
 @pytest.mark.parametrize("bound", ["--max-p95", "--max-p99"])
 def test_a_slow_service_fails_a_latency_bound(service: Service, bound: str) -> None:
-    """And passes a wider one."""
+    """A wider bound passes."""
     service.delay = 0.03
 
     failing = run(service, "--comments", "50", bound, "20")
@@ -190,7 +190,7 @@ def test_a_slow_service_fails_a_latency_bound(service: Service, bound: str) -> N
 
 
 def test_a_slow_service_fails_the_throughput_bound(service: Service) -> None:
-    """One connection, ten comments each 30 ms: below 400 a second whatever the machine."""
+    """One connection with ten comments every 30 ms: below 400 a second on any machine."""
     service.delay = 0.03
     options = ("--comments", "50", "--concurrency", "1", "--min-throughput")
 
@@ -201,7 +201,7 @@ def test_a_slow_service_fails_the_throughput_bound(service: Service) -> None:
 
 
 def test_refusals_fail_the_error_bound_and_are_counted_by_kind(service: Service) -> None:
-    """Five requests of fifty: past 0 and 5 %, within 10 %."""
+    """Four of fifty requests are refused: above 0 and 5 %, below 10 %."""
     refusals = {3: (429, "rate-limited"), 4: (503, "queue-full"), 5: (503, "queue-full"), 6: (503, "timeout")}
     service.refuse = lambda number: refusal(*refusals[number % 50]) if 3 <= number % 50 <= 6 else None
 
@@ -213,8 +213,8 @@ def test_refusals_fail_the_error_bound_and_are_counted_by_kind(service: Service)
     assert run(service, "--max-error-rate", "0.1").exit_code == 0
 
 
-def test_with_retry_a_refused_request_is_sent_until_it_is_in(service: Service) -> None:
-    """Nothing is an error then, nothing is lost, and the repeats are told."""
+def test_retry_repeats_a_refused_request_until_accepted(service: Service) -> None:
+    """Refusals are no errors then, no comment is lost, and the report counts the retries."""
     service.refuse = lambda number: refusal(503, "queue-full", **{"Retry-After": "0"}) if number <= 12 else None
     result = run(service, "--retry", "--json")
     found = numbers(result)
@@ -224,8 +224,8 @@ def test_with_retry_a_refused_request_is_sent_until_it_is_in(service: Service) -
     assert found["stored"] == len(service.texts) == 500
 
 
-def test_latency_counts_from_the_moment_a_request_was_due(service: Service) -> None:
-    """Ten requests due at once over one connection wait for each other, and that wait is latency."""
+def test_latency_counts_from_the_time_a_request_was_due(service: Service) -> None:
+    """Ten requests that are due at once share a connection; their waiting time is latency."""
     service.delay = 0.05
     result = run(service, "--comments", "100", "--concurrency", "1", "--rate", "1000000", "--json")
     latency = numbers(result)["latency_ms"]
@@ -234,8 +234,8 @@ def test_latency_counts_from_the_moment_a_request_was_due(service: Service) -> N
     assert latency["p50"] >= 0.97 * 250
 
 
-def test_a_run_ends_by_the_clock(service: Service) -> None:
-    """--duration without --comments sends what was due until then: at 25 a second, 5 requests in two seconds."""
+def test_a_run_ends_after_its_duration(service: Service) -> None:
+    """--duration without --comments sends the requests due in that time: at 25 comments a second, 5 in two seconds."""
     words = [service.url, "--duration", "2", "--rate", "25", "--batch", "10", "--json"]
     result = CliRunner().invoke(load_test, words)
 
@@ -244,7 +244,7 @@ def test_a_run_ends_by_the_clock(service: Service) -> None:
 
 
 def test_a_file_is_sent_and_repeated(service: Service, tmp_path: Path) -> None:
-    """The second time round every comment is a duplicate; a line that can't be sent fails the run."""
+    """In the second pass every comment is a duplicate; a line that can't be sent fails the run."""
     path = tmp_path / "comments.jsonl"
     lines = [{"post_id": f"p{at % 3}", "id": str(at), "text": "text", "author": "ana"} for at in range(60)]
     path.write_text("\n".join(map(json.dumps, lines)))
@@ -258,14 +258,14 @@ def test_a_file_is_sent_and_repeated(service: Service, tmp_path: Path) -> None:
     assert "1 lines of the file can't be sent; line 61" in failing.stderr
 
 
-def test_the_key_is_sent(service: Service) -> None:
-    """With every request."""
+def test_the_api_key_is_sent_with_every_request(service: Service) -> None:
+    """Each request has the header."""
     assert run(service, "--api-key", "secret").exit_code == 0
     assert service.keys == {"secret"}
 
 
-def test_broken_connections_are_errors_by_name(service: Service) -> None:
-    """A service that hangs up is told from one that says no."""
+def test_broken_connections_are_reported_by_name(service: Service) -> None:
+    """The report distinguishes a closed connection from a refusal."""
     service.breaks = True
     result = run(service, "--comments", "30")
 
@@ -277,13 +277,13 @@ def test_broken_connections_are_errors_by_name(service: Service) -> None:
     "options", [("--duplicates", "0.6", "--edits", "0.6"), ("--repeat",), ("--file", __file__, "--edits", "0.1")]
 )
 def test_options_that_contradict_each_other_are_refused(service: Service, options: tuple[str, ...]) -> None:
-    """Before anything is sent."""
+    """No request is sent."""
     assert run(service, *options).exit_code == 2
     assert service.requests == 0
 
 
-def test_no_service_is_one_clear_line() -> None:
-    """What to do stands in it."""
+def test_an_unavailable_service_is_a_one_line_error() -> None:
+    """The line says what to do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -296,28 +296,28 @@ def test_no_service_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://"])
-def test_an_address_that_is_none_is_one_clear_line(url: str) -> None:
-    """No traceback."""
+def test_an_invalid_url_is_a_one_line_error(url: str) -> None:
+    """No traceback is printed."""
     result = CliRunner().invoke(load_test, [url])
 
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
 
 
-def until_said(process: "subprocess.Popen[str]", word: str) -> None:
-    """Until a line of its standard error has it; one of its progress may come before."""
+def wait_for_line(process: "subprocess.Popen[str]", word: str) -> None:
+    """Waits until a line on standard error contains the word; lines of progress may come first."""
     assert process.stderr
     assert any(word in line for line in process.stderr)
 
 
-def test_ctrl_c_waits_for_what_is_under_way_and_prints_the_report_so_far(service: Service) -> None:
-    """The report is of whole requests, and the exit code says that it was interrupted."""
+def test_ctrl_c_waits_for_running_requests_and_prints_the_report(service: Service) -> None:
+    """The report counts whole requests only, and the exit code shows the interrupt."""
     service.open.clear()
     command = [*COMMAND, service.url, "--concurrency", "2", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert service.arrived.wait(60)
         process.send_signal(signal.SIGINT)
-        until_said(process, "Interrupted")
+        wait_for_line(process, "Interrupted")
         service.open.set()
         out, _ = process.communicate()
 
@@ -328,14 +328,14 @@ def test_ctrl_c_waits_for_what_is_under_way_and_prints_the_report_so_far(service
     assert found["stored"] == len(service.texts) == found["expected"]["stored"]
 
 
-def test_a_second_ctrl_c_leaves_what_is_under_way(service: Service) -> None:
-    """It is counted as cut off, and nobody knows what became of it."""
+def test_a_second_ctrl_c_abandons_running_requests(service: Service) -> None:
+    """They are counted as cut off, because their outcome is unknown."""
     service.open.clear()
     command = [*COMMAND, service.url, "--concurrency", "1", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert service.arrived.wait(60)
         process.send_signal(signal.SIGINT)
-        until_said(process, "Interrupted")
+        wait_for_line(process, "Interrupted")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate()
 

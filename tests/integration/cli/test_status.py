@@ -1,4 +1,4 @@
-"""`comment-monitor status` as a person and as a program use it."""
+"""`comment-monitor status`, read by people and by programs."""
 
 import json
 import os
@@ -22,14 +22,17 @@ from tests.support.up import Up, until
 
 @contextmanager
 def traffic(up: Up) -> Iterator[None]:
-    """Requests, answered and until the end of the block: of ten comments five are new, and one can't be taken."""
+    """Sends requests until the end of the block: of ten comments five are new, four known, and one invalid."""
     begun, ended = threading.Event(), threading.Event()
 
     def send() -> None:
         number = 0
         while not ended.is_set():
-            new = [comment(f"{number}-{one}", "Where can I buy this lovely thing?") for one in range(5)]
-            known = [comment(f"old-{one}") for one in range(4)]
+            new = [
+                comment(f"{number}-{number_in_request}", "Where can I buy this lovely thing?")
+                for number_in_request in range(5)
+            ]
+            known = [comment(f"old-{number_in_request}") for number_in_request in range(4)]
             up.post(json=body(*new, *known, comment("")))
             begun.set()
             number += 1
@@ -44,11 +47,11 @@ def traffic(up: Up) -> Iterator[None]:
         thread.join()
 
 
-def test_beside_a_running_up_it_tells_what_goes_on(make_up: MakeUp) -> None:
+def test_status_reports_the_rates_of_a_running_up(make_up: MakeUp) -> None:
     up = make_up(COMMENT_RATE_LIMIT_PER_MINUTE="0").start().wait_until_up()
-    up.post(json=body(*(comment(f"old-{one}") for one in range(4))))
-    # It is up before its worker is.
-    until(lambda: all(one["analysis"] for one in up.get("/comments").json()["items"]))
+    up.post(json=body(*(comment(f"old-{number_in_request}") for number_in_request in range(4))))
+    # `up` is ready before its worker.
+    until(lambda: all(item["analysis"] for item in up.get("/comments").json()["items"]))
     with traffic(up):
         done = up.command("status", "--json", "--interval", "3")
         shown = up.command("status", "--interval", "1")
@@ -69,7 +72,7 @@ def test_beside_a_running_up_it_tells_what_goes_on(make_up: MakeUp) -> None:
     assert abs(datetime.fromisoformat(found["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
     assert found["since_start"]["stored"] > 4
     assert found["metrics_of"]["both_in_one"] == 1
-    # The queue once, as a number; counts are whole.
+    # The queue is reported once, as a number; counts are integers.
     assert "queue" not in found["checks"]
     assert {type(found[name]) for name in ("queue", "backlog", "memory_bytes")} <= {int, type(None)}
     assert shown.returncode == 0
@@ -77,7 +80,7 @@ def test_beside_a_running_up_it_tells_what_goes_on(make_up: MakeUp) -> None:
         assert words in shown.stdout
 
 
-def test_before_anything_was_analysed_the_worker_of_up_is_known_to_be_there(make_up: MakeUp) -> None:
+def test_an_idle_worker_of_up_is_reported(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     found = json.loads(up.command("status", "--json", "--interval", "0.2").stdout)
     assert (found["a_second"]["analysed"], found["since_start"]["analysed"]) == (0, 0)
@@ -85,7 +88,7 @@ def test_before_anything_was_analysed_the_worker_of_up_is_known_to_be_there(make
 
 
 def watch(*arguments: str) -> "subprocess.Popen[str]":
-    """Its output is a pipe, as for `| head` and `> file`; it is not told to leave it unbuffered."""
+    """Starts `status --watch` with a pipe as output, as for `| head`, without PYTHONUNBUFFERED."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen(
         [sys.executable, "-m", "comment_monitor", "status", "--watch", "--interval", "0.2", *arguments],
@@ -93,10 +96,8 @@ def watch(*arguments: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("form", [(), ("--json",)])
-def test_into_a_pipe_each_look_comes_at_once_and_it_ends_quietly_with_its_reader(
-    make_up: MakeUp, form: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_watch_writes_each_report_at_once_and_ends_when_its_pipe_closes(make_up: MakeUp, form: tuple[str, ...]) -> None:
     up = make_up().start().wait_until_up()
     watching = watch("--data-dir", str(up.data_dir), *form)
     output, complaints = watching.stdout, watching.stderr
@@ -115,36 +116,36 @@ def test_into_a_pipe_each_look_comes_at_once_and_it_ends_quietly_with_its_reader
         complaints.close()
 
 
-def test_on_a_terminal_of_24_rows_all_of_it_is_to_be_seen(make_up: MakeUp) -> None:
+def test_the_report_fits_on_a_terminal_of_24_rows_and_80_columns(make_up: MakeUp) -> None:
     up = make_up(COMMENT_RATE_LIMIT_PER_MINUTE="0").start().wait_until_up()
     with traffic(up):
         shown = up.command("status", "--interval", "1").stdout
     lines = shown.rstrip().splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-    # On 15 rows too.
+    # A terminal of 15 rows shows the errors too.
     assert "invalid-comment" in "\n".join(lines[:12])
 
 
-def test_while_nothing_answers_it_says_so_with_the_time_and_since_when() -> None:
+def test_watch_reports_since_when_the_service_is_unavailable() -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    looks = watch("--json", "--url", address)
+    reports = watch("--json", "--url", address)
     shown = watch("--url", address)
-    assert looks.stdout
+    assert reports.stdout
     assert shown.stdout
     try:
-        first, second = (json.loads(looks.stdout.readline()) for _ in range(2))
+        first, second = (json.loads(reports.stdout.readline()) for _ in range(2))
         assert address in first["error"]
         assert first["since"] == second["since"] == first["time"] < second["time"]
         text = shown.stdout.readline() + shown.stdout.readline() + shown.stdout.readline()
         assert re.search(r"\d\d:\d\d:\d\d .*; no valid response since \d\d:\d\d:\d\d", text)
     finally:
-        for one in (looks, shown):
-            one.kill()
-            one.communicate()
+        for process in (reports, shown):
+            process.kill()
+            process.communicate()
 
 
-def test_it_watches_through_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
+def test_watch_continues_over_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     watching = subprocess.Popen(
         [sys.executable, "-u", "-m", "comment_monitor", "status", "--watch", "--json", "--interval", "0.2",
@@ -154,16 +155,16 @@ def test_it_watches_through_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
     output = watching.stdout
     assert output
 
-    def until_it_says(word: str) -> None:
+    def until_reported(word: str) -> None:
         until(lambda: word in json.loads(output.readline()))
 
     try:
-        until_it_says("health")
+        until_reported("health")
         up.ctrl_c()
         up.process.wait()
-        until_it_says("error")
+        until_reported("error")
         again = up.start().wait_until_up()
-        until_it_says("health")
+        until_reported("health")
         watching.send_signal(signal.SIGINT)
         output.read()
         assert watching.wait(60) == 0
@@ -181,7 +182,7 @@ def status(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_where_nothing_answers_it_says_what_to_do() -> None:
+def test_an_unavailable_service_is_an_error_with_a_hint() -> None:
     address = f"http://127.0.0.1:{free_port()}"
     code, out, error = status("--url", address)
     assert (code, out) == (1, "")
@@ -192,7 +193,7 @@ def test_where_nothing_answers_it_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:99999", "http://", "nonsense://x"])
-def test_what_is_no_address_is_an_error_not_a_traceback(address: str) -> None:
+def test_an_invalid_url_is_a_one_line_error(address: str) -> None:
     code, out, error = status("--url", address)
     assert (code, out) == (1, "")
     assert error.startswith("Error: ")
@@ -200,7 +201,7 @@ def test_what_is_no_address_is_an_error_not_a_traceback(address: str) -> None:
 
 
 class SomethingElse(BaseHTTPRequestHandler):
-    """A server that is not ours, but for `/well/health`."""
+    """A server that is not the service, except at `/well/health`."""
 
     answers: ClassVar = {
         "/metrics": b"<html>Hello</html>",
@@ -214,7 +215,7 @@ class SomethingElse(BaseHTTPRequestHandler):
         self.wfile.write(self.answers.get(self.path, b"[]"))
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def other_server() -> Iterator[str]:
     server.server_close()
 
 
-def test_what_is_not_the_service_is_told(other_server: str) -> None:
+def test_a_server_that_is_not_the_service_is_an_error(other_server: str) -> None:
     code, _, error = status("--url", other_server)
     assert code == 1
     assert (
@@ -242,7 +243,7 @@ def test_what_is_not_the_service_is_told(other_server: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["metrics", "others", "nothing"])
-def test_metrics_that_are_not_ours_are_told(other_server: str, path: str) -> None:
+def test_metrics_of_another_program_are_an_error(other_server: str, path: str) -> None:
     code, _, error = status("--url", f"{other_server}/well", "--metrics-url", f"{other_server}/{path}")
     assert code == 1
     assert error == (

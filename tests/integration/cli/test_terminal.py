@@ -1,4 +1,4 @@
-"""What commands print of others' text can't move a terminal's cursor, colour it, reverse it, or begin a line."""
+"""Text of others that commands print can't move a terminal's cursor, set colours, reverse text, or begin a line."""
 
 import ast
 import http.server
@@ -19,12 +19,12 @@ from tests.support.commands import Run
 from comment_monitor import cli
 from comment_monitor.core.printable import HARMLESS, all_printable, printable
 
-# An id, a name of a file, a text of a server: clears the screen, sets the title, goes up, reverses, begins a line.
+# An id, a file name or a server's text that clears the screen, sets the title, reverses text, or begins a line.
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\b\x7f\n4 read: 4 stored\u202egnp\u2066\u2028\u0085"
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
 
 
-def assert_tame(output: str) -> None:
+def assert_harmless(output: str) -> None:
     assert FORBIDDEN.search(output) is None, ascii(output)
     assert not any(line.startswith("4 read") for line in output.splitlines()), output
 
@@ -43,37 +43,37 @@ def assert_tame(output: str) -> None:
         ("\U000e0020", "\\U000e0020"),
     ],
 )
-def test_what_is_not_printable_is_written_out(text: str, shown: str) -> None:
+def test_unprintable_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert all_printable({text: [text, (1, None)]}) == {shown: [shown, [1, None]]}
-    assert all(one == printable(one) for one in HARMLESS)
+    assert all(character == printable(character) for character in HARMLESS)
 
 
-# `status` prints what is printable already; `ingest` writes JSON into a file.
-OTHER_WAYS = {"printing.py": {"click.echo"}, "status.py": {"click.echo", "console.print"}, "ingest.py": {"print"}}
+# `status` prints text that is already printable; `ingest` writes JSON into a file.
+EXCEPTIONS = {"printing.py": {"click.echo"}, "status.py": {"click.echo", "console.print"}, "ingest.py": {"print"}}
 
 
-def test_commands_print_by_the_one_way_only() -> None:
-    ways = {"click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write", "console.print"}
+def test_commands_print_only_through_the_printing_module() -> None:
+    functions = {"click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write", "console.print"}
     for file in Path(cli.__file__).parent.glob("*.py"):
-        calls = {ast.unparse(one.func) for one in ast.walk(ast.parse(file.read_text())) if isinstance(one, ast.Call)}
-        assert calls & ways <= OTHER_WAYS.get(file.name, set()), file
+        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
+        assert calls & functions <= EXCEPTIONS.get(file.name, set()), file
 
 
-def test_ingest_names_bad_lines(ingest: Run, tmp_path: Path) -> None:
+def test_ingest_escapes_invalid_lines(ingest: Run, tmp_path: Path) -> None:
     lines = [
         {"post_id": "p", "id": EVIL, "text": ""},
         {"post_id": "p", "id": "1", "text": "x", EVIL: 1, "timestamp": EVIL},
     ]
     (tmp_path / "evil.jsonl").write_text(
-        "".join(f"{json.dumps(one)}\n" for one in lines) + "{" + EVIL.replace("\n", "")
+        "".join(f"{json.dumps(item)}\n" for item in lines) + "{" + EVIL.replace("\n", "")
     )
     done = ingest("evil.jsonl")
-    assert_tame(done.out + done.err)
+    assert_harmless(done.out + done.err)
     assert "\\x1b[2J" in done.err
     (tmp_path / "evil.csv").write_text(f'id,{EVIL.replace(chr(10), "")},text\n"{EVIL}",p,\n', newline="")
     done = ingest("evil.csv", "--post-id", "p")
-    assert_tame(done.out + done.err)
+    assert_harmless(done.out + done.err)
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,16 @@ def test_ingest_names_bad_lines(ingest: Run, tmp_path: Path) -> None:
         ("ingest", (EVIL,)), ("ingest", ("a", EVIL)), ("migrate", (EVIL,)), ("check", (f"--{EVIL}",)),
         ("status", ("--url", f"http://127.0.0.1:1/{EVIL}")), (f"nosuch{EVIL}", ()),
     ],
-    ids=["a file", "a file too many", "a revision", "an option", "an address", "a command"],
+    ids=["file", "extra-file", "revision", "option", "url", "command"],
 )  # fmt: skip
-def test_names_on_the_command_line(command: str, arguments: tuple[str, ...], ingest: Run) -> None:
-    """As a shell makes them of the files in a folder."""
+def test_command_line_arguments_are_escaped(command: str, arguments: tuple[str, ...], ingest: Run) -> None:
+    """A shell may insert such names of files in a folder."""
     done = ingest(*arguments, command=command)
     assert done.code
-    assert_tame(done.out + done.err)
+    assert_harmless(done.out + done.err)
 
 
-def test_check_shows_examples(ingest: Run, dsn: str) -> None:
+def test_check_escapes_examples(ingest: Run, dsn: str) -> None:
     execute(dsn, "ALTER TABLE comments DROP CONSTRAINT comments_identity")
     identity = "E'\\x1b[2J\\x0a4 read: 4 stored\\u202e'"
     execute(
@@ -101,12 +101,12 @@ def test_check_shows_examples(ingest: Run, dsn: str) -> None:
     )
     done = ingest(command="check")
     assert "threads \\x1b[2J\\n4 read: 4 stored\\u202e" in done.out
-    assert_tame(done.out + done.err)
+    assert_harmless(done.out + done.err)
 
 
 @pytest.fixture
 def evil_service() -> Iterator[str]:
-    """Answers like a service, with such texts in every place."""
+    """A service whose responses have such a text in every place."""
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -135,17 +135,17 @@ def evil_service() -> Iterator[str]:
         thread.join()
 
 
-def test_what_a_service_answers(ingest: Run, evil_service: str) -> None:
+def test_responses_of_a_service_are_escaped(ingest: Run, evil_service: str) -> None:
     for command, arguments in (
         ("status", ("--metrics-url", f"{evil_service}/metrics")),
         ("status", ("--metrics-url", f"{evil_service}/metrics", "--json")),
         ("smoke-test", ("--timeout", "1")),
     ):
         done = ingest("--url", evil_service, *arguments, command=command)
-        assert_tame(done.out + done.err)
+        assert_harmless(done.out + done.err)
 
 
-def test_a_log_on_a_terminal() -> None:
+def test_log_lines_on_a_terminal_are_escaped() -> None:
     master, slave = pty.openpty()
     script = (
         "import logging, sys; from comment_monitor.observability import logs as log; log.configure('INFO');"
@@ -161,5 +161,5 @@ def test_a_log_on_a_terminal() -> None:
                 shown += part
         except OSError:
             pass
-    # The renderer's own colours, and the terminal's line ends, are not meant.
-    assert_tame(re.sub("\x1b\\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n"))
+    # The renderer's own colours and the terminal's line ends are allowed.
+    assert_harmless(re.sub("\x1b\\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n"))

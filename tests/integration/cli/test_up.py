@@ -1,4 +1,4 @@
-"""`comment-monitor up` as a user meets it: started as a program, stopped by a signal, asked over HTTP."""
+"""`comment-monitor up`, run as a program, stopped by a signal, and used over HTTP."""
 
 import json
 import os
@@ -27,17 +27,17 @@ from comment_monitor.devserver.redis_process import EmbeddedRedis
 
 
 def analysed(up: Up, count: int) -> list[Any]:
-    """All comments, once each has its analysis."""
+    """Returns all comments once each has its analysis."""
 
     def items() -> list[Any]:
         found: list[Any] = up.get("/comments").raise_for_status().json()["items"]
         return found
 
-    until(lambda: len(items()) == count and all(one["analysis"] for one in items()))
+    until(lambda: len(items()) == count and all(item["analysis"] for item in items()))
     return items()
 
 
-def test_what_is_sent_is_stored_and_analysed_and_there_at_the_next_start(make_up: MakeUp) -> None:
+def test_comments_are_stored_analysed_and_kept_over_a_restart(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     answer = up.post(json=body(comment(1), comment(2))).json()
     assert answer["stored"] == 2
@@ -47,7 +47,7 @@ def test_what_is_sent_is_stored_and_analysed_and_there_at_the_next_start(make_up
     assert len(analysed(make_up().start().wait_until_up(), 2)) == 2
 
 
-def test_it_prints_once_what_runs_where_and_each_address_answers(make_up: MakeUp) -> None:
+def test_up_prints_its_addresses_once_and_each_answers(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     lines = dict(line.split(": ", 1) for line in up.output().splitlines() if ": " in line and "{" not in line)
     assert http.get(lines["Health"].strip(), timeout=60).status_code == 200
@@ -59,42 +59,42 @@ def test_it_prints_once_what_runs_where_and_each_address_answers(make_up: MakeUp
     assert "\x1b" not in up.output()
 
 
-def test_the_metrics_are_those_of_the_processes_that_live(make_up: MakeUp) -> None:
+def test_gauges_cover_running_processes_only(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     url = f"http://127.0.0.1:{up.metrics_port}/metrics"
 
-    def told(name: str, **labels: str) -> float | None:
+    def metric_value(name: str, **labels: str) -> float | None:
         return value(ours(url), name, **labels)
 
-    until(lambda: told("comment_schema_usable") == 1)
-    # Commands beside it, which look at no schema, and one that is killed with comments in its queue.
+    until(lambda: metric_value("comment_schema_usable") == 1)
+    # Other commands: `check`, which sets no schema gauge, and an `ingest` killed with comments in its queue.
     assert up.command("check").returncode == 0
-    assert told("comment_schema_usable") == 1
+    assert metric_value("comment_schema_usable") == 1
     endpoints = read_endpoints(up.data_dir)
     assert endpoints
     with psycopg2.connect(endpoints["POSTGRES_DSN"]) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLE comments IN EXCLUSIVE MODE")
         lines = "".join(json.dumps({**comment(number), "post_id": "p"}) + "\n" for number in range(30))
         ingest = up.beside("ingest", "-", given=lines)
-        until(lambda: told("comment_processing_queue_length") == 30)
-        attempts = told("comment_processing_attempts_total")
+        until(lambda: metric_value("comment_processing_queue_length") == 30)
+        attempts = metric_value("comment_processing_attempts_total")
         ingest.kill()
         ingest.communicate()
-        assert told("comment_processing_queue_length") == 0
-        assert told("comment_processing_attempts_total") == attempts
+        assert metric_value("comment_processing_queue_length") == 0
+        assert metric_value("comment_processing_attempts_total") == attempts
     connection.close()
-    assert told("comment_schema_usable") == 1
+    assert metric_value("comment_schema_usable") == 1
     done = up.beside("ingest", "-", given=lines)
     done.communicate()
     assert done.returncode == 0
-    assert told("comment_stored_total", kind="new") == 30
-    assert told("comment_processing_queue_length") == 0
-    until(lambda: told("comment_analysis_total", outcome="done") == 30)
-    until(lambda: told("comment_analysis_backlog") == 0)
+    assert metric_value("comment_stored_total", kind="new") == 30
+    assert metric_value("comment_processing_queue_length") == 0
+    until(lambda: metric_value("comment_analysis_total", outcome="done") == 30)
+    until(lambda: metric_value("comment_analysis_backlog") == 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_of_it_and_leaves_no_process(make_up: MakeUp, number: signal.Signals) -> None:
+def test_a_signal_stops_up_and_leaves_no_process(make_up: MakeUp, number: signal.Signals) -> None:
     up = make_up().start().wait_until_up()
     assert len(up.family()) > 4
     os.killpg(up.process.pid, number)
@@ -104,7 +104,7 @@ def test_a_signal_stops_all_of_it_and_leaves_no_process(make_up: MakeUp, number:
     assert up.is_gone()
 
 
-def test_ctrl_c_before_it_is_up_stops_it_as_well(make_up: MakeUp) -> None:
+def test_ctrl_c_during_the_start_stops_up(make_up: MakeUp) -> None:
     up = make_up().start()
     until((up.data_dir / "postgres" / "postmaster.pid").exists)
     up.ctrl_c()
@@ -113,7 +113,7 @@ def test_ctrl_c_before_it_is_up_stops_it_as_well(make_up: MakeUp) -> None:
     assert up.is_gone()
 
 
-def test_ctrl_c_waits_for_the_api_as_long_as_its_drain_delay_says(make_up: MakeUp) -> None:
+def test_ctrl_c_waits_for_the_drain_delay_of_the_api(make_up: MakeUp) -> None:
     up = make_up(COMMENT_DRAIN_DELAY="22").start().wait_until_up()
     up.ctrl_c()
     assert up.process.wait() == 0
@@ -122,7 +122,7 @@ def test_ctrl_c_waits_for_the_api_as_long_as_its_drain_delay_says(make_up: MakeU
     assert up.is_gone()
 
 
-def test_a_second_ctrl_c_does_not_wait_for_what_is_unfinished(make_up: MakeUp) -> None:
+def test_a_second_ctrl_c_skips_the_drain_delay(make_up: MakeUp) -> None:
     up = make_up(COMMENT_DRAIN_DELAY="10").start().wait_until_up()
     up.ctrl_c()
     until(lambda: '"leaving"' in up.output())
@@ -135,10 +135,9 @@ def test_a_second_ctrl_c_does_not_wait_for_what_is_unfinished(make_up: MakeUp) -
 @pytest.mark.parametrize(
     ("words", "name"),
     [(" serve ", "The API"), (" worker ", "The worker"), ("/postgres ", "PostgreSQL"), ("redis-server", "Redis")],
+    ids=["api", "worker", "postgres", "redis"],
 )
-def test_a_part_that_ends_by_itself_is_named_and_everything_else_is_stopped(
-    make_up: MakeUp, words: str, name: str
-) -> None:
+def test_a_process_that_ends_by_itself_is_reported_and_stops_the_others(make_up: MakeUp, words: str, name: str) -> None:
     up = make_up().start().wait_until_up()
     up.child(words).kill()
     errors = up.errors()
@@ -147,8 +146,8 @@ def test_a_part_that_ends_by_itself_is_named_and_everything_else_is_stopped(
     assert up.is_gone()
 
 
-def test_a_disk_that_is_full_is_named_with_what_to_do() -> None:
-    """A part that ends on it is one thing to know; that room has to be made is the other."""
+def test_a_full_disk_is_reported_with_a_hint() -> None:
+    """The error names the process that ended, and says that space must be freed."""
     with tempfile.TemporaryDirectory(prefix="full-") as name, ExitStack() as stack:
         Path(name).chmod(0o755)
         data_dir = Path(name, "data")
@@ -157,7 +156,7 @@ def test_a_disk_that_is_full_is_named_with_what_to_do() -> None:
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
         if mounted.returncode:
             give_up = pytest.fail if os.environ.get("REQUIRE_SERVICES") else pytest.skip
-            give_up(f"no disk of its own for this test: {mounted.stderr.strip()}")
+            give_up(f"can't mount a file system for this test: {mounted.stderr.strip()}")
         stack.callback(lambda: subprocess.run(["umount", "--lazy", data_dir], check=True))
         up = Up(data_dir).start().wait_until_up()
         stack.callback(up.end)
@@ -176,8 +175,8 @@ def test_a_disk_that_is_full_is_named_with_what_to_do() -> None:
         assert len(analysed(again, 1)) == 1
 
 
-def test_nothing_outlives_an_up_that_was_killed_and_the_next_start_works(make_up: MakeUp) -> None:
-    # What was on its way to the worker is sent again; after as long as is usual, nobody would wait for it here.
+def test_a_killed_up_leaves_no_process_and_the_next_start_works(make_up: MakeUp) -> None:
+    # A batch whose message was lost is sent again; the default delay would be too long for a test.
     prompt = {"COMMENT_RESEND_AFTER": "1"}
     up = make_up(**prompt).start().wait_until_up()
     up.post(json=body(comment(1))).raise_for_status()
@@ -192,22 +191,22 @@ def test_nothing_outlives_an_up_that_was_killed_and_the_next_start_works(make_up
 
 
 def waiting(make_up: MakeUp, before: Up) -> Up:
-    """A start on the folder and the port of one before it; it has the folder, and next it looks at its ports."""
-    one: Up = make_up()
-    one.port = before.port
-    one.start()
-    until(lambda: (one.data_dir / "up.lock").read_text().strip() == str(one.process.pid))
-    return one
+    """Starts `up` with the folder and port of an earlier start, and waits until it owns the folder."""
+    up: Up = make_up()
+    up.port = before.port
+    up.start()
+    until(lambda: (up.data_dir / "up.lock").read_text().strip() == str(up.process.pid))
+    return up
 
 
-def test_after_a_kill_the_next_start_waits_for_the_ports_that_are_still_in_use(make_up: MakeUp) -> None:
-    """The killed one's API finishes what it accepted: that is no reason to give up."""
+def test_a_start_after_a_kill_waits_for_ports_that_are_still_in_use(make_up: MakeUp) -> None:
+    """The API of the killed `up` finishes its accepted requests, so a used port is no error yet."""
     up = make_up().start().wait_until_up()
     up.process.kill()
     up.process.wait()
     until(lambda: not up.family())
     with socket.create_server(("127.0.0.1", up.port)):
-        # Killed while it waits: the one after it knows all the same.
+        # A start that is killed while it waits does not confuse the next start.
         second = waiting(make_up, up)
         second.process.kill()
         second.process.wait()
@@ -217,7 +216,7 @@ def test_after_a_kill_the_next_start_waits_for_the_ports_that_are_still_in_use(m
     again.wait_until_up()
 
 
-def test_a_second_up_on_one_folder_names_the_first(make_up: MakeUp) -> None:
+def test_a_second_up_on_the_same_folder_reports_the_first(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up()
     second = make_up().start()
     assert len(second.errors()) == 1
@@ -226,7 +225,7 @@ def test_a_second_up_on_one_folder_names_the_first(make_up: MakeUp) -> None:
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])
-def test_a_port_that_is_taken_is_named_with_the_option_that_changes_it(make_up: MakeUp, option: str) -> None:
+def test_a_used_port_is_reported_with_the_option_for_the_port(make_up: MakeUp, option: str) -> None:
     up = make_up()
     port = up.port if option == "--port" else up.metrics_port
     with socket.create_server(("127.0.0.1", port)):
@@ -236,7 +235,7 @@ def test_a_port_that_is_taken_is_named_with_the_option_that_changes_it(make_up: 
     assert errors[0].endswith(f"another with {option}.")
 
 
-def test_an_address_that_is_not_this_machines_is_named_with_the_option_that_changes_it(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_is_reported_with_the_option(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "comment_monitor", "up", "--data-dir", str(tmp_path / "data")]
     done = subprocess.run([*command, "--host", "203.0.113.5"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -244,7 +243,7 @@ def test_an_address_that_is_not_this_machines_is_named_with_the_option_that_chan
 
 
 @pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
-def test_an_address_that_can_not_be_read_is_named_before_anything_starts(tmp_path: Path, variable: str) -> None:
+def test_an_invalid_url_is_reported_before_anything_starts(tmp_path: Path, variable: str) -> None:
     command = [sys.executable, "-m", "comment_monitor", "up", "--data-dir", str(tmp_path / "data")]
     environment = os.environ | {variable: "http://x"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -253,7 +252,7 @@ def test_an_address_that_can_not_be_read_is_named_before_anything_starts(tmp_pat
     assert not (tmp_path / "data").exists()
 
 
-def test_a_folder_that_can_not_be_made_is_named_in_one_line(make_up: MakeUp) -> None:
+def test_a_folder_that_can_not_be_created_is_a_one_line_error(make_up: MakeUp) -> None:
     up = make_up()
     file = up.data_dir.parent / "file"
     file.touch()
@@ -263,7 +262,7 @@ def test_a_folder_that_can_not_be_made_is_named_in_one_line(make_up: MakeUp) -> 
     assert str(up.data_dir) in errors[0]
 
 
-def test_servers_of_the_callers_own_are_used_and_not_started(make_up: MakeUp) -> None:
+def test_external_servers_are_used_and_none_is_started(make_up: MakeUp) -> None:
     with tempfile.TemporaryDirectory(prefix="own-") as name:
         Path(name).chmod(0o755)
         redis = EmbeddedRedis(Path(name) / "redis")
@@ -280,7 +279,7 @@ def _runs_on(make_up: MakeUp, postgres: EmbeddedPostgres, redis: EmbeddedRedis) 
     up.start().wait_until_up()
     up.post(json=body(comment(1))).raise_for_status()
     analysed(up, 1)
-    assert {" ".join(one.cmdline()[2:4]) for one in psutil.Process(up.process.pid).children()} == {
+    assert {" ".join(child.cmdline()[2:4]) for child in psutil.Process(up.process.pid).children()} == {
         "comment_monitor serve",
         "comment_monitor worker",
     }
@@ -291,7 +290,7 @@ def _runs_on(make_up: MakeUp, postgres: EmbeddedPostgres, redis: EmbeddedRedis) 
     connection.close()
 
 
-def test_other_commands_find_its_servers_by_themselves_while_it_runs(make_up: MakeUp) -> None:
+def test_other_commands_find_the_servers_of_a_running_up(make_up: MakeUp) -> None:
     up = make_up()
     before = up.command("migrate")
     assert (before.returncode, "POSTGRES_DSN is not set" in before.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""The embedded servers alone: what they keep, what they survive, and what they say where they can't run."""
+"""The embedded PostgreSQL and Redis: their data, their recovery, and the errors of a start that fails."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ signal.pause()
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    # Not pytest's own folder: it is closed to others, such as the user that PostgreSQL runs as where we are root.
+    # Not pytest's folder: PostgreSQL runs as another user if the tests run as root, and could not enter it.
     with tempfile.TemporaryDirectory(prefix="embedded-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -57,7 +57,7 @@ def made() -> Iterator[Path]:
 
 @pytest.fixture
 def used_dir(made: Path, data_dir: Path) -> Path:
-    """A data folder that was in use before; a copy, because initdb takes seconds."""
+    """A data folder that was used before; a copy, because initdb takes seconds."""
     subprocess.run(["cp", "-a", made, data_dir], check=True)
     return data_dir
 
@@ -103,7 +103,7 @@ def one_line(error: pytest.ExceptionInfo[EmbeddedError]) -> str:
     return message
 
 
-def test_a_fresh_postgres_has_the_database_on_a_socket_alone_and_writes_through_to_the_disk(data_dir: Path) -> None:
+def test_a_new_postgres_listens_on_a_socket_only_and_commits_to_disk(data_dir: Path) -> None:
     with postgres_server(data_dir) as server:
         settings = ("listen_addresses", "fsync", "synchronous_commit", "server_encoding")
         assert [execute(server.dsn, f"SHOW {name}") for name in settings] == [
@@ -116,7 +116,7 @@ def test_a_fresh_postgres_has_the_database_on_a_socket_alone_and_writes_through_
         assert not psutil.Process(server.child.pid).net_connections("inet")
 
 
-def test_a_second_start_finds_what_the_first_stored(used_dir: Path) -> None:
+def test_a_second_start_finds_the_stored_data(used_dir: Path) -> None:
     for expected in (1, 2):
         with postgres_server(used_dir) as server:
             execute(server.dsn, "CREATE TABLE IF NOT EXISTS kept (n int)")
@@ -124,7 +124,7 @@ def test_a_second_start_finds_what_the_first_stored(used_dir: Path) -> None:
             assert execute(server.dsn, "SELECT count(*) FROM kept") == [(expected,)]
 
 
-def test_what_was_committed_is_there_after_a_power_cut(used_dir: Path) -> None:
+def test_committed_data_survives_a_power_cut(used_dir: Path) -> None:
     with postgres_server(used_dir) as server:
         execute(server.dsn, "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
         server.kill()
@@ -133,19 +133,19 @@ def test_what_was_committed_is_there_after_a_power_cut(used_dir: Path) -> None:
         assert execute(server.dsn, "SELECT count(*) FROM kept") == [(1000,)]
 
 
-def test_a_start_waits_for_the_server_of_a_parent_that_was_killed(used_dir: Path) -> None:
+def test_a_start_waits_for_the_server_of_a_killed_parent(used_dir: Path) -> None:
     parent = start_and_stay(used_dir)
     assert parent.stdout
     orphan = psutil.Process(int(parent.stdout.readline()))
     kill(parent)
     with postgres_server(used_dir) as server:
-        # Between the moment at which it lets go of the folder and its end there is another.
+        # The killed parent's server may end some time after it releases the folder.
         until(lambda: not alive(orphan))
-        # So it is the new one that answers.
+        # The new server responds.
         assert execute(server.dsn, "SELECT 1") == [(1,)]
 
 
-def test_a_kill_in_the_middle_of_initdb_does_not_hinder_the_next_start(data_dir: Path) -> None:
+def test_a_kill_during_initdb_does_not_affect_the_next_start(data_dir: Path) -> None:
     parent = start_and_stay(data_dir)
     until(lambda: list(data_dir.glob("postgres.new-*/base")))
     kill(parent)
@@ -154,15 +154,15 @@ def test_a_kill_in_the_middle_of_initdb_does_not_hinder_the_next_start(data_dir:
         assert execute(server.dsn, "SELECT current_database()") == [("comments",)]
 
 
-def test_nothing_of_a_stopped_server_is_left(used_dir: Path) -> None:
+def test_no_process_of_a_stopped_server_remains(used_dir: Path) -> None:
     with postgres_server(used_dir) as server:
-        family = [server.child.pid, *(one.pid for one in psutil.Process(server.child.pid).children(recursive=True))]
+        family = [server.child.pid, *(child.pid for child in psutil.Process(server.child.pid).children(recursive=True))]
         open_connection = psycopg2.connect(server.dsn)
     assert not [pid for pid in family if psutil.pid_exists(pid)]
     open_connection.close()
 
 
-def test_a_folder_that_can_not_be_made_is_named_in_one_line(data_dir: Path) -> None:
+def test_an_unusable_data_folder_is_a_one_line_error_that_names_the_folder(data_dir: Path) -> None:
     data_dir.write_text("a file")
     with pytest.raises(EmbeddedError) as error:
         EmbeddedPostgres(data_dir / "below").start()
@@ -170,7 +170,7 @@ def test_a_folder_that_can_not_be_made_is_named_in_one_line(data_dir: Path) -> N
     assert "--data-dir" in one_line(error)
 
 
-def test_data_of_another_major_version_is_left_alone_and_both_versions_are_named(used_dir: Path) -> None:
+def test_data_of_another_major_version_is_an_error_that_names_both_versions(used_dir: Path) -> None:
     version = used_dir / "postgres" / "PG_VERSION"
     ours = version.read_text().strip()
     version.write_text("9\n")
@@ -179,15 +179,17 @@ def test_data_of_another_major_version_is_left_alone_and_both_versions_are_named
     one_line(error)
 
 
-def test_a_server_that_ends_at_once_gives_the_reason_from_its_log(used_dir: Path) -> None:
+def test_a_failed_start_reports_the_reason_from_the_server_log(used_dir: Path) -> None:
     (used_dir / "postgres" / "global" / "pg_control").unlink()
     with pytest.raises(EmbeddedError, match="could not find the database system") as error:
         EmbeddedPostgres(used_dir).start()
     assert "postgres.log" in one_line(error)
 
 
-def test_a_path_too_long_for_a_socket_gets_a_short_private_one(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that the short one goes with the test.
+def test_a_path_too_long_for_a_socket_is_replaced_by_a_short_private_path(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The short path is removed with the test.
     monkeypatch.setattr(tempfile, "tempdir", str(data_dir.parent))
     deep = data_dir / ("x" * LONGEST_SOCKET_FOLDER)
     with postgres_server(deep) as server, redis_server(deep) as cache:
@@ -198,7 +200,7 @@ def test_a_path_too_long_for_a_socket_gets_a_short_private_one(data_dir: Path, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
-def test_a_folder_above_that_is_closed_to_the_servers_user_is_named_and_stays_closed(data_dir: Path) -> None:
+def test_a_parent_folder_closed_to_the_server_user_is_named_and_stays_closed(data_dir: Path) -> None:
     data_dir.mkdir(mode=0o700)
     with pytest.raises(EmbeddedError) as error:
         EmbeddedPostgres(data_dir / "below").start()
@@ -206,17 +208,17 @@ def test_a_folder_above_that_is_closed_to_the_servers_user_is_named_and_stays_cl
     assert data_dir.stat().st_mode & 0o777 == 0o700
 
 
-def test_redis_answers_on_a_socket_alone_and_takes_the_queue(data_dir: Path) -> None:
+def test_redis_listens_on_a_socket_only_and_holds_the_queue(data_dir: Path) -> None:
     with redis_server(data_dir) as server:
         assert redis.Redis.from_url(server.url).config_get("port") == {"port": "0"}
         with kombu.Connection(server.broker_url) as broker, broker.SimpleQueue("test") as queue:
             queue.put({"n": 1})
-            # The cache may be emptied at any time; the queue is in a database of its own.
+            # The cache may be emptied at any time; the queue has its own database.
             redis.Redis.from_url(server.url).flushdb()
             assert queue.get(timeout=10).payload == {"n": 1}
 
 
-def test_redis_comes_back_empty_after_a_kill(data_dir: Path) -> None:
+def test_redis_is_empty_after_a_kill(data_dir: Path) -> None:
     with redis_server(data_dir) as server:
         redis.Redis.from_url(server.url).set("key", "value")
         server.kill()
@@ -224,7 +226,7 @@ def test_redis_comes_back_empty_after_a_kill(data_dir: Path) -> None:
         assert redis.Redis.from_url(server.url).get("key") is None
 
 
-def test_endpoints_are_private_and_there_only_while_their_up_lives(data_dir: Path) -> None:
+def test_endpoints_are_private_and_exist_only_while_up_runs(data_dir: Path) -> None:
     assert read_endpoints(data_dir) is None
     with only_one(data_dir), published(data_dir, {"POSTGRES_DSN": "postgresql:///x"}):
         assert read_endpoints(data_dir) == {"POSTGRES_DSN": "postgresql:///x"}
@@ -232,7 +234,7 @@ def test_endpoints_are_private_and_there_only_while_their_up_lives(data_dir: Pat
     assert read_endpoints(data_dir) is None
 
 
-def test_endpoints_of_an_up_that_was_killed_are_not_given_out(data_dir: Path) -> None:
+def test_endpoints_of_a_killed_up_are_ignored(data_dir: Path) -> None:
     with only_one(data_dir), published(data_dir, {"POSTGRES_DSN": "postgresql:///x"}):
         left = (data_dir / "endpoints.json").read_bytes()
     (data_dir / "endpoints.json").write_bytes(left)
@@ -241,17 +243,17 @@ def test_endpoints_of_an_up_that_was_killed_are_not_given_out(data_dir: Path) ->
         assert read_endpoints(data_dir) is None
 
 
-def test_one_folder_is_held_by_one_process_which_is_named(data_dir: Path) -> None:
+def test_a_folder_in_use_is_an_error_that_names_the_process(data_dir: Path) -> None:
     with only_one(data_dir), pytest.raises(EmbeddedError, match=rf"process {os.getpid()}") as error, only_one(data_dir):
         pass
     one_line(error)
 
 
-def test_initdb_does_not_outlive_a_parent_that_was_killed(data_dir: Path) -> None:
+def test_initdb_does_not_outlive_a_killed_parent(data_dir: Path) -> None:
     parent = start_and_stay(data_dir)
     until(lambda: list(data_dir.glob("postgres.new-*/base")))
     kill(parent)
-    until(lambda: not [one for one in psutil.process_iter() if _works_in(one, data_dir)])
+    until(lambda: not [process for process in psutil.process_iter() if _works_in(process, data_dir)])
 
 
 def _works_in(process: psutil.Process, data_dir: Path) -> bool:

@@ -16,7 +16,7 @@ import redis
 import redis.asyncio
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import blocked, holding, names
-from tests.support.intake import PATH, fates, in_turn, process, refused, several
+from tests.support.intake import PATH, in_turn, outcome_counts, process, refused, several
 from tests.support.requests import body, comment
 from tests.support.triggers import change, refuse
 
@@ -29,18 +29,18 @@ TIERS: Final = ("request", "cache", "database", "version")
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator["redis.Redis"]:
-    with redis.Redis.from_url(redis_url) as one:
-        yield one
+    with redis.Redis.from_url(redis_url) as connection:
+        yield connection
 
 
 def entries(store: "redis.Redis") -> dict[bytes, bytes]:
-    """What Redis remembers."""
+    """Returns all cache entries."""
     return {key: store.get(key) for key in store.scan_iter()}  # type: ignore[misc]
 
 
 @contextmanager
 def found() -> Iterator[Callable[[], tuple[float, ...]]]:
-    """How many duplicates were found so far in the block, by tier."""
+    """Yields a function that returns the number of duplicates found in the block, by tier."""
     before = [metric("comment_duplicates_detected_total", tier=tier) for tier in TIERS]
     yield lambda: tuple(
         metric("comment_duplicates_detected_total", tier=tier) - old for tier, old in zip(TIERS, before, strict=True)
@@ -49,19 +49,19 @@ def found() -> Iterator[Callable[[], tuple[float, ...]]]:
 
 async def test_a_duplicate_counts_for_the_tier_that_found_it(client: httpx.AsyncClient, store: "redis.Redis") -> None:
     with found() as tiers:
-        assert fates(await process(client, *several(10), *several(4))) == (10, 0, 4, 0)
+        assert outcome_counts(await process(client, *several(10), *several(4))) == (10, 0, 4, 0)
         assert tiers() == (4, 0, 0, 0)
-        assert fates(await process(client, *several(10), *several(3))) == (0, 0, 13, 0)
+        assert outcome_counts(await process(client, *several(10), *several(3))) == (0, 0, 13, 0)
         assert tiers() == (7, 10, 0, 0)
         store.flushall()
-        assert fates(await process(client, *several(10), *several(2))) == (0, 0, 12, 0)
+        assert outcome_counts(await process(client, *several(10), *several(2))) == (0, 0, 12, 0)
         assert tiers() == (9, 10, 10, 0)
-        # What PostgreSQL knew is remembered now as well.
-        assert fates(await process(client, *several(10))) == (0, 0, 10, 0)
+        # Duplicates found in PostgreSQL have cache entries now.
+        assert outcome_counts(await process(client, *several(10))) == (0, 0, 10, 0)
         assert tiers() == (9, 20, 10, 0)
 
 
-async def test_hits_and_misses_add_up_to_what_was_asked(client: httpx.AsyncClient) -> None:
+async def test_hits_and_misses_add_up_to_the_comments_queried(client: httpx.AsyncClient) -> None:
     before = [metric(f"comment_dedup_cache_{kind}_total") for kind in ("hits", "misses")]
     await process(client, *several(10))
     await process(client, *several(7), comment(8, "edited"), *several(5, "new"))
@@ -69,17 +69,17 @@ async def test_hits_and_misses_add_up_to_what_was_asked(client: httpx.AsyncClien
     assert [new - old for new, old in zip(after, before, strict=True)] == [7, 10 + 6]
 
 
-async def test_an_edit_is_no_duplicate_though_its_comment_is_remembered(client: httpx.AsyncClient) -> None:
+async def test_an_edit_of_a_cached_comment_is_no_duplicate(client: httpx.AsyncClient) -> None:
     for text in ("first", "second", "third", "third "):
         answer = await process(client, comment(1, text))
         assert answer["stored"] + answer["updated"] == 1
         with found() as tiers:
-            assert fates(await process(client, comment(1, text))) == (0, 0, 1, 0)
+            assert outcome_counts(await process(client, comment(1, text))) == (0, 0, 1, 0)
             assert tiers() == (0, 1, 0, 0)
 
 
 @pytest.mark.parametrize("seconds", [1800, 7200])
-async def test_redis_remembers_for_the_time_that_is_set(
+async def test_cache_entries_expire_after_the_configured_time(
     make_settings: MakeSettings, store: "redis.Redis", seconds: int
 ) -> None:
     async with open_client(make_settings(COMMENT_DEDUP_CACHE_TTL=seconds)) as client:
@@ -93,23 +93,23 @@ async def test_redis_remembers_for_the_time_that_is_set(
     assert left[2] == pytest.approx(seconds, abs=120)
 
 
-async def test_nothing_is_remembered_before_the_commit(
+async def test_no_cache_entry_is_stored_before_the_commit(
     client: httpx.AsyncClient, dsn: str, store: "redis.Redis"
 ) -> None:
     await refuse(dsn, "INSERT", "comments", "pg_advisory_xact_lock(1) IS NULL", at_commit=True)
     with holding(dsn, "SELECT pg_advisory_lock(1)"):
         (sending,) = in_turn(client, several(3))
         await until(lambda: blocked(dsn))
-        # The write is done but for its commit, which waits.
+        # The write is complete except for its commit, which waits.
         assert entries(store) == {}
         assert names(dsn) == []
         assert not sending.done()
-    assert fates(await sending) == (3, 0, 0, 0)
+    assert outcome_counts(await sending) == (3, 0, 0, 0)
     assert len(entries(store)) == 3
 
 
 @pytest.mark.parametrize("at_commit", [False, True])
-async def test_what_was_rolled_back_is_not_remembered(
+async def test_a_rolled_back_write_stores_no_cache_entry(
     client: httpx.AsyncClient, dsn: str, store: "redis.Redis", at_commit: bool
 ) -> None:
     await refuse(dsn, "INSERT", "comments", at_commit=at_commit)
@@ -118,18 +118,18 @@ async def test_what_was_rolled_back_is_not_remembered(
     assert names(dsn) == []
 
 
-async def test_what_another_database_stored_is_not_believed(
+async def test_cache_entries_of_another_database_are_ignored(
     client: httpx.AsyncClient, dsn: str, store: "redis.Redis", make_settings: MakeSettings
 ) -> None:
     await process(client, *several(5))
     assert len(entries(store)) == 5
     await change(dsn, "TRUNCATE comments CASCADE; UPDATE installation SET cache_namespace = gen_random_uuid()")
     async with open_client(make_settings()) as restored:
-        assert fates(await process(restored, *several(5))) == (5, 0, 0, 0)
+        assert outcome_counts(await process(restored, *several(5))) == (5, 0, 0, 0)
     assert len(entries(store)) == 10
 
 
-async def test_neither_id_nor_text_nor_author_is_in_redis(client: httpx.AsyncClient, store: "redis.Redis") -> None:
+async def test_redis_holds_neither_id_nor_text_nor_author(client: httpx.AsyncClient, store: "redis.Redis") -> None:
     await process(client, comment("an-id", "a text", author="an author"), source="a source", post_id="a post")
     ((key, value),) = entries(store).items()
     assert (len(key), len(value)) == (16, 16)
@@ -137,36 +137,45 @@ async def test_neither_id_nor_text_nor_author_is_in_redis(client: httpx.AsyncCli
         assert word not in key + value
 
 
-@pytest.mark.parametrize("garbage", [b"", b"x", b"\0" * 4, b"\xff" * 16, b"\0" * 1000, ["a", "list"]])
-async def test_garbage_in_redis_is_not_believed(
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"x", b"\0" * 4, b"\xff" * 16, b"\0" * 1000, ["a", "list"]],
+    ids=["empty", "short", "zeros", "ones", "long", "list"],
+)
+async def test_garbage_in_redis_is_ignored(
     client: httpx.AsyncClient, store: "redis.Redis", garbage: bytes | list[str]
 ) -> None:
     await process(client, *several(3))
     for key in entries(store):
         store.delete(key)
         store.rpush(key, *garbage) if isinstance(garbage, list) else store.set(key, garbage)
-    assert fates(await process(client, *several(3))) == (0, 0, 3, 0)
-    assert fates(await process(client, *(comment(f"c{number}", "edited") for number in range(3)))) == (0, 3, 0, 0)
-    assert fates(await process(client, *several(2, "new"))) == (2, 0, 0, 0)
+    assert outcome_counts(await process(client, *several(3))) == (0, 0, 3, 0)
+    assert outcome_counts(await process(client, *(comment(f"c{number}", "edited") for number in range(3)))) == (
+        0,
+        3,
+        0,
+        0,
+    )
+    assert outcome_counts(await process(client, *several(2, "new"))) == (2, 0, 0, 0)
 
 
-# The test's own, and those of the clock that looks for Redis, which may need a connection of its own.
-NOT_OF_A_WRITE: Final = {"config", "config|resetstat", "info", "ping", "client", "client|setinfo", "hello", "select"}
+# Commands of the test itself and of the periodic probe, which may open its own connection.
+OTHER_COMMANDS: Final = {"config", "config|resetstat", "info", "ping", "client", "client|setinfo", "hello", "select"}
 
 
 @pytest.mark.parametrize("amount", [25, 1000])
-async def test_a_write_asks_redis_once_and_tells_it_once(
+async def test_a_write_reads_and_updates_redis_once(
     client: httpx.AsyncClient, store: "redis.Redis", amount: int
 ) -> None:
     await process(client, comment("first"))
     store.config_resetstat()
     await process(client, *several(amount))
     statistics: dict[str, dict[str, int]] = store.info("commandstats")
-    calls = {name.removeprefix("cmdstat_"): one["calls"] for name, one in statistics.items()}
-    # The script's own GET and SET cost no round trip.
+    calls = {name.removeprefix("cmdstat_"): command["calls"] for name, command in statistics.items()}
+    # The GET and SET of the script cost no round trip.
     inside = {name: calls.pop(name) for name in ("get", "set")}
     assert inside == {"get": amount, "set": amount}
-    assert {name: count for name, count in calls.items() if name not in NOT_OF_A_WRITE} == {
+    assert {name: count for name, count in calls.items() if name not in OTHER_COMMANDS} == {
         "mget": 1,
         "evalsha": 1,
     }
@@ -183,7 +192,7 @@ async def cache_on(url: str) -> AsyncIterator[DedupCache]:
         yield cache
 
 
-async def the_later_revision_stands(cache: DedupCache) -> None:
+async def assert_later_revision_is_kept(cache: DedupCache) -> None:
     for earlier, later in REVISIONS:
         keys = cache.keys_of(
             [
@@ -192,19 +201,19 @@ async def the_later_revision_stands(cache: DedupCache) -> None:
             ]
         )
         old, new = (0, earlier), (1, later)
-        for told, stands in ((old, old), (new, new), (old, new)):
-            await cache.store(keys, [told])
-            assert await cache.lookup(keys) == [stands is old, stands is new], (earlier, later)
+        for update, kept in ((old, old), (new, new), (old, new)):
+            await cache.store(keys, [update])
+            assert await cache.lookup(keys) == [kept is old, kept is new], (earlier, later)
 
 
-async def test_an_answer_that_comes_late_does_not_make_an_old_text_the_latest(redis_url: str) -> None:
+async def test_a_late_update_does_not_replace_a_later_revision(redis_url: str) -> None:
     async with cache_on(redis_url) as cache:
-        await the_later_revision_stands(cache)
+        await assert_later_revision_is_kept(cache)
 
 
 @pytest.fixture
 def american_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedRedis]:
-    """A Redis in the locale of many a desktop."""
+    """A Redis in the locale en_US, which is common on desktops."""
     made = tmp_path / "en_US.UTF-8"
     if localedef := shutil.which("localedef"):
         subprocess.run([localedef, "-i", "en_US", "-f", "UTF-8", made], check=False)
@@ -220,33 +229,31 @@ def american_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         server.stop()
 
 
-async def test_nor_where_redis_sorts_by_the_rules_of_a_language(american_redis: EmbeddedRedis) -> None:
+async def test_a_late_update_does_not_replace_a_later_revision_in_any_locale(american_redis: EmbeddedRedis) -> None:
     """Lua compares strings as the server's locale does."""
     async with cache_on(american_redis.url) as cache:
-        await the_later_revision_stands(cache)
+        await assert_later_revision_is_kept(cache)
 
 
-async def test_two_processes_that_edit_one_comment_by_turns_never_take_an_edit_for_a_duplicate(
-    make_settings: MakeSettings, dsn: str
-) -> None:
-    async with open_client(make_settings()) as one, open_client(make_settings()) as other:
+async def test_edits_by_two_processes_in_turn_are_never_duplicates(make_settings: MakeSettings, dsn: str) -> None:
+    async with open_client(make_settings()) as first, open_client(make_settings()) as other:
         for number in range(30):
-            client = random.Random(number).choice((one, other))
-            assert fates(await process(client, comment(1, f"text {number}")))[2:] == (0, 0)
+            client = random.Random(number).choice((first, other))
+            assert outcome_counts(await process(client, comment(1, f"text {number}")))[2:] == (0, 0)
     assert execute(dsn, "SELECT text, revision FROM comments") == [("text 29", 30)]
 
 
-async def test_concurrent_edits_leave_redis_with_the_text_that_the_row_has(
+async def test_concurrent_edits_leave_redis_with_the_text_of_the_row(
     make_settings: MakeSettings, dsn: str, store: "redis.Redis"
 ) -> None:
-    async with open_client(make_settings(COMMENT_WRITERS=4)) as one, open_client(make_settings()) as other:
+    async with open_client(make_settings(COMMENT_WRITERS=4)) as first, open_client(make_settings()) as other:
         for round_ in range(10):
             texts = [f"{round_} {number}" for number in range(8)]
-            await asyncio.gather(*(process(client, comment(1, text)) for text in texts for client in (one, other)))
+            await asyncio.gather(*(process(client, comment(1, text)) for text in texts for client in (first, other)))
             ((text,),) = execute(dsn, "SELECT text FROM comments")
-            for client in (one, other):
-                assert fates(await process(client, comment(1, str(text)))) == (0, 0, 1, 0)
+            for client in (first, other):
+                assert outcome_counts(await process(client, comment(1, str(text)))) == (0, 0, 1, 0)
             with found() as tiers:
-                assert fates(await process(one, comment(1, f"{text} edited"))) == (0, 1, 0, 0)
-                assert fates(await process(one, comment(1, str(text)))) == (0, 0, 1, 0)
+                assert outcome_counts(await process(first, comment(1, f"{text} edited"))) == (0, 1, 0, 0)
+                assert outcome_counts(await process(first, comment(1, str(text)))) == (0, 0, 1, 0)
                 assert tiers() == (0, 0, 0, 1)

@@ -1,4 +1,4 @@
-"""The gauges of the whole system, which alerts go by."""
+"""The gauges of the whole system, which alerts use."""
 
 import asyncio
 import shutil
@@ -24,7 +24,7 @@ from comment_monitor.storage.retention import INDEX_PREFIX, RECENT_DAYS, roll_re
 RECENT = f"indexname LIKE '{INDEX_PREFIX}%'"
 
 
-async def test_how_long_the_oldest_has_waited(make_settings: MakeSettings) -> None:
+async def test_the_age_of_the_oldest_pending_batch_is_measured(make_settings: MakeSettings) -> None:
     settings = make_settings()
     await take_in(settings, comment(1))
     await take_in(settings, comment(2))
@@ -39,27 +39,27 @@ async def test_how_long_the_oldest_has_waited(make_settings: MakeSettings) -> No
         assert metric("comment_analysis_backlog") == 0
 
 
-async def test_what_waits_is_not_told_while_the_database_can_not_be_asked(make_settings: MakeSettings) -> None:
+async def test_the_backlog_is_omitted_while_the_database_cannot_be_queried(make_settings: MakeSettings) -> None:
     settings = make_settings()
     await take_in(settings, comment(1))
     names = {"comment_analysis_backlog", "comment_analysis_oldest_seconds"}
 
-    def told() -> set[str]:
+    def exported() -> set[str]:
         return {family.name for family in WithoutUnknown(REGISTRY).collect()} & names
 
     async with opened(settings) as database:
         await system_gauges.measure_waiting(database)
-        assert told() == names
+        assert exported() == names
         execute(settings.postgres_dsn, "ALTER TABLE analysis_outbox RENAME TO gone")
         with pytest.raises(asyncpg.UndefinedTableError):
             await system_gauges.measure_waiting(database)
-        assert told() == set()
+        assert exported() == set()
         execute(settings.postgres_dsn, "ALTER TABLE gone RENAME TO analysis_outbox")
         await system_gauges.measure_waiting(database)
-        assert (told(), metric("comment_analysis_backlog")) == (names, 1)
+        assert (exported(), metric("comment_analysis_backlog")) == (names, 1)
 
 
-async def test_how_far_back_the_recent_index_begins_tells_of_the_cleanup(make_settings: MakeSettings) -> None:
+async def test_the_recent_index_age_shows_the_last_cleanup(make_settings: MakeSettings) -> None:
     settings = make_settings()
     today = datetime.now(UTC).date()
     midnight = datetime.combine(today, datetime.min.time(), UTC)
@@ -75,7 +75,7 @@ async def test_how_far_back_the_recent_index_begins_tells_of_the_cleanup(make_se
             assert least <= metric("comment_recent_index_age_seconds") <= age(days)
 
 
-async def test_of_a_recent_index_that_is_gone_no_age_is_told(make_settings: MakeSettings) -> None:
+async def test_the_recent_index_age_is_omitted_without_the_index(make_settings: MakeSettings) -> None:
     settings = make_settings()
     async with opened(settings) as database:
         await system_gauges.measure_recent_index(database)
@@ -90,85 +90,85 @@ DUE = "UPDATE invariant_checks SET checked_at = now() - interval '2 hours'"
 CHECKED = "comment_invariant_check_timestamp_seconds"
 
 
-def looks() -> float:
-    """How often the database was looked through, by this process."""
+def checks() -> float:
+    """Returns how many invariant checks this process has run."""
     return metric("comment_db_query_duration_seconds_count", query="check_outbox_age")
 
 
-async def look_now(settings: Settings) -> None:
-    """A look that is due."""
+async def check_now(settings: Settings) -> None:
+    """Runs an invariant check that is due."""
     async with opened(settings) as database:
         await system_gauges.run_invariant_checks(settings, database)
         execute(settings.postgres_dsn, DUE)
         await system_gauges.run_invariant_checks(settings, database)
 
 
-async def test_what_is_broken_is_told_by_promise(make_settings: MakeSettings) -> None:
+async def test_violations_are_exported_for_each_invariant(make_settings: MakeSettings) -> None:
     settings = make_settings()
     await take_in(settings, comment(1), comment(2))
 
-    def told() -> dict[str, float]:
+    def exported() -> dict[str, float]:
         return {name: metric("comment_invariant_violations", invariant=name) for name in system_gauges.NAMES}
 
-    await look_now(settings)
-    assert told() == dict.fromkeys(system_gauges.NAMES, 0)
+    await check_now(settings)
+    assert exported() == dict.fromkeys(system_gauges.NAMES, 0)
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
-    await look_now(settings)
-    assert told() == {**dict.fromkeys(system_gauges.NAMES, 0), "analysed": 2}
+    await check_now(settings)
+    assert exported() == {**dict.fromkeys(system_gauges.NAMES, 0), "analysed": 2}
 
 
-async def test_the_installation_is_looked_through_once_an_interval_whoever_asks(make_settings: MakeSettings) -> None:
+async def test_the_invariant_check_runs_once_an_interval_over_all_processes(make_settings: MakeSettings) -> None:
     settings = make_settings()
     async with opened(settings) as database:
-        before = looks()
+        before = checks()
         started = time.time()
-        # New to the database, they are due in an interval.
+        # The invariants are new to the database; their first check is due after an interval.
         await asyncio.gather(*(system_gauges.run_invariant_checks(settings, database) for _ in range(4)))
-        assert looks() == before
+        assert checks() == before
         assert started - 5 < metric(CHECKED) < time.time() + 5
         execute(settings.postgres_dsn, DUE)
         await asyncio.gather(*(system_gauges.run_invariant_checks(settings, database) for _ in range(4)))
-        assert looks() == before + 1
+        assert checks() == before + 1
         await system_gauges.run_invariant_checks(settings, database)
-        assert looks() == before + 1
+        assert checks() == before + 1
         assert metric(CHECKED) > started - 5
         assert metric("comment_invariant_check_interval_seconds") == 3600
 
 
-async def test_while_another_process_looks_its_last_findings_are_told(make_settings: MakeSettings) -> None:
+async def test_the_stored_results_are_exported_while_another_process_checks(make_settings: MakeSettings) -> None:
     settings = make_settings()
     await take_in(settings, comment(1))
-    await look_now(settings)
+    await check_now(settings)
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
     with holding(settings.postgres_dsn, f"SELECT pg_advisory_xact_lock({invariants.CHECK_LOCK})"):
-        await look_now(settings)
+        await check_now(settings)
         assert metric("comment_invariant_violations", invariant="analysed") == 0
         execute(settings.postgres_dsn, "UPDATE invariant_checks SET violations = 7 WHERE name = 'versions'")
-        await look_now(settings)
+        await check_now(settings)
         assert metric("comment_invariant_violations", invariant="versions") == 7
-    await look_now(settings)
+    await check_now(settings)
     assert metric("comment_invariant_violations", invariant="analysed") == 1
     assert metric("comment_invariant_violations", invariant="versions") == 0
 
 
-async def test_a_look_that_is_cut_short_is_no_success_and_is_made_again(make_settings: MakeSettings) -> None:
+async def test_an_interrupted_check_is_no_success_and_is_repeated(make_settings: MakeSettings) -> None:
     settings = make_settings()
     await take_in(settings, comment(1))
-    await look_now(settings)
+    await check_now(settings)
     last = metric(CHECKED)
     with holding(settings.postgres_dsn, "LOCK TABLE comment_versions IN ACCESS EXCLUSIVE MODE"):
-        task = asyncio.create_task(look_now(settings))
+        task = asyncio.create_task(check_now(settings))
         await until(lambda: blocked(settings.postgres_dsn))
         due = metric(CHECKED)
         terminate_blocked(settings.postgres_dsn)
         with pytest.raises(UNAVAILABLE_ERRORS):
             await task
     assert metric(CHECKED) == due < last
-    await look_now(settings)
+    await check_now(settings)
     assert metric(CHECKED) > last
 
 
-async def test_between_two_statements_a_look_holds_no_snapshot(
+async def test_a_check_holds_no_snapshot_between_statements(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings()
@@ -178,26 +178,26 @@ async def test_between_two_statements_a_look_holds_no_snapshot(
         "SELECT state, backend_xmin::text, backend_xid::text FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'comment-monitor check'"
     )
-    task = asyncio.create_task(look_now(settings))
+    task = asyncio.create_task(check_now(settings))
     try:
-        # It has looked at the one slice, and pauses.
+        # The check has finished its only slice, and pauses.
         await until(lambda: execute(settings.postgres_dsn, query) == [("idle", None, None)])
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_service_looks_by_itself(make_settings: MakeSettings) -> None:
+async def test_a_running_service_checks_periodically(make_settings: MakeSettings) -> None:
     settings = make_settings(COMMENT_CHECK_INTERVAL="1")
     await take_in(settings, comment(1))
     execute(settings.postgres_dsn, "DELETE FROM analysis_outbox")
-    await look_now(settings)
+    await check_now(settings)
     execute(settings.postgres_dsn, "DELETE FROM comments")
     async with open_client(settings):
         await until(lambda: metric("comment_invariant_violations", invariant="analysed") == 0)
 
 
-async def test_whether_the_database_can_be_used(make_settings: MakeSettings, dsn: str) -> None:
+async def test_schema_usable_follows_the_state_of_the_database(make_settings: MakeSettings, dsn: str) -> None:
     async with open_client(make_settings()):
         await until(lambda: metric("comment_schema_usable") == 1)
         execute(dsn, "DELETE FROM comment_monitor_version")
@@ -206,7 +206,7 @@ async def test_whether_the_database_can_be_used(make_settings: MakeSettings, dsn
         await until(lambda: metric("comment_schema_usable") == 1)
 
 
-NEXT = """
+NEXT_REVISION = """
 revision = "{number}"
 down_revision = "{before}"
 
@@ -216,14 +216,14 @@ def upgrade() -> None:
 """
 
 
-async def test_a_release_whose_migration_has_not_run_works_and_says_so(
+async def test_a_release_works_and_reports_a_pending_migration(
     make_settings: MakeSettings, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next release's code: this one's, and a revision more."""
+    """The code of the next release: that of this release, and another revision."""
     before = migrations.head()
     shutil.copytree(migrations.FOLDER, tmp_path / "migrations")
     monkeypatch.setattr(migrations, "FOLDER", tmp_path / "migrations")
-    (tmp_path / "migrations" / "versions" / "999_next.py").write_text(NEXT.format(number="999", before=before))
+    (tmp_path / "migrations" / "versions" / "999_next.py").write_text(NEXT_REVISION.format(number="999", before=before))
     async with open_client(make_settings()) as client:
         await until(lambda: metric("comment_schema_at_head") == 0)
         health = (await client.get("/health")).json()
@@ -237,14 +237,14 @@ async def test_a_release_whose_migration_has_not_run_works_and_says_so(
         assert (await client.get("/health")).json()["checks"]["schema"] == "999"
 
 
-async def test_a_migration_of_a_later_release_is_not_missing_one(make_settings: MakeSettings, dsn: str) -> None:
+async def test_a_schema_of_a_later_release_is_not_reported_as_behind(make_settings: MakeSettings, dsn: str) -> None:
     execute(dsn, "UPDATE comment_monitor_version SET version_num = '999'")
     async with open_client(make_settings()) as client:
         await until(lambda: metric("comment_schema_at_head") == 1)
         assert (await client.get("/health")).json()["checks"]["schema"] == "999"
 
 
-async def test_of_a_database_that_is_away_no_migration_is_missed(make_settings: MakeSettings) -> None:
+async def test_schema_at_head_is_omitted_while_the_database_is_unavailable(make_settings: MakeSettings) -> None:
     settings = make_settings()
     async with open_client(settings):
         await until(lambda: metric("comment_schema_at_head") == 1)
@@ -252,12 +252,14 @@ async def test_of_a_database_that_is_away_no_migration_is_missed(make_settings: 
         elsewhere = with_database(settings.postgres_dsn, "postgres")
         execute(elsewhere, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         execute(elsewhere, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
-        await until(lambda: "comment_schema_at_head" not in {one.name for one in WithoutUnknown(REGISTRY).collect()})
+        await until(
+            lambda: "comment_schema_at_head" not in {family.name for family in WithoutUnknown(REGISTRY).collect()}
+        )
         execute(elsewhere, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await until(lambda: metric("comment_schema_at_head") == 1)
 
 
-async def test_of_a_database_that_lost_its_tables_no_revision_is_told(make_settings: MakeSettings, dsn: str) -> None:
+async def test_a_database_without_tables_has_an_unknown_revision(make_settings: MakeSettings, dsn: str) -> None:
     async with open_client(make_settings()) as client:
         await until(lambda: metric("comment_schema_at_head") == 1)
         migrations.downgrade(dsn, "base")
@@ -268,8 +270,8 @@ async def test_of_a_database_that_lost_its_tables_no_revision_is_told(make_setti
         assert "no tables" in checks["database"]
 
 
-async def test_a_table_that_is_closed_to_a_clock_alone_is_told_of(make_settings: MakeSettings, dsn: str) -> None:
-    """The database can be used, so nothing else says that nobody sweeps, or measures what waits."""
+async def test_a_table_closed_to_a_periodic_job_is_counted_as_an_error(make_settings: MakeSettings, dsn: str) -> None:
+    """The database is usable, so no other metric shows that the sweep and the backlog measurement fail."""
     user = f"user_of_{psycopg2.extensions.parse_dsn(dsn)['dbname']}"
     execute(dsn, f"CREATE ROLE {user} LOGIN PASSWORD 'secret'")
     try:

@@ -13,7 +13,7 @@ import amqp
 import pytest
 from tests.conftest import Broker, MakeSettings, execute, metric, open_client, until
 from tests.support.database import outbox, results, take_in
-from tests.support.intake import PATH, fates, process, refused, several
+from tests.support.intake import PATH, outcome_counts, process, refused, several
 from tests.support.messages import Wire, channel, messages, named, outbox_ids
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import body, comment, parsed
@@ -32,17 +32,17 @@ def settings(make_settings: MakeSettings, rabbitmq: Broker) -> Settings:
 
 @pytest.fixture
 def wire(rabbitmq: Broker) -> Iterator[Wire]:
-    one = Wire(rabbitmq.url)
-    yield one
-    one.close()
+    wire = Wire(rabbitmq.url)
+    yield wire
+    wire.close()
 
 
 @contextmanager
 def publisher_of(settings: Settings, *, ids_per_message: int = 1) -> Iterator[Publisher]:
-    """A publisher; what it can send it has sent after the block."""
-    one = Publisher(make_celery(settings), ids_per_message=ids_per_message)
-    yield one
-    one.close(timeout=20)
+    """Yields a publisher; everything that it can send is sent at the end of the block."""
+    publisher = Publisher(make_celery(settings), ids_per_message=ids_per_message)
+    yield publisher
+    publisher.close(timeout=20)
 
 
 @contextmanager
@@ -68,30 +68,30 @@ def celery(settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]
             process.wait()
 
 
-async def test_the_plain_celery_command_analyses_and_ends_on_sigterm(settings: Settings, tmp_path: Path) -> None:
+async def test_the_plain_celery_command_analyses_and_exits_on_sigterm(settings: Settings, tmp_path: Path) -> None:
     log = tmp_path / "celery.log"
     with celery(settings, log) as process:
         async with open_runtime(settings, application="test") as runtime:
             await runtime.pipeline.process(parsed(*map(comment, range(30))))
             await until(lambda: not outbox(settings.postgres_dsn), seconds=60)
-        assert {one.status for one in results(settings.postgres_dsn).values()} == {"done"}
+        assert {result.status for result in results(settings.postgres_dsn).values()} == {"done"}
         assert len(results(settings.postgres_dsn)) == 30
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert "Traceback" not in log.read_text()
 
 
-async def test_queue_and_messages_outlive_the_broker(settings: Settings) -> None:
+async def test_the_queue_and_its_messages_are_durable(settings: Settings) -> None:
     await take_in(settings, comment(1))
     with publisher_of(settings) as publisher:
         publisher.publish([row.id for row in outbox(settings.postgres_dsn)])
     (message,) = messages(settings.broker_url)
     assert message.properties["delivery_mode"] == 2
-    with pytest.raises(amqp.PreconditionFailed, match="durable"), channel(settings.broker_url) as one:
-        one.queue_declare(QUEUE_NAME, durable=False, auto_delete=False)
+    with pytest.raises(amqp.PreconditionFailed, match="durable"), channel(settings.broker_url) as broker_channel:
+        broker_channel.queue_declare(QUEUE_NAME, durable=False, auto_delete=False)
 
 
-async def test_what_was_sent_is_there_after_a_restart_of_the_broker(
+async def test_sent_messages_survive_a_broker_restart(
     make_settings: MakeSettings, tmp_path: Path, rabbitmq: Broker
 ) -> None:
     server = RabbitMQ(tmp_path / "rabbitmq")
@@ -105,7 +105,7 @@ async def test_what_was_sent_is_there_after_a_restart_of_the_broker(
         server.stop()
 
 
-async def test_batches_that_are_at_hand_go_in_one_message_as_far_as_they_may(settings: Settings) -> None:
+async def test_buffered_batches_share_messages_up_to_the_limit(settings: Settings) -> None:
     with publisher_of(settings, ids_per_message=8) as publisher:
         publisher.publish(range(100))
     sent = named(settings.broker_url)
@@ -113,30 +113,30 @@ async def test_batches_that_are_at_hand_go_in_one_message_as_far_as_they_may(set
     assert max(map(len, sent)) == 8
 
 
-async def test_room_is_counted_in_batches_also_where_a_message_names_many(settings: Settings) -> None:
+async def test_free_capacity_is_counted_in_batches_not_in_messages(settings: Settings) -> None:
     with publisher_of(settings, ids_per_message=50) as publisher:
         await until(lambda: publisher.free_capacity == QUEUE_LIMIT)
         publisher.publish(range(100))
-        # What was put in, is being sent and was sent; and, at the second look from here at the latest, what is told by
-        # the broker. It may count twice for the moment in which it is settled, and is never forgotten.
-        looks = {publisher._polled}
-        while len(looks) < 3:
+        # Counted are buffered, dispatched and sent batches, and from the second poll on those that the broker reports.
+        # A batch may count twice while it is settled, and is always counted.
+        polls = {publisher._polled}
+        while len(polls) < 3:
             assert QUEUE_LIMIT - 200 <= publisher.free_capacity <= QUEUE_LIMIT - 100
             await asyncio.sleep(0.01)
-            looks.add(publisher._polled)
+            polls.add(publisher._polled)
         await until(lambda: publisher.free_capacity == QUEUE_LIMIT - 100)
         outbox_ids(settings.broker_url)
         await until(lambda: publisher.free_capacity == QUEUE_LIMIT)
 
 
-async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
+async def test_a_batch_counts_as_sent_only_after_the_broker_confirms(
     settings: Settings, make_settings: MakeSettings, wire: Wire
 ) -> None:
     errors = metric("comment_processing_errors_total", reason="broker")
     with publisher_of(make_settings(CELERY_BROKER_URL=wire.url)) as publisher:
         publisher.publish([1])
         await until(lambda: outbox_ids(settings.broker_url) == [1])
-        # The message is there before its confirmation is here; a look that finds none comes after both.
+        # The message arrives before its confirmation; a poll that finds no message follows both.
         await until(lambda: publisher.free_capacity == QUEUE_LIMIT)
         wire.answers = False
         publisher.publish([2])
@@ -145,15 +145,15 @@ async def test_a_batch_counts_as_sent_only_once_the_broker_has_said_so(
         assert publisher.free_capacity == 0
 
 
-async def test_what_is_new_beside_an_edit_that_fails_is_stored_and_sent_at_once(settings: Settings, dsn: str) -> None:
-    """It is committed before the edit is tried, and must not wait for the sweep, which comes minutes later."""
+async def test_new_comments_beside_a_failed_edit_are_stored_and_sent_at_once(settings: Settings, dsn: str) -> None:
+    """The new comments are committed before the edit is tried, and must not wait minutes for the sweep."""
     async with open_client(settings) as client:
         await until(lambda: client.app.state.lifecycle.runtime.publisher.free_capacity > 0)  # type: ignore[attr-defined]
         await process(client, comment("c0", "first"))
         await refuse(dsn, "UPDATE", "comments")
         request = [comment("c0", "edited"), *several(6)[1:]]
         refused(await client.post(PATH, json=body(*request)), 503, "database-unavailable")
-        waiting = {one.id for one in outbox(dsn)}
+        waiting = {row.id for row in outbox(dsn)}
         assert len(waiting) == 2
         sent: list[int] = []
 
@@ -165,11 +165,11 @@ async def test_what_is_new_beside_an_edit_that_fails_is_stored_and_sent_at_once(
         await until(all_sent, seconds=20)
 
         await allow(dsn)
-        assert fates(await process(client, *request)) == (0, 1, 5, 0)
+        assert outcome_counts(await process(client, *request)) == (0, 1, 5, 0)
     assert execute(dsn, "SELECT text FROM comments WHERE comment_id = 'c0'") == [("edited",)]
 
 
-async def test_a_broker_that_went_away_is_an_error_and_once_back_it_is_used_again(
+async def test_a_broker_outage_counts_as_an_error_and_sending_resumes_afterwards(
     settings: Settings, make_settings: MakeSettings, wire: Wire
 ) -> None:
     errors = metric("comment_processing_errors_total", reason="broker")

@@ -1,4 +1,4 @@
-"""Messages in the analysis queue that nobody here sent: rejected, counted, told in one line, and the rest goes on."""
+"""Messages of other programs in the analysis queue: a worker rejects and counts each, and continues."""
 
 import json
 import pickle
@@ -12,7 +12,7 @@ import pytest
 import redis
 from tests.conftest import until
 from tests.support.database import outbox, results
-from tests.support.exported import ours, until_told, value
+from tests.support.exported import ours, until_reported, value
 from tests.support.rabbitmq import RabbitMQ, free_port
 from tests.support.requests import comment, parsed
 from tests.support.system import Program
@@ -27,7 +27,7 @@ EMBEDDED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": 
 
 
 def task(*ids: object, **headers: object) -> tuple[bytes, dict[str, object]]:
-    """A message such as ours, with something else in it."""
+    """Returns a message like those of this program, with other arguments or headers."""
     return json.dumps([ids, {}, EMBEDDED]).encode(), {"task": ANALYSE, "id": str(uuid.uuid4()), **headers}
 
 
@@ -77,7 +77,7 @@ FOREIGN: Final[list[tuple[tuple[bytes, dict[str, Any]], str, str]]] = [
 
 
 def send(url: str) -> None:
-    """All of them, by a client that is not Celery."""
+    """Sends every foreign message through a client that is not Celery."""
     with kombu.Connection(url) as connection:
         producer = kombu.Producer(connection.default_channel)
         for (body, headers), kind, encoding in FOREIGN:
@@ -97,7 +97,7 @@ def broker(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Itera
         yield server.url
 
 
-async def test_a_worker_rejects_each_of_them_and_goes_on(
+async def test_a_worker_rejects_each_foreign_message_and_continues(
     broker: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     variables = {**environment, "CELERY_BROKER_URL": broker}
@@ -107,7 +107,7 @@ async def test_a_worker_rejects_each_of_them_and_goes_on(
     metrics = f"http://127.0.0.1:{port}/metrics"
     try:
         worker.start()
-        until_told(metrics)
+        until_reported(metrics)
         await until(lambda: " ready." in worker.output)
         send(broker)
         await until(lambda: _rejected(metrics) == len(FOREIGN))
@@ -115,7 +115,7 @@ async def test_a_worker_rejects_each_of_them_and_goes_on(
         assert len(results(settings.postgres_dsn)) == 2
         assert worker.process.poll() is None
         lines = [json.loads(line) for line in worker.output.splitlines() if line.startswith("{")]
-        assert [one["event"] for one in lines].count("message_rejected") == len(FOREIGN)
+        assert [entry["event"] for entry in lines].count("message_rejected") == len(FOREIGN)
         assert "Traceback" not in worker.output
         assert "Unrecoverable" not in worker.output
         assert worker.stop() == 0
@@ -123,7 +123,7 @@ async def test_a_worker_rejects_each_of_them_and_goes_on(
         worker.kill()
 
 
-async def test_an_entry_of_rediss_list_that_is_no_message_is_like_a_broken_connection(
+async def test_a_worker_survives_entries_in_the_redis_queue_that_are_no_messages(
     redis_server: EmbeddedRedis, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
@@ -134,7 +134,7 @@ async def test_an_entry_of_rediss_list_that_is_no_message_is_like_a_broken_conne
     worker = Program(tmp_path, variables, "worker", "--concurrency", "1", "--metrics-port", str(port))
     try:
         worker.start()
-        until_told(f"http://127.0.0.1:{port}/metrics")
+        until_reported(f"http://127.0.0.1:{port}/metrics")
         await until(lambda: " ready." in worker.output)
         socket, _, database = redis_server.broker_url.removeprefix("redis+socket://").partition("?virtual_host=")
         with redis.Redis(unix_socket_path=socket, db=int(database)) as client:
@@ -148,7 +148,7 @@ async def test_an_entry_of_rediss_list_that_is_no_message_is_like_a_broken_conne
 
 
 async def analysed(settings: Settings, amount: int) -> None:
-    """So many comments go the whole way."""
+    """Stores this many comments and waits until they are analysed."""
     async with open_runtime(settings, application="test") as runtime:
         await runtime.pipeline.process(parsed(*map(comment, range(amount))))
         await until(lambda: not outbox(settings.postgres_dsn), seconds=90)

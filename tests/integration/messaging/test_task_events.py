@@ -1,4 +1,4 @@
-"""What celery-exporter and Flower listen to: events of tasks where they are switched on, none where they are not."""
+"""Celery's task events, which celery-exporter and Flower receive: sent when enabled, and only then."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -16,12 +16,12 @@ from tests.support.system import Program
 from comment_monitor.messaging.celery_app import ANALYSE, QUEUE_NAME
 from comment_monitor.runtime import open_runtime
 
-# One task's life; `task-sent` is the publisher's to tell, and ours is not Celery's.
-LIFE: Final = ["task-received", "task-started", "task-succeeded"]
+# The events of a worker for each task; `task-sent` would come from the publisher.
+TASK_EVENTS: Final = ["task-received", "task-started", "task-succeeded"]
 
 
 class Listener:
-    """Celery's own receiver of events, as the exporters use it: an application that knows nothing but the broker."""
+    """Celery's own receiver of events, as exporters use it: an application that knows only the broker."""
 
     def __init__(self, url: str):
         self.app = Celery(broker=url, set_as_current=False)
@@ -40,8 +40,8 @@ class Listener:
         self._thread.join(20)
 
     def kinds(self, group: str) -> list[str]:
-        """The types of what was heard of `task` or `worker`, each once, in the order of their coming."""
-        return list(dict.fromkeys(one["type"] for one in [*self.events] if one["type"].startswith(f"{group}-")))
+        """Returns the distinct types of the received events of `task` or `worker`, in order of arrival."""
+        return list(dict.fromkeys(event["type"] for event in [*self.events] if event["type"].startswith(f"{group}-")))
 
     def _heard(self, event: dict[str, Any]) -> None:
         self.events.append(event)
@@ -50,7 +50,7 @@ class Listener:
     def _listen(self) -> None:
         with self.app.connection_for_read() as connection:
             receiver = self.app.events.Receiver(connection, handlers={"*": self._heard})
-            # It listens on a connection of its own making.
+            # The consumer context opens its own connection.
             with receiver.consumer_context(wakeup=False) as (own, _, _), own:
                 self._ready.set()
                 while not self._leave.is_set():
@@ -72,7 +72,7 @@ def listening(url: str) -> Iterator[Listener]:
 async def worked(
     make_settings: MakeSettings, url: str, folder: Path, switch: dict[str, str]
 ) -> AsyncIterator[Listener]:
-    """A worker that has analysed 30 comments, and who listened meanwhile."""
+    """Runs a worker that analyses 30 comments; yields the listener that received its events."""
     settings = make_settings(CELERY_BROKER_URL=url, **switch)
     environment = {"POSTGRES_DSN": settings.postgres_dsn, "CELERY_BROKER_URL": url, **switch}
     worker = Program(folder, environment, "worker", "--concurrency", "1", "--metrics-port", "0")
@@ -82,7 +82,7 @@ async def worked(
             async with open_runtime(settings, application="test") as runtime:
                 await runtime.pipeline.process(parsed(*map(comment, range(30))))
                 await until(lambda: not outbox(settings.postgres_dsn), seconds=60)
-                # Heartbeats come every two seconds: once another one is here, what came before it is here too.
+                # Heartbeats come every two seconds: after another heartbeat, all earlier events have arrived.
                 heard = _heartbeats(listener)
                 await until(lambda: _heartbeats(listener) > heard + 1, seconds=60)
             yield listener
@@ -91,23 +91,21 @@ async def worked(
 
 
 def _heartbeats(listener: Listener) -> int:
-    return sum(one["type"] == "worker-heartbeat" for one in [*listener.events])
+    return sum(event["type"] == "worker-heartbeat" for event in [*listener.events])
 
 
-async def test_events_of_tasks_come_where_they_are_switched_on(
-    make_settings: MakeSettings, rabbitmq: Broker, tmp_path: Path
-) -> None:
+async def test_task_events_are_sent_when_enabled(make_settings: MakeSettings, rabbitmq: Broker, tmp_path: Path) -> None:
     switch = {"CELERY_TASK_EVENTS": "true"}
     async with worked(make_settings, rabbitmq.url, tmp_path, switch) as listener:
-        assert listener.kinds("task") == LIFE
+        assert listener.kinds("task") == TASK_EVENTS
         tasks = list(listener.state.tasks.values())
-        assert {one.name for one in tasks} == {ANALYSE}
-        assert all(one.runtime > 0 for one in tasks)
-        # Ids of outbox rows, and of what they stand for nothing.
-        assert all("text of" not in str(one) for one in listener.events)
+        assert {task.name for task in tasks} == {ANALYSE}
+        assert all(task.runtime > 0 for task in tasks)
+        # Events hold ids of outbox rows, and no text.
+        assert all("text of" not in str(event) for event in listener.events)
 
 
-async def test_without_the_switch_a_worker_tells_that_it_lives_and_no_more(
+async def test_a_worker_sends_only_heartbeats_by_default(
     make_settings: MakeSettings, rabbitmq: Broker, tmp_path: Path
 ) -> None:
     async with worked(make_settings, rabbitmq.url, tmp_path, {}) as listener:
@@ -115,15 +113,15 @@ async def test_without_the_switch_a_worker_tells_that_it_lives_and_no_more(
         assert "worker-heartbeat" in listener.kinds("worker")
 
 
-async def test_a_worker_names_its_queue_and_processes_to_whoever_asks(
+async def test_a_worker_reports_its_queue_and_processes_when_inspected(
     make_settings: MakeSettings, rabbitmq: Broker, tmp_path: Path
 ) -> None:
-    """What celery-exporter asks at each scrape."""
+    """These are the queries of celery-exporter at each scrape."""
     async with worked(make_settings, rabbitmq.url, tmp_path, {}) as listener:
-        # One answers; for that one it waits, and no longer.
+        # `limit=1`: returns as soon as the only worker has replied.
         inspect = listener.app.control.inspect(timeout=60, limit=1)
         (queues,) = (inspect.active_queues() or {}).values()
-        assert [one["name"] for one in queues] == [QUEUE_NAME]
+        assert [queue["name"] for queue in queues] == [QUEUE_NAME]
         (stats,) = (inspect.stats() or {}).values()
         assert len(stats["pool"]["processes"]) == 1
         with listener.app.connection_for_read() as connection:

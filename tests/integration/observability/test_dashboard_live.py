@@ -1,9 +1,9 @@
-"""Every expression of dashboard and runbooks, asked of a real Prometheus that scrapes the real system under a load.
+"""Every expression of the dashboard and the runbooks has data in a Prometheus that scrapes the system under load.
 
-Redis is away for a moment, and something is known, edited, refused and over the rate limit: what has no data then has
-a wrong name, label or function. A celery-exporter is not among the packages of PyPI or Debian (one of that name there
-is another program), so its panels are held to its documented names by tests/chart/test_dashboard.py, and to the events
-that it counts here.
+The load includes a Redis outage, repeats, edits, refusals and exceeded rate limits: an expression without data has
+a wrong name, label or function. A celery-exporter is not among the packages of PyPI or Debian (a package of that name
+is another program): tests/chart/test_dashboard.py checks its panels against its documented names, and a test here
+checks the events that it counts.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ SCRAPE: Final = 1.0
 STEP: Final = 1.0
 PAUSE: Final = 0.15
 CHOSEN: Final = {"namespace": NAMESPACE, "pod": ".*", "broker": NAMESPACE}
-# Metrics that are not here, and why.
+# Metrics that are missing here, and why.
 NOT_HERE: Final = {"celery_": "the celery-exporter is published as a container image and a binary only"}
-# The pages look back over minutes, and the system here lives for less than one.
+# The runbooks use ranges of minutes, and this system runs for less than a minute.
 SHORTER: Final = re.compile(r"\[\d+[mh]\]")
 OF_REDIS: Final = ("cache", "rate-limit-store")
-# Panels that show zero where nothing is wrong; their data is here, and is zero.
+# Panels that have data, which is zero while nothing is wrong.
 QUIET: Final = {
     "Violated invariants", "Batches sent again", "Database errors",
 }  # fmt: skip
@@ -48,34 +48,34 @@ IMPATIENT, WAITING = "192.0.2.1", "192.0.2.2"
 
 
 async def send(client: httpx.AsyncClient, url: str, sender: str, content: dict[str, Any]) -> int:
-    """One request of the client at this address, through a proxy that the service trusts."""
+    """Sends a request of the client at this address through a trusted proxy; returns the status."""
     answer = await client.post(f"{url}/comments/process", json=content, headers={"X-Forwarded-For": sender})
     return answer.status_code
 
 
 async def one_round(client: httpx.AsyncClient, url: str, number: int) -> set[int]:
-    """New comments, some of them twice in a request, edits, known ones, one that is refused."""
+    """Sends new comments, some twice in a request, edits, repeats and an invalid comment; returns the statuses."""
     new = [comment(f"{number}-{index}") for index in range(20)]
     edited = [comment(f"{number}-{index}", f"edited, round {number}") for index in range(5)]
-    # Each address has a limit of its own; the last of them is over it.
-    one_time = f"10.{number // 256}.{number % 256}"
+    # Each address has its own rate limit; the last address exceeds it.
+    network = f"10.{number // 256}.{number % 256}"
     requests = [
-        (f"{one_time}.1", body(*new, *new[:5])),
-        (f"{one_time}.2", body(*new)),
-        (f"{one_time}.3", body(*edited)),
-        (f"{one_time}.4", body(comment("blank", " "))),
+        (f"{network}.1", body(*new, *new[:5])),
+        (f"{network}.2", body(*new)),
+        (f"{network}.3", body(*edited)),
+        (f"{network}.4", body(comment("blank", " "))),
         *((IMPATIENT, body(*new[:1])) for _ in range(4)),
     ]
     return {await send(client, url, sender, content) for sender, content in requests}
 
 
 def is_known(here: Watched, *conditions: str) -> bool:
-    """Whether Prometheus has come to know of all of these."""
-    return all(here.prometheus.query(one, time.time()) for one in conditions)
+    """Returns whether Prometheus has data for all of these expressions."""
+    return all(here.prometheus.query(condition, time.time()) for condition in conditions)
 
 
 async def load_of_all_kinds(here: Watched) -> set[int]:
-    """Until every kind of thing has happened, each for some scrapes, however slow the machine is."""
+    """Sends requests until every kind of event was scraped, on a slow machine too; returns the statuses."""
     seen: set[int] = set()
     numbers = itertools.count()
 
@@ -89,11 +89,11 @@ async def load_of_all_kinds(here: Watched) -> set[int]:
     async with http.AsyncClient(timeout=60) as client:
         await go_on(3)
         here.redis.stop()
-        await go_on(3, *(f'comment_processing_errors_total{{reason="{one}"}} > 0' for one in OF_REDIS))
+        await go_on(3, *(f'comment_processing_errors_total{{reason="{reason}"}} > 0' for reason in OF_REDIS))
         here.redis.start()
         await queue_that_waits(client, here)
         here.hold_worker()
-        # What waits is measured every five seconds.
+        # The backlog is measured every five seconds.
         waits = ("comment_analysis_backlog > 0", "comment_analysis_oldest_seconds > 0")
         await go_on(BACKLOG_INTERVAL + 2 * SCRAPE, *waits)
         here.release_worker()
@@ -102,13 +102,13 @@ async def load_of_all_kinds(here: Watched) -> set[int]:
 
 
 async def queue_that_waits(client: httpx.AsyncClient, here: Watched) -> None:
-    """Comments that can't be committed for some scrapes, because somebody else holds the table."""
+    """Keeps a comment in the queue for some scrapes, by a lock on the table."""
     holder = psycopg2.connect(here.system.dsn)
     try:
         holder.cursor().execute("LOCK TABLE comments IN ACCESS EXCLUSIVE MODE")
         waiting = asyncio.create_task(send(client, here.system.url, WAITING, body(comment("waits"))))
         await asyncio.sleep(3 * SCRAPE)
-        # No longer than a statement may take, or the request is refused.
+        # At most as long as a statement may take: otherwise the request is refused.
         await until(lambda: is_known(here, "comment_processing_queue_length > 0"), seconds=20)
     finally:
         holder.close()
@@ -116,7 +116,7 @@ async def queue_that_waits(client: httpx.AsyncClient, here: Watched) -> None:
 
 
 async def when_all_answer(prometheus: Prometheus) -> int:
-    """A moment at which each part was scraped last: on a busy machine a scrape may come too late."""
+    """Returns a time at which every target's last scrape succeeded: on a busy machine scrapes may time out."""
     moments: list[int] = []
 
     def all_answer() -> bool:
@@ -127,14 +127,14 @@ async def when_all_answer(prometheus: Prometheus) -> int:
     return moments[-1]
 
 
-def asked(prometheus: Prometheus, one: Expression, start: float, end: float) -> list[Series]:
-    """What Grafana would get."""
-    text = dashboard.filled(one.text, step=STEP, scrape=SCRAPE, seconds=end - start, chosen=CHOSEN)
+def evaluated(prometheus: Prometheus, expression: Expression, start: float, end: float) -> list[Series]:
+    """Returns the series that Grafana would get."""
+    text = dashboard.filled(expression.text, step=STEP, scrape=SCRAPE, seconds=end - start, chosen=CHOSEN)
     return prometheus.query_range(text, start, end, STEP)
 
 
 def of_runbooks() -> list[Expression]:
-    """The expressions of their pages, for the namespace that is there."""
+    """Returns the expressions of the runbooks, for the namespace of this test."""
     found = []
     for path in sorted((project_root() / "docs" / "runbooks").glob("*.md")):
         blocks = re.findall(r"^```promql\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
@@ -144,11 +144,11 @@ def of_runbooks() -> list[Expression]:
 
 
 def values(series: Iterable[Series]) -> list[float]:
-    return [value for one in series for _, value in one.samples if math.isfinite(value)]
+    return [value for entry in series for _, value in entry.samples if math.isfinite(value)]
 
 
-def elsewhere(one: Expression) -> bool:
-    return any(name in one.text for name in NOT_HERE)
+def elsewhere(expression: Expression) -> bool:
+    return any(name in expression.text for name in NOT_HERE)
 
 
 async def test_every_expression_has_data(tmp_path: Path, dsn: str) -> None:
@@ -164,26 +164,29 @@ async def test_every_expression_has_data(tmp_path: Path, dsn: str) -> None:
         start = int(time.time())
         assert await load_of_all_kinds(here) >= {200, 422, 429}
         await here.system.until_analysed()
-        # The last of it is scraped too.
+        # The last events are scraped too.
         await asyncio.sleep(3 * SCRAPE)
         end = await when_all_answer(here.prometheus)
-        found = {one: values(asked(here.prometheus, one, start, end)) for one in dashboard.expressions(shown)}
+        found = {
+            expression: values(evaluated(here.prometheus, expression, start, end))
+            for expression in dashboard.expressions(shown)
+        }
         [annotation] = shown["annotations"]["list"]
-        pages = {one: values(asked(here.prometheus, one, start, end)) for one in of_runbooks()}
+        pages = {expression: values(evaluated(here.prometheus, expression, start, end)) for expression in of_runbooks()}
         firing = Expression("", "annotation", annotation["expr"], "", instant=False)
-        found[firing] = values(asked(here.prometheus, firing, start, end))
+        found[firing] = values(evaluated(here.prometheus, firing, start, end))
         here.system.has_no_complaints()
-    empty = [str(one) for one, got in found.items() if not got and not elsewhere(one)]
+    empty = [str(expression) for expression, got in found.items() if not got and not elsewhere(expression)]
     assert not empty, "No data:\n" + "\n".join(empty)
     assert len(pages) > 20
-    assert not [str(one) for one, got in pages.items() if not got]
-    here_after_all = [str(one) for one, got in found.items() if got and elsewhere(one)]
+    assert not [str(expression) for expression, got in pages.items() if not got]
+    here_after_all = [str(expression) for expression, got in found.items() if got and elsewhere(expression)]
     assert not here_after_all, "Not to be listed in NOT_HERE:\n" + "\n".join(here_after_all)
-    moved = {one.panel for one, got in found.items() if any(got)}
-    still = {one.panel for one in found if not elsewhere(one)} - moved
+    moved = {expression.panel for expression, got in found.items() if any(got)}
+    still = {expression.panel for expression in found if not elsewhere(expression)} - moved
     assert still == QUIET, f"Always zero, or no longer: {sorted(still ^ QUIET)}"
-    # What is well at the end is shown to be: no process tells a value that it does not know.
-    last = {one.panel: got[-1] for one, got in found.items() if got}
+    # A healthy state is shown at the end: no process exports a value that it does not know.
+    last = {expression.panel: got[-1] for expression, got in found.items() if got}
     assert last["Database usable"] == last["Migrated"] == last["Workers that answer"] == 1
 
 
@@ -200,15 +203,15 @@ async def test_the_worker_sends_the_events_that_the_celery_exporter_counts(
             receiver = app.events.Receiver(connection, handlers={"*": events.append})
             listening = asyncio.create_task(asyncio.to_thread(receiver.capture, None, 60, False))
 
-            async def told() -> bool:
+            async def both_received() -> bool:
                 app.control.enable_events()
                 await system.post(comment(str(len(events))))
-                return {"task-received", "task-succeeded"} <= {one["type"] for one in events}
+                return {"task-received", "task-succeeded"} <= {event["type"] for event in events}
 
-            await until(told)
+            await until(both_received)
             receiver.should_stop = True
             await listening
     finally:
         system.end()
-    assert {one["name"] for one in events if one["type"] == "task-received"} == {ANALYSE}
-    assert all(one["runtime"] > 0 for one in events if one["type"] == "task-succeeded")
+    assert {event["name"] for event in events if event["type"] == "task-received"} == {ANALYSE}
+    assert all(event["runtime"] > 0 for event in events if event["type"] == "task-succeeded")

@@ -1,4 +1,4 @@
-"""Everything that a real process tells on its metrics port: declared, bounded, and as Prometheus wants it."""
+"""Everything that a real process exports on its metrics port is declared, bounded, and valid for Prometheus."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from tests.chart.conftest import tool
 from tests.conftest import project_root, until
 from tests.support import http
-from tests.support.exported import Series, ours, series, text, until_told, value
+from tests.support.exported import Series, ours, series, text, until_reported, value
 from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
 from tests.support.system import Program
@@ -31,24 +31,24 @@ VALUES: Final[dict[str, set[str]]] = {
     "kind": set(metrics.KINDS),
     "outcome": set(metrics.OUTCOMES),
     "check": set(metrics.HEALTH_CHECKS),
-    "invariant": {one.query.name.removeprefix("check_") for one in INVARIANTS},
+    "invariant": {invariant.query.name.removeprefix("check_") for invariant in INVARIANTS},
     "query": QUERIES,
     "le": EDGES,
 }
-# Of the process and its Python, made by the library.
-LIBRARYS: Final = re.compile(r"process_[a-z_]+|python_info|python_gc_[a-z_]+_total")
-LIBRARYS_LABELS: Final = {"generation", "implementation", "major", "minor", "patchlevel", "version"}
+# Metrics of the process and of Python, which the library adds.
+OF_LIBRARY: Final = re.compile(r"process_[a-z_]+|python_info|python_gc_[a-z_]+_total")
+LABELS_OF_LIBRARY: Final = {"generation", "implementation", "major", "minor", "patchlevel", "version"}
 
 Started = tuple[Program, str, str]
 Start = Callable[..., Started]
 
 
 def declared() -> dict[str, set[str]]:
-    """The labels of every series that there may be."""
+    """Returns the labels of every series that may exist."""
     found: dict[str, set[str]] = {name: set() for name, _, _ in cgroup.DECLARED}
-    for one in metrics.ALL:
-        (family,) = one.describe()
-        labels = set(one._labelnames)
+    for metric in metrics.ALL:
+        (family,) = metric.describe()
+        labels = set(metric._labelnames)
         if family.type == "histogram":
             found |= {f"{family.name}_{suffix}": labels for suffix in ("sum", "count")}
             found[f"{family.name}_bucket"] = labels | {"le"}
@@ -57,24 +57,24 @@ def declared() -> dict[str, set[str]]:
     return found
 
 
-def undeclared(told: Series) -> list[tuple[str, dict[str, str]]]:
-    """What is told beyond that."""
+def undeclared(exported: Series) -> list[tuple[str, dict[str, str]]]:
+    """Returns the exported series that are not declared."""
     known = declared()
     return [
         (name, dict(labels))
-        for name, labels in told
+        for name, labels in exported
         if not (
-            {label for label, _ in labels} <= LIBRARYS_LABELS
-            if LIBRARYS.fullmatch(name)
+            {label for label, _ in labels} <= LABELS_OF_LIBRARY
+            if OF_LIBRARY.fullmatch(name)
             else {label for label, _ in labels} == known.get(name)
-            and all(one in VALUES[label] for label, one in labels)
+            and all(setting in VALUES[label] for label, setting in labels)
         )
     ]
 
 
 @pytest.fixture
 def start(tmp_path: Path, environment: dict[str, str], redis_server: EmbeddedRedis) -> Iterator[Start]:
-    """Starts `serve` or `worker`; returns it with its address and that of its metrics."""
+    """Returns a function that starts `serve` or `worker` and returns it, its URL and the URL of its metrics."""
     with ExitStack() as stack:
 
         def begin(command: str, **more: str) -> Started:
@@ -86,14 +86,14 @@ def start(tmp_path: Path, environment: dict[str, str], redis_server: EmbeddedRed
             stack.callback(program.kill)
             program.start()
             url = f"http://127.0.0.1:{metrics_port}/metrics"
-            until_told(url)
+            until_reported(url)
             return program, f"http://127.0.0.1:{port}", url
 
         yield begin
 
 
 async def hostile(url: str) -> None:
-    """Requests with something of a user's in every place, such as would be a series each if it were a label."""
+    """Sends requests with a client's data in every place; each value would be a series if it were a label."""
     async with http.AsyncClient(base_url=url, timeout=30) as client:
         for number in range(30):
             name = f'odd-{number} "\n\\{{}}é'
@@ -111,33 +111,33 @@ async def hostile(url: str) -> None:
             await client.get(f"/posts/odd-{number}/odd-{number}/summary")
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["one process", "a shared folder"])
-async def test_whatever_is_sent_only_what_is_declared_is_told(start: Start, tmp_path: Path, shared: bool) -> None:
+@pytest.mark.parametrize("shared", [False, True], ids=["one-process", "shared-folder"])
+async def test_only_declared_series_are_exported_for_any_input(start: Start, tmp_path: Path, shared: bool) -> None:
     folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")} if shared else {}
     _, url, metrics_url = start("serve", COMMENT_CHECK_INTERVAL="1", **folder)
-    _, _, of_worker = start("worker", **folder)
+    _, _, worker_url = start("worker", **folder)
     await hostile(url)
-    await until(lambda: (value(ours(of_worker), "comment_analysis_total", outcome="done") or 0) > 60)
+    await until(lambda: (value(ours(worker_url), "comment_analysis_total", outcome="done") or 0) > 60)
     await until(lambda: value(ours(metrics_url), "comment_invariant_violations", invariant="analysed") == 0)
-    for told in (text(metrics_url), text(of_worker)):
-        assert undeclared(series(told)) == []
-        assert "odd" not in told
-        assert "_created" not in told
+    for exported in (text(metrics_url), text(worker_url)):
+        assert undeclared(series(exported)) == []
+        assert "odd" not in exported
+        assert "_created" not in exported
     assert {labels for name, labels in ours(metrics_url) if name == "comment_processing_errors_total"} == {
         frozenset({("reason", reason)}) for reason in metrics.ERROR_REASONS
     }
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_prometheus_has_no_complaint_and_the_guides_figures_are_there(start: Start, command: str) -> None:
+def test_promtool_accepts_the_metrics_and_memory_is_exported(start: Start, command: str) -> None:
     _, _, url = start(command)
-    told = text(url)
+    exported = text(url)
     done = subprocess.run(
-        [tool("promtool"), "check", "metrics"], input=told, capture_output=True, text=True, check=False
+        [tool("promtool"), "check", "metrics"], input=exported, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     if (Path("/sys/fs/cgroup/memory.current")).exists() or Path("/sys/fs/cgroup/memory").exists():
-        assert re.search(r"^comment_container_memory_working_set_bytes [0-9.e+]+$", told, re.MULTILINE)
+        assert re.search(r"^comment_container_memory_working_set_bytes [0-9.e+]+$", exported, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

@@ -1,4 +1,4 @@
-"""The metrics show what happened, and every declared reason of an error can happen."""
+"""Each request changes only the expected metrics, and every declared error reason can occur."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import analyse_all
-from tests.support.intake import PATH, fates, in_turn, lifecycle, process, queued, refused, several
+from tests.support.intake import PATH, in_turn, lifecycle, outcome_counts, process, queued, refused, several
 from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.triggers import DATA_EXCEPTION, SERIALIZATION_FAILURE, refuse
@@ -29,13 +29,13 @@ DURATION: Final = "comment_processing_duration_seconds"
 QUERIES: Final = "comment_db_query_duration_seconds"
 
 
-# The last are those of a look at the data's promises: it comes once an hour, and at any moment for the first time.
-CLOCKS: Final = {
-    (one,)
-    for one in (
+# Queries of periodic jobs. The last ones check the invariants: once an hour, and at any time for the first run.
+PERIODIC: Final = {
+    (query,)
+    for query in (
         *("schema_revision", "cache_state", "sweep_outbox", "analysis_backlog", "recent_indexes"),
         *("check_last_comment", "check_next_slice", "check_identity_index", "last_checks", "add_checks", "save_checks"),
-        *(invariants.LOCK_CHECK.name, *(one.query.name for one in INVARIANTS)),
+        *(invariants.LOCK_CHECK.name, *(invariant.query.name for invariant in INVARIANTS)),
     )
 }
 GAUGES_OF_ALL: Final = {
@@ -51,7 +51,7 @@ GAUGES_OF_ALL: Final = {
 
 
 def values() -> dict[tuple[str, ...], float]:
-    """Every sample of ours, without the buckets."""
+    """Returns every sample of this project, without the buckets."""
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in REGISTRY.collect()
@@ -62,22 +62,22 @@ def values() -> dict[tuple[str, ...], float]:
 
 
 def changes(before: dict[tuple[str, ...], float]) -> dict[str, float]:
-    """What has changed since, but for times and for what runs on a clock."""
+    """Returns what has changed since, except durations and the metrics of periodic jobs."""
     return {
         " ".join(name): value - before.get(name, 0)
         for name, value in values().items()
         if value != before.get(name, 0)
         and not name[0].endswith("_sum")
-        and name[1:] not in CLOCKS
+        and name[1:] not in PERIODIC
         and name[0] not in GAUGES_OF_ALL
     }
 
 
-async def test_known_traffic_changes_just_the_metrics_it_should(client: httpx.AsyncClient) -> None:
+async def test_known_traffic_changes_only_the_expected_metrics(client: httpx.AsyncClient) -> None:
     await process(client, *several(10))
     before = values()
     mixed = [*several(12), comment("c0", "edited"), *several(3, "new"), *several(2, "new"), comment(""), comment(9, "")]
-    assert fates(await process(client, *mixed)) == (5, 1, 12, 2)
+    assert outcome_counts(await process(client, *mixed)) == (5, 1, 12, 2)
     await process(client, *several(25, "more"))
     assert changes(before) == {
         "comment_processing_attempts_total": 2 + 3,
@@ -90,29 +90,27 @@ async def test_known_traffic_changes_just_the_metrics_it_should(client: httpx.As
         "comment_dedup_cache_misses_total": 2 + 1 + 5 + 25,
         "comment_stored_total new": 5 + 25,
         "comment_stored_total edited": 1,
-        # The first write has an edit beside what is new, in a statement of its own.
+        # The first write has new comments and an edit, which takes a separate statement.
         f"{QUERIES}_count write_comments": 2 + 1,
         f"{QUERIES}_count cache_namespaces": 1,
     }
 
 
-async def test_a_batch_takes_as_long_as_from_its_arrival_to_its_commit(client: httpx.AsyncClient, dsn: str) -> None:
+async def test_the_duration_of_a_batch_lasts_from_arrival_to_commit(client: httpx.AsyncClient, dsn: str) -> None:
     before = {name: metric(name) for name in (f"{DURATION}_sum", f"{DURATION}_count")}
     loop = asyncio.get_running_loop()
     with locked(dsn):
         (sending,) = in_turn(client, several(1))
         await queued(client, 1)
-        held_from = loop.time()
-        await until(lambda: loop.time() > held_from + 0.3)
-        held_for = loop.time() - held_from
+        locked_from = loop.time()
+        await until(lambda: loop.time() > locked_from + 0.3)
+        locked_for = loop.time() - locked_from
     await sending
     assert metric(f"{DURATION}_count") - before[f"{DURATION}_count"] == 1
-    assert metric(f"{DURATION}_sum") - before[f"{DURATION}_sum"] >= held_for
+    assert metric(f"{DURATION}_sum") - before[f"{DURATION}_sum"] >= locked_for
 
 
-async def test_the_queue_length_counts_what_is_accepted_and_not_yet_committed(
-    client: httpx.AsyncClient, dsn: str
-) -> None:
+async def test_the_queue_length_counts_accepted_and_uncommitted_comments(client: httpx.AsyncClient, dsn: str) -> None:
     idle = metric(QUEUE_LENGTH)
     with locked(dsn):
         requests = in_turn(client, several(7, "a"))
@@ -126,16 +124,14 @@ async def test_the_queue_length_counts_what_is_accepted_and_not_yet_committed(
     assert metric(QUEUE_LENGTH) == idle
 
 
-async def test_the_queue_length_falls_back_after_failures_too(client: httpx.AsyncClient, dsn: str) -> None:
+async def test_the_queue_length_drops_after_failures(client: httpx.AsyncClient, dsn: str) -> None:
     idle = metric(QUEUE_LENGTH)
     await refuse(dsn, "INSERT", "comments")
     refused(await client.post(PATH, json=body(*several(25))), 503, "database-unavailable")
     assert metric(QUEUE_LENGTH) == idle
 
 
-async def test_the_queue_length_falls_back_when_nobody_waits_for_the_answer(
-    client: httpx.AsyncClient, dsn: str
-) -> None:
+async def test_the_queue_length_drops_when_clients_disconnect(client: httpx.AsyncClient, dsn: str) -> None:
     idle = metric(QUEUE_LENGTH)
     with locked(dsn):
         requests = in_turn(client, *(several(60, name) for name in "abcd"))
@@ -144,13 +140,13 @@ async def test_the_queue_length_falls_back_when_nobody_waits_for_the_answer(
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
         assert metric(QUEUE_LENGTH) == idle
-    # Nor does a write that had begun release it once more.
+    # A write that had begun does not release the comments again.
     await process(client, *several(25, "after"))
     assert metric(QUEUE_LENGTH) == idle
 
 
 @pytest.mark.parametrize("patient", [True, False])
-async def test_the_queue_length_falls_back_when_the_process_drains(
+async def test_the_queue_length_drops_when_the_process_drains(
     make_settings: MakeSettings, dsn: str, patient: bool
 ) -> None:
     idle = metric(QUEUE_LENGTH)
@@ -167,7 +163,7 @@ async def test_the_queue_length_falls_back_when_the_process_drains(
     assert metric(QUEUE_LENGTH) == idle
 
 
-async def test_the_backlog_counts_what_waits_for_its_analysis(
+async def test_the_backlog_counts_comments_without_analysis(
     client: httpx.AsyncClient, make_settings: MakeSettings
 ) -> None:
     scheduler = lifecycle(client).runtime.scheduler
@@ -184,14 +180,14 @@ async def test_the_backlog_counts_what_waits_for_its_analysis(
     assert changed[f"{QUERIES}_count save_results"] == 2
 
 
-async def test_no_metric_says_what_a_comment_says(client: httpx.AsyncClient) -> None:
+async def test_no_metric_contains_data_of_a_comment(client: httpx.AsyncClient) -> None:
     await process(client, comment("an-id-of-ours", "words of ours", author="name of ours"), post_id="post-of-ours")
     assert "of-ours" not in str(values())
     assert "of ours" not in str(values())
 
 
 class Stage:
-    """Where a reason is made to happen."""
+    """The settings and databases with which a scenario causes an error."""
 
     def __init__(self, make: MakeSettings, dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch):
         self.make = make
@@ -208,7 +204,7 @@ class Stage:
         headers: dict[str, str] | None = None,
         **changes: Any,
     ) -> None:
-        """The same request so often, of which the last is answered with this status."""
+        """Sends the same request `times` times; the last response must have this status."""
         async with open_client(self.make(**changes)) as client:
             for _ in range(times):
                 response = await client.post(PATH, content=content or SENT, headers=headers)
@@ -235,15 +231,15 @@ async def queue_full(stage: Stage) -> None:
 
 
 async def timeout(stage: Stage) -> None:
-    # A setting below its bounds, or the test would take fifteen seconds.
-    # It limits each statement and each connecting too, which must not end first where the machine is busy.
+    # Below the setting's minimum, with which the test would take fifteen seconds.
+    # It limits each statement and connection attempt too, which must not end first on a busy machine.
     async with open_client(msgspec.structs.replace(stage.make(), processing_timeout=4)) as client:
         # Without a connection there is no statement that could run into its own limit first.
         pool = lifecycle(client).runtime.writing.pool
         acquired = [await pool.acquire() for _ in range(pool.get_max_size())]
         refused(await client.post(PATH, content=SENT), 503, "timeout")
-        for one in acquired:
-            await pool.release(one)
+        for connection in acquired:
+            await pool.release(connection)
 
 
 async def database_unavailable(stage: Stage) -> None:
@@ -354,7 +350,7 @@ def reason(name: str) -> float:
 
 
 @pytest.mark.parametrize("name", metrics.ERROR_REASONS)
-async def test_every_declared_reason_can_happen(
+async def test_every_declared_error_reason_can_occur(
     make_settings: MakeSettings, dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     before = reason(name)

@@ -1,4 +1,4 @@
-"""Processes that share their counts through a folder, killed and started in every order; each is a real one."""
+"""Multi-process metrics through a shared folder, with real processes that are killed and started in every order."""
 
 import os
 import shutil
@@ -21,13 +21,13 @@ from comment_monitor.observability.multiprocess_metrics import OWN_PREFIX, Share
 ATTEMPTS: Final = "comment_processing_attempts_total"
 QUEUE: Final = "comment_processing_queue_length"
 DURATION: Final = "comment_processing_duration_seconds"
-# As root or not, a process that has number 1 to itself.
-NUMBER_1: Final = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
+# Runs a command as PID 1 of its own namespace, as root or not.
+PID_1: Final = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
 
 Count = Callable[..., "subprocess.Popen[str]"]
 
 
-def told(folder: Path) -> Series:
+def exported(folder: Path) -> Series:
     registry = CollectorRegistry()
     registry.register(WithoutUnknown(SharedCounts(folder)))
     return series(generate_latest(registry).decode())
@@ -43,66 +43,66 @@ def program(folder: Path, *arguments: str, before: tuple[str, ...] = ()) -> "sub
 
 @pytest.fixture
 def count(tmp_path: Path) -> Iterator[Count]:
-    """Starts a process that has counted so much once this returns."""
+    """Returns a function that starts a process and returns once the process has counted this much."""
     with ExitStack() as stack:
 
         def start(attempts: int, queue: str = "-", seconds: str = "-", **more: tuple[str, ...]) -> object:
-            one = program(tmp_path, "-m", "tests.support.counting", str(attempts), queue, seconds, **more)
-            stack.callback(kill, one)
-            assert one.stdout
-            one.number = int(one.stdout.readline())  # type: ignore[attr-defined]
-            return one
+            process = program(tmp_path, "-m", "tests.support.counting", str(attempts), queue, seconds, **more)
+            stack.callback(kill, process)
+            assert process.stdout
+            process.number = int(process.stdout.readline())  # type: ignore[attr-defined]
+            return process
 
         yield start  # type: ignore[misc]
 
 
-def kill(one: "subprocess.Popen[str]") -> None:
-    one.kill()
-    one.communicate()
+def kill(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.communicate()
 
 
-def end(one: "subprocess.Popen[str]") -> None:
-    one.communicate()
-    assert one.returncode == 0
+def end(process: "subprocess.Popen[str]") -> None:
+    process.communicate()
+    assert process.returncode == 0
 
 
-def test_what_several_processes_count_is_one_sum(tmp_path: Path, count: Count) -> None:
+def test_counts_of_several_processes_are_added(tmp_path: Path, count: Count) -> None:
     count(3, "10", "0.02")
     count(4, "20", "3")
-    found = told(tmp_path)
+    found = exported(tmp_path)
     assert value(found, ATTEMPTS) == 7
     assert value(found, QUEUE) == 30
     assert value(found, f"{DURATION}_count") == 2
     assert [value(found, f"{DURATION}_bucket", le=le) for le in ("0.01", "0.025", "2.0", "5.0")] == [0, 1, 1, 2]
 
 
-@pytest.mark.parametrize("over", [kill, end])
-def test_of_a_process_that_is_over_the_counts_stay_and_the_gauges_go(
-    tmp_path: Path, count: Count, over: Callable[["subprocess.Popen[str]"], None]
+@pytest.mark.parametrize("stop", [kill, end])
+def test_an_ended_process_keeps_its_counts_and_loses_its_gauges(
+    tmp_path: Path, count: Count, stop: Callable[["subprocess.Popen[str]"], None]
 ) -> None:
-    one = count(3, "10", "0.02")
-    before = told(tmp_path)
+    process = count(3, "10", "0.02")
+    before = exported(tmp_path)
     assert (value(before, QUEUE), value(before, "comment_schema_usable")) == (10, 0)
     assert value(before, "comment_analysis_backlog") == 10
-    over(one)
+    stop(process)
     for _ in range(2):
-        after = told(tmp_path)
+        after = exported(tmp_path)
         assert fallen(before, after) == []
         assert value(after, ATTEMPTS) == 3
         assert not [name for name, _ in after if name in {QUEUE, "comment_schema_usable", "comment_analysis_backlog"}]
 
 
-def test_a_gauge_that_a_process_never_set_is_not_told(tmp_path: Path, count: Count) -> None:
+def test_an_unset_gauge_is_not_exported(tmp_path: Path, count: Count) -> None:
     count(3)
-    assert not [name for name, _ in told(tmp_path) if name in {QUEUE, "comment_schema_usable"}]
+    assert not [name for name, _ in exported(tmp_path) if name in {QUEUE, "comment_schema_usable"}]
 
 
-def test_many_that_were_killed_leave_no_more_files_than_one(tmp_path: Path, count: Count) -> None:
+def test_many_killed_processes_leave_no_more_files_than_a_single_process(tmp_path: Path, count: Count) -> None:
     living = count(1, "5", "0.02")
     sizes = []
     for number in range(1, 13):
         kill(count(2, "7", "3"))
-        found = told(tmp_path)
+        found = exported(tmp_path)
         assert value(found, ATTEMPTS) == 1 + 2 * number
         assert value(found, QUEUE) == 5
         assert value(found, f"{DURATION}_bucket", le="2.0") == 1
@@ -112,19 +112,19 @@ def test_many_that_were_killed_leave_no_more_files_than_one(tmp_path: Path, coun
     assert living.poll() is None
 
 
-def test_a_number_that_is_given_again_is_another_process(tmp_path: Path, count: Count) -> None:
-    """As a container's is at each start."""
-    if not shutil.which("unshare") or subprocess.run([*NUMBER_1, "true"], check=False).returncode:
-        pytest.skip("this machine gives no process a numbering of its own")
+def test_a_reused_pid_is_another_process(tmp_path: Path, count: Count) -> None:
+    """The first process of a container has PID 1 at each start."""
+    if not shutil.which("unshare") or subprocess.run([*PID_1, "true"], check=False).returncode:
+        pytest.skip("this machine does not allow PID namespaces")
     for number in range(1, 4):
-        one = count(2, "25", "-", before=NUMBER_1)
-        assert one.number == 1  # type: ignore[attr-defined]
-        found = told(tmp_path)
+        process = count(2, "25", "-", before=PID_1)
+        assert process.number == 1  # type: ignore[attr-defined]
+        found = exported(tmp_path)
         assert (value(found, ATTEMPTS), value(found, QUEUE)) == (2 * number, 25)
-        kill(one)
+        kill(process)
 
 
-# Ends at the first, or the second, passing of a step: nothing is written any more.
+# Exits at the n-th call of a step, before the call.
 CUT: Final = """
 import os, sys
 from pathlib import Path
@@ -148,7 +148,7 @@ list(SharedCounts(Path(sys.argv[3])).collect())
 @pytest.mark.parametrize(
     ("step", "passing"), [("write_text", 1), ("replace", 1), ("unlink", 1), ("unlink", 2), ("unlink", 4)]
 )
-def test_taking_in_what_is_over_may_be_cut_short_anywhere(
+def test_merging_the_counts_of_ended_processes_survives_a_kill_at_any_step(
     tmp_path: Path, count: Count, step: str, passing: int
 ) -> None:
     for number in range(1, 4):
@@ -158,31 +158,31 @@ def test_taking_in_what_is_over_may_be_cut_short_anywhere(
         cut.communicate()
         assert cut.returncode == 9
         kill(count(1))
-        found = told(tmp_path)
+        found = exported(tmp_path)
         assert value(found, ATTEMPTS) == 11 * number
         assert value(found, f"{DURATION}_count") == 2 * number
 
 
-def test_the_sum_never_falls_while_processes_come_go_and_are_looked_at_by_many(tmp_path: Path, count: Count) -> None:
-    def look(_: int) -> list[float]:
+def test_the_sum_never_falls_while_processes_start_end_and_are_scraped(tmp_path: Path, count: Count) -> None:
+    def scrape(_: int) -> list[float]:
         seen = []
         while not done:
-            seen.append(value(told(tmp_path), ATTEMPTS) or 0)
+            seen.append(value(exported(tmp_path), ATTEMPTS) or 0)
         return seen
 
     done: list[bool] = []
     with ThreadPoolExecutor(4) as pool:
-        looking = [pool.submit(look, number) for number in range(3)]
+        scrapes = [pool.submit(scrape, number) for number in range(3)]
         try:
             for _ in range(15):
                 kill(count(2, "7", "3"))
         finally:
             done.append(True)
-        for one in looking:
-            seen = one.result()
+        for future in scrapes:
+            seen = future.result()
             assert len(seen) > 10
             assert seen == sorted(seen)
-    assert value(told(tmp_path), ATTEMPTS) == 30
+    assert value(exported(tmp_path), ATTEMPTS) == 30
 
 
 FORK: Final = """
@@ -203,31 +203,35 @@ def test_a_child_does_not_keep_its_parents_gauges_alive(tmp_path: Path) -> None:
     try:
         assert child.stdout
         assert child.stdout.readline() == "counted\n"
-        # The parent ends beside its child, and may be slower.
+        # The parent may end after its child has counted.
         child.wait()
-        found = told(tmp_path)
+        found = exported(tmp_path)
         assert (value(found, ATTEMPTS), value(found, QUEUE)) == (11, 0)
     finally:
         child.communicate()
-    assert value(told(tmp_path), ATTEMPTS) == 11
+    assert value(exported(tmp_path), ATTEMPTS) == 11
 
 
-@pytest.mark.parametrize("damage", [b"\xff" * 64, b"\x7f\x00", (1000).to_bytes(8, "little") + b"\x00" * 4000, b""])
-def test_a_file_that_is_damaged_costs_its_own_counts_only(tmp_path: Path, count: Count, damage: bytes) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff" * 64, b"\x7f\x00", (1000).to_bytes(8, "little") + b"\x00" * 4000, b""],
+    ids=["garbage", "short", "zeros", "empty"],
+)
+def test_a_damaged_file_loses_only_its_own_counts(tmp_path: Path, count: Count, damage: bytes) -> None:
     count(3)
-    one = count(4)
-    kill(one)
-    for file in tmp_path.glob(f"*_{one.number}-*.db"):  # type: ignore[attr-defined]
+    process = count(4)
+    kill(process)
+    for file in tmp_path.glob(f"*_{process.number}-*.db"):  # type: ignore[attr-defined]
         file.write_bytes(damage)
     (tmp_path / "ended.json").write_bytes(damage)
     for _ in range(2):
-        assert value(told(tmp_path), ATTEMPTS) == 3
+        assert value(exported(tmp_path), ATTEMPTS) == 3
     kill(count(5))
-    assert value(told(tmp_path), ATTEMPTS) == 8
+    assert value(exported(tmp_path), ATTEMPTS) == 8
 
 
 def run(folder: str | None, cwd: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: one for name, one in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    environment = {name: text for name, text in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     if folder is not None:
         environment["PROMETHEUS_MULTIPROC_DIR"] = folder
     code = "from comment_monitor.observability import metrics; metrics.ATTEMPTS.inc(1)"
@@ -235,18 +239,18 @@ def run(folder: str | None, cwd: Path, *words: str) -> "subprocess.CompletedProc
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+def test_a_missing_folder_is_created(tmp_path: Path) -> None:
     assert run(str(tmp_path / "a" / "b"), tmp_path).returncode == 0
-    assert value(told(tmp_path / "a" / "b"), ATTEMPTS) == 1
+    assert value(exported(tmp_path / "a" / "b"), ATTEMPTS) == 1
     assert (tmp_path / "a" / "b").stat().st_mode & 0o077 == 0
 
 
-def test_an_empty_name_is_none(tmp_path: Path) -> None:
+def test_an_empty_folder_name_means_no_folder(tmp_path: Path) -> None:
     assert run("", tmp_path).returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_can_not_be_used_is_named_in_one_line(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run(str(tmp_path / "file"), tmp_path, "-m", "comment_monitor", "serve")
     assert done.returncode == 1
@@ -266,7 +270,7 @@ with own_folder():
 """
 
 
-def test_folders_that_a_kill_left_behind_are_removed_by_the_next_and_those_in_use_are_not(
+def test_a_start_removes_folders_of_killed_processes_and_keeps_used_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -274,12 +278,12 @@ def test_folders_that_a_kill_left_behind_are_removed_by_the_next_and_those_in_us
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
 
     def start() -> "subprocess.Popen[str]":
-        one = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", OWN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=project_root()
         )
-        assert one.stdout
-        assert one.stdout.readline() == "there\n"
-        return one
+        assert process.stdout
+        assert process.stdout.readline() == "there\n"
+        return process
 
     def folders() -> set[Path]:
         return set(tmp_path.glob(f"{OWN_PREFIX}*"))
@@ -292,31 +296,31 @@ def test_folders_that_a_kill_left_behind_are_removed_by_the_next_and_those_in_us
         made.append(start())
         assert len(folders()) == 3
     finally:
-        for one in made[1:]:
+        for process in made[1:]:
             with suppress(ValueError):
-                end(one)
+                end(process)
     assert folders() == {tmp_path / f"{OWN_PREFIX}just-made"}
 
 
-LOOKED: Final = """
+REFRESHED: Final = """
 import sys
 from comment_monitor.observability import metrics
 metrics.SCHEMA_AT_HEAD.set(int(sys.argv[1]))
-print("looked", flush=True)
+print("refreshed", flush=True)
 input()
 """
 
 
-def test_of_two_releases_at_once_the_one_that_misses_its_migration_is_told(tmp_path: Path) -> None:
-    """Whichever looked last."""
+def test_a_missing_migration_of_any_running_release_is_exported(tmp_path: Path) -> None:
+    """In whichever order they refreshed the gauge."""
     with ExitStack() as stack:
         started = []
         for at_head in "101":
-            one = program(tmp_path, "-c", LOOKED, at_head)
-            stack.callback(kill, one)
-            started.append(one)
-            assert one.stdout
-            assert one.stdout.readline() == "looked\n"
-        assert value(told(tmp_path), "comment_schema_at_head") == 0
+            process = program(tmp_path, "-c", REFRESHED, at_head)
+            stack.callback(kill, process)
+            started.append(process)
+            assert process.stdout
+            assert process.stdout.readline() == "refreshed\n"
+        assert value(exported(tmp_path), "comment_schema_at_head") == 0
         kill(started[1])
-        assert value(told(tmp_path), "comment_schema_at_head") == 1
+        assert value(exported(tmp_path), "comment_schema_at_head") == 1

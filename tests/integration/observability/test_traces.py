@@ -1,4 +1,4 @@
-"""Traces: one from the request through the queue to the analysis, to a collector; none where nobody asked for them."""
+"""Traces: each follows a request through the queue to its analysis, and goes to a collector only if configured."""
 
 import json
 import os
@@ -36,21 +36,21 @@ def collector() -> Iterator[Collector]:
 def start(make_up: MakeUp, collector: Collector, **environment: str) -> Up:
     quickly = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     up = make_up(COMMENT_RATE_LIMIT_PER_MINUTE="0", **quickly, **environment).start().wait_until_up()
-    # What the sweep sends, it sends without the trace.
+    # Messages of the sweep have no trace: wait until the API can publish.
     return up.wait_until_well()
 
 
-def ancestors(one: Seen, spans: list[Seen]) -> list[str]:
-    """The names of a span's parents, from its own up to the root."""
+def ancestors(span: Seen, spans: list[Seen]) -> list[str]:
+    """Returns the names of a span's ancestors, from its parent to the root."""
     by_id = {span.id: span for span in spans}
     names = []
-    while parent := by_id.get(one.parent):
+    while parent := by_id.get(span.parent):
         names.append(parent.name)
-        one = parent
+        span = parent
     return names
 
 
-def test_a_request_its_way_through_the_queue_and_its_analysis_are_one_trace(
+def test_a_request_its_message_and_its_analysis_share_a_trace(
     make_up: MakeUp, collector: Collector, rabbitmq: Broker
 ) -> None:
     up = start(make_up, collector, CELERY_BROKER_URL=rabbitmq.url)
@@ -60,71 +60,71 @@ def test_a_request_its_way_through_the_queue_and_its_analysis_are_one_trace(
     until(lambda: collector.named(ANALYSIS))
     up.ctrl_c()
     assert up.process.wait() == 0, up.output()
-    spans = [one for one in collector.spans if one.trace == CALLER]
-    [request] = [one for one in spans if one.kind == SERVER]
+    spans = [span for span in collector.spans if span.trace == CALLER]
+    [request] = [span for span in spans if span.kind == SERVER]
     assert (request.service, request.name, request.parent) == ("orchestrator", REQUEST, "00f067aa0ba902b7")
     assert request.attributes["http.response.status_code"] == 200
     assert request.attributes["request.id"] == "mine"
-    analyses = [one for one in spans if one.kind == CONSUMER]
+    analyses = [span for span in spans if span.kind == CONSUMER]
     assert analyses
-    for one in analyses:
-        assert (one.service, one.name) == ("comment-worker", ANALYSIS)
-        assert ancestors(one, spans) == ["send comment-analysis", "store comments", REQUEST]
-        assert one.attributes["request.id"] == "mine"
-    # What PostgreSQL did for it is in there, too.
-    loads = [one for one in spans if one.name == "load_batches"]
+    for span in analyses:
+        assert (span.service, span.name) == ("comment-worker", ANALYSIS)
+        assert ancestors(span, spans) == ["send comment-analysis", "store comments", REQUEST]
+        assert span.attributes["request.id"] == "mine"
+    # The statements in PostgreSQL are part of the trace.
+    loads = [span for span in spans if span.name == "load_batches"]
     assert loads
-    assert {one.kind for one in loads} == {CLIENT}
-    assert not any(one.failed for one in spans)
+    assert {span.kind for span in loads} == {CLIENT}
+    assert not any(span.failed for span in spans)
 
 
 def requests(collector: Collector, name: str) -> set[str]:
-    """The ids of the requests that have such a span."""
-    return {one.attributes["request.id"] for one in collector.named(name)}
+    """Returns the ids of the requests that have a span of this name."""
+    return {span.attributes["request.id"] for span in collector.named(name)}
 
 
 def test_requests_that_share_a_batch_have_their_own_traces(make_up: MakeUp, collector: Collector) -> None:
-    """Comments of many small requests are analysed in one task: each of the requests sees it in its own trace."""
+    """Comments of many small requests are analysed in one task, which appears in the trace of each request."""
     up = start(make_up, collector, COMMENT_BATCH_SIZE="25")
     with http.Client(timeout=60) as client:
         for number in range(30):
             client.post(
                 f"{up.url}/comments/process", json=body(comment(number)), headers={"x-request-id": f"r{number}"}
             )
-    # Either process sends its own spans, in its own time.
+    # Each process exports its own spans at its own time.
     until(lambda: len(requests(collector, REQUEST)) == len(requests(collector, ANALYSIS)) == 30)
-    traces = {one.attributes["request.id"]: one.trace for one in collector.named(REQUEST)}
+    traces = {span.attributes["request.id"]: span.trace for span in collector.named(REQUEST)}
     assert len(set(traces.values())) == 30
-    for one in collector.named(ANALYSIS):
-        assert one.trace == traces[one.attributes["request.id"]]
+    for span in collector.named(ANALYSIS):
+        assert span.trace == traces[span.attributes["request.id"]]
 
 
-def test_no_span_holds_what_a_user_sent(make_up: MakeUp, collector: Collector) -> None:
+def test_no_span_contains_data_of_a_user(make_up: MakeUp, collector: Collector) -> None:
     up = start(make_up, collector)
     up.post(json=body(comment("secret-id", "secret words", author="secret author")))
     up.get("/comments/threads/secret-id")
     up.get("/health")
     refused = up.post(content=b"secret", headers={"x-api-key": "secret key"})
     assert refused.status_code == 400
-    # Whoever reads the line finds the trace.
+    # The log line names the trace.
     [line] = [json.loads(line) for line in up.output().splitlines() if '"refused"' in line]
     up.get("/comments", params={"q": "secret", "author": "secret author"})
     http.head(f"{up.url}/comments", params={"q": "secret"})
     up.get("/secret")
     until(lambda: collector.named("GET") and collector.named(ANALYSIS))
     assert b"secret" not in collector.raw
-    assert {one.name for one in collector.spans if one.kind == SERVER} == {
+    assert {span.name for span in collector.spans if span.kind == SERVER} == {
         REQUEST, "GET /comments", "GET /comments/{source}/{comment_id}", "GET",
         "HEAD /comments",
     }  # fmt: skip
     assert line["trace_id"] == next(
-        one.trace for one in collector.named(REQUEST) if one.attributes["request.id"] == line["request_id"]
+        span.trace for span in collector.named(REQUEST) if span.attributes["request.id"] == line["request_id"]
     )
-    answered = [one.attributes["http.response.status_code"] for one in collector.named(REQUEST)]
+    answered = [span.attributes["http.response.status_code"] for span in collector.named(REQUEST)]
     assert answered == [200, 400]
 
 
-def test_what_failed_is_marked_by_the_type_of_its_error(make_up: MakeUp, collector: Collector) -> None:
+def test_a_failed_request_is_marked_with_its_error_type(make_up: MakeUp, collector: Collector) -> None:
     up = start(make_up, collector, COMMENT_MONITORING_ENABLED="false")
     assert up.post(json=body(comment(1))).status_code == 503
     until(lambda: collector.named(REQUEST))
@@ -133,7 +133,7 @@ def test_what_failed_is_marked_by_the_type_of_its_error(make_up: MakeUp, collect
     assert refused.attributes["error.type"] == "503"
 
 
-def test_an_error_within_a_span_is_in_it_without_its_words(
+def test_a_span_records_the_type_of_an_error_without_its_message(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
@@ -147,26 +147,26 @@ def test_an_error_within_a_span_is_in_it_without_its_words(
             raise ValueError("secret")
     finally:
         tracing.stop()
-    assert {(one.service, one.name) for one in collector.spans} == {
+    assert {(span.service, span.name) for span in collector.spans} == {
         ("named otherwise", "alone"), ("named otherwise", "together")
     }  # fmt: skip
     assert len(collector.spans) == 3
-    assert all(one.failed and one.attributes["error.type"] == "ValueError" for one in collector.spans)
+    assert all(span.failed and span.attributes["error.type"] == "ValueError" for span in collector.spans)
     assert b"secret" not in collector.raw
     assert not tracing.on()
 
 
-def test_a_collector_that_is_away_is_in_nobodys_way(make_up: MakeUp) -> None:
+def test_an_unavailable_collector_does_not_affect_requests(make_up: MakeUp) -> None:
     up = make_up(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_BSP_SCHEDULE_DELAY="100")
     up.start().wait_until_up()
     for number in range(20):
         assert up.post(json=body(comment(number))).status_code == 200
     until(lambda: '"logger": "opentelemetry' in up.output())
-    # Time for more tries.
+    # Time for more attempts.
     time.sleep(2)
     up.ctrl_c()
     assert up.process.wait() == 0, up.output()
-    # It is worth a line a minute of each process, not one for each of its tries.
+    # Each process logs one line a minute, not one line per attempt.
     said = [line for line in up.output().splitlines() if '"logger": "opentelemetry' in line]
     assert 1 <= len(said) <= 3, said
 
@@ -184,8 +184,8 @@ tracing.stop()
 
 
 @pytest.mark.parametrize("way", ["silent", "dripping"])
-def test_a_collector_that_does_not_answer_holds_up_no_shutdown(way: str) -> None:
-    """Kubernetes kills what has not ended within its grace."""
+def test_a_hanging_collector_does_not_delay_the_shutdown(way: str) -> None:
+    """Kubernetes kills a process that has not ended within the grace period."""
     ended = threading.Event()
 
     def serve() -> None:
@@ -210,32 +210,34 @@ def test_a_collector_that_does_not_answer_holds_up_no_shutdown(way: str) -> None
         server.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         started = time.monotonic()
-        # A process of its own: the threads that are left behind end with it.
+        # A separate process, because threads that are left behind end with it.
         environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
         subprocess.run([sys.executable, "-c", LEAVES_WITH_SPANS], env=environment, check=True, timeout=60)
         assert connections
         assert time.monotonic() - started < 2 * tracing.FLUSH_TIMEOUT
         ended.set()
         server.join()
-    for one in connections:
-        one.close()
+    for connection in connections:
+        connection.close()
 
 
 @pytest.mark.parametrize(("variable", "value"), [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_SDK_DISABLED", "true")])
-def test_opentelemetrys_own_switches_hold(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_the_switches_of_opentelemetry_disable_tracing(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
     monkeypatch.setenv(variable, value)
     tracing.start("http://127.0.0.1:9", "test")
     assert not tracing.on()
 
 
-def test_a_traceparent_that_is_none_is_passed_over(make_up: MakeUp, collector: Collector) -> None:
+def test_an_invalid_traceparent_is_ignored(make_up: MakeUp, collector: Collector) -> None:
     up = start(make_up, collector)
     for given in ("x" * 600, "00-short", f"00-{CALLER}-00f067aa0ba902b7-01-more"):
         answer = up.post(json=body(comment(given[:9])), headers={"traceparent": given})
         assert answer.status_code == 200
     until(lambda: len(collector.named(REQUEST)) == 3)
-    assert CALLER not in {one.trace for one in collector.named(REQUEST)}
-    # Else whoever calls could fill the log.
+    assert CALLER not in {span.trace for span in collector.named(REQUEST)}
+    # Otherwise a client could fill the log.
     assert '"logger": "opentelemetry' not in up.output()
 
 
@@ -246,7 +248,9 @@ def test_a_traceparent_that_is_none_is_passed_over(make_up: MakeUp, collector: C
         ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999"}, "OpenTelemetry rejects an OTEL_ variable"),
     ],
 )
-def test_a_worker_says_it_before_it_takes_work(empty_dsn: str, variables: dict[str, str], says: str) -> None:
+def test_a_worker_reports_invalid_tracing_settings_before_work(
+    empty_dsn: str, variables: dict[str, str], says: str
+) -> None:
     environment = {
         "POSTGRES_DSN": empty_dsn, "CELERY_BROKER_URL": "memory://", "PATH": "/usr/bin:/bin",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **variables,
@@ -271,19 +275,21 @@ def test_a_worker_says_it_before_it_takes_work(empty_dsn: str, variables: dict[s
         ),
     ],
 )
-def test_what_can_not_be_is_said_at_the_start(make_up: MakeUp, variables: dict[str, str], says: str) -> None:
+def test_invalid_tracing_settings_are_reported_at_the_start(
+    make_up: MakeUp, variables: dict[str, str], says: str
+) -> None:
     up = make_up(**variables).start()
     assert up.process.wait() == 1
     assert says in up.output()
     assert "secret" not in up.output()
 
 
-def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded(empty_dsn: str) -> None:
+def test_opentelemetry_is_not_loaded_without_an_endpoint(empty_dsn: str) -> None:
     code = (
         "import sys, comment_monitor.cli.serve, comment_monitor.tasks as t; t.process().close();"
         "from comment_monitor.web.app import create_app, create_asgi; from comment_monitor.core.config import load;"
         "create_asgi(create_app(load())); loaded = [name for name, one in sys.modules.items() if one];"
-        # The names of attributes are Litestar's doing.
+        # Litestar imports the names of attributes.
         "ours = [name for name in loaded if name.startswith('opentelemetry.') and 'semconv' not in name];"
         "sys.exit(', '.join(ours) or 0)"
     )
@@ -292,7 +298,7 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded(empty_dsn: str) 
     assert done.returncode == 0, done.stderr
 
 
-def test_who_instruments_this_program_finds_all_of_opentelemetry() -> None:
+def test_opentelemetry_is_complete_for_external_instrumentation() -> None:
     code = "import comment_monitor.runtime; from opentelemetry import metrics; import opentelemetry.sdk.metrics as sdk;"
     code += "metrics.set_meter_provider(sdk.MeterProvider()); metrics.get_meter('host').create_counter('c').add(1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

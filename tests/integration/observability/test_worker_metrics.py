@@ -1,4 +1,4 @@
-"""What a real worker tells: over its children's deaths and its own, with all of them busy, and beside others."""
+"""Metrics of a real worker: after a kill of a child or of the worker, with busy children, and beside a service."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Broker, MakeSettings, execute, project_root, until
 from tests.support.database import outbox, results, take_in
 from tests.support.deadly import EXIT, HANG, KILL
-from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_told, value
+from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_reported, value
 from tests.support.rabbitmq import free_port
 from tests.support.requests import comment, parsed
 
@@ -23,7 +23,7 @@ from comment_monitor.observability.multiprocess_metrics import OWN_PREFIX
 from comment_monitor.runtime import open_runtime
 
 TOTAL = "comment_analysis_total"
-ORCHESTRATORS = {
+OF_ORCHESTRATOR = {
     "comment_processing_queue_length",
     "comment_schema_usable",
     "comment_schema_at_head",
@@ -48,7 +48,7 @@ def settings(make_settings: MakeSettings, rabbitmq: Broker) -> Settings:
 
 
 class Running:
-    """A worker, and where it tells its metrics."""
+    """A running worker, and the URL of its metrics."""
 
     def __init__(self, settings: Settings, folder: Path, command: list[str], **more: str):
         self.port = free_port()
@@ -74,15 +74,15 @@ class Running:
             )
 
     def kill(self) -> None:
-        """It and its children."""
+        """Kills the worker and its children."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def children(self) -> list[int]:
-        """The processes of its pool."""
+        """Returns the PIDs of its pool."""
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(one) for one in found.split()]
+        return [int(pid) for pid in found.split()]
 
 
 WORKER = [sys.executable, "-m", "tests.support.deadly", "worker", "--concurrency", "{n}", "--metrics-port", "{{port}}"]
@@ -96,20 +96,20 @@ class Start(Protocol):
 
 @pytest.fixture
 def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
-    """Starts a worker, or another command."""
+    """Returns a function that starts a worker, or another command."""
     with ExitStack() as stack:
 
         def begin(command: list[str] | None = None, *, concurrency: int = 1, **more: str) -> Running:
             words = command or [word.format(n=concurrency) for word in WORKER]
-            one = Running(settings, tmp_path, words, **more)
-            stack.callback(one.kill)
-            return one
+            running = Running(settings, tmp_path, words, **more)
+            stack.callback(running.kill)
+            return running
 
         yield begin
 
 
 async def analysed(settings: Settings, *texts: str) -> None:
-    """What a process takes in, publishes and sweeps is analysed to the last comment."""
+    """Processes these comments, and waits until all of them are analysed."""
     async with open_runtime(settings, application="test") as runtime:
         await runtime.pipeline.process(parsed(*(comment(name, name) for name in texts)))
         await until(lambda: not outbox(settings.postgres_dsn), seconds=90)
@@ -120,12 +120,12 @@ def counted(found: Series) -> dict[str, float | None]:
 
 
 def stored(settings: Settings) -> dict[str, int]:
-    states = [one.status for one in results(settings.postgres_dsn).values()]
+    states = [result.status for result in results(settings.postgres_dsn).values()]
     return {outcome: states.count(outcome) for outcome in ("done", "failed")}
 
 
-async def told_as_stored(worker: Running, settings: Settings) -> None:
-    """The count follows the commit, so it may be a moment later."""
+async def until_counts_match(worker: Running, settings: Settings) -> None:
+    """Waits until the counts match the stored results: they are increased after the commit."""
     await until(lambda: counted(ours(worker.url)) == stored(settings))
 
 
@@ -133,86 +133,86 @@ def own_folders(where: Path) -> list[Path]:
     return list(where.glob(f"{OWN_PREFIX}*"))
 
 
-@pytest.mark.parametrize("word", [EXIT, KILL])
-async def test_no_count_falls_or_is_gone_when_a_child_is_killed_and_each_result_counts_once(
+@pytest.mark.parametrize("word", [EXIT, KILL], ids=["exit", "kill"])
+async def test_a_killed_child_lowers_no_count_and_each_result_counts_once(
     settings: Settings, start: Start, word: str
 ) -> None:
     worker = start()
-    until_told(worker.url)
+    until_reported(worker.url)
     await analysed(settings, *(f"before {number}" for number in range(60)))
-    await told_as_stored(worker, settings)
+    await until_counts_match(worker, settings)
     before, children = ours(worker.url), worker.children()
     await analysed(settings, "a", "b", word, "c")
     assert worker.children() != children
     after = ours(worker.url)
     assert fallen(before, after) == []
-    await told_as_stored(worker, settings)
+    await until_counts_match(worker, settings)
     assert stored(settings) == {"done": 63, "failed": 1}
     assert (value(ours(worker.url), "comment_analysis_duration_seconds_count") or 0) > 0
 
 
-async def test_it_tells_only_what_a_worker_knows(settings: Settings, start: Start) -> None:
+async def test_a_worker_exports_no_metrics_of_the_orchestrator(settings: Settings, start: Start) -> None:
     worker = start()
-    until_told(worker.url)
+    until_reported(worker.url)
     await analysed(settings, "a")
     found = {name for name, _ in ours(worker.url)}
-    assert not found & ORCHESTRATORS
+    assert not found & OF_ORCHESTRATOR
     assert {TOTAL, "comment_analysis_duration_seconds_bucket", "comment_container_memory_limit_bytes"} <= found
 
 
-async def test_it_answers_while_every_child_hangs(settings: Settings, start: Start) -> None:
+async def test_a_worker_exports_metrics_while_every_child_hangs(settings: Settings, start: Start) -> None:
     worker = start(concurrency=2)
-    until_told(worker.url)
+    until_reported(worker.url)
     await analysed(settings, "a")
     await take_in(settings, comment("b", HANG))
     await take_in(settings, comment("c", HANG))
-    # The main process tells what the others are at, as it tells its metrics.
+    # The main process reports the active tasks of its children.
     inspect = make_celery(settings).control.inspect(timeout=10, limit=1)
 
-    def at_work() -> int:
+    def active_tasks() -> int:
         return sum(map(len, (inspect.active() or {}).values()))
 
     async with open_runtime(settings, application="test"):
-        await until(lambda: at_work() == 2, seconds=60)
+        await until(lambda: active_tasks() == 2, seconds=60)
         before = ours(worker.url)
         assert value(before, TOTAL, outcome="done") == 1
-        # Until the time limit ends them: they are failed, and counted so.
+        # The time limit ends both tasks, which count as failed.
         await until(lambda: not outbox(settings.postgres_dsn), seconds=120)
     assert fallen(before, ours(worker.url)) == []
-    await told_as_stored(worker, settings)
+    await until_counts_match(worker, settings)
     assert stored(settings)["failed"] == 2
 
 
-async def test_killed_and_started_again_in_its_folder_it_counts_on_and_nothing_else_is_left(
+async def test_a_restarted_worker_continues_the_counts_in_its_folder(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
     folder = tmp_path / "shared"
     first = start(PROMETHEUS_MULTIPROC_DIR=str(folder))
-    until_told(first.url)
+    until_reported(first.url)
     await analysed(settings, "a", "b")
-    await told_as_stored(first, settings)
+    await until_counts_match(first, settings)
     before = ours(first.url)
     first.kill()
     second = start(PROMETHEUS_MULTIPROC_DIR=str(folder))
-    until_told(second.url)
+    until_reported(second.url)
     assert fallen(before, ours(second.url)) == []
     await analysed(settings, "c")
     await until(lambda: value(ours(second.url), TOTAL, outcome="done") == 3)
-    names = {one.stem.rpartition("_")[2] for one in folder.glob("*.db")}
+    names = {path.stem.rpartition("_")[2] for path in folder.glob("*.db")}
     assert len(names) <= 2, names
 
 
-async def test_without_a_folder_it_begins_at_zero_and_removes_the_one_of_a_worker_that_was_killed(
+async def test_a_worker_without_a_folder_starts_at_zero_and_removes_stale_folders(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
     first = start()
-    until_told(first.url)
+    until_reported(first.url)
     await analysed(settings, "a")
     first.kill()
     second = start()
-    until_told(second.url)
+    until_reported(second.url)
     found = ours(second.url)
-    counts = {key: one for key, one in found.items() if key[0].startswith("comment_analysis")}
+    counts = {key: count for key, count in found.items() if key[0].startswith("comment_analysis")}
     assert {key[0].endswith(NEVER_FALLS) for key in counts} == {True}
     assert set(counts.values()) == {0}
     assert len(own_folders(tmp_path)) == 1
@@ -222,12 +222,12 @@ async def test_without_a_folder_it_begins_at_zero_and_removes_the_one_of_a_worke
     assert own_folders(tmp_path) == []
 
 
-async def test_a_plain_celery_worker_counts_into_the_folder_of_a_service_beside_it(
+async def test_a_plain_celery_worker_counts_into_the_folder_of_a_service(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "shared")
     service = start(SERVE, PROMETHEUS_MULTIPROC_DIR=folder)
-    until_told(service.url)
+    until_reported(service.url)
     start(PLAIN, PROMETHEUS_MULTIPROC_DIR=folder)
     await analysed(settings, "a", "b", "c")
     await until(lambda: value(ours(service.url), TOTAL, outcome="done") == 3)
@@ -235,7 +235,7 @@ async def test_a_plain_celery_worker_counts_into_the_folder_of_a_service_beside_
     assert value(found, "comment_processing_queue_length") == 0
     await until(lambda: value(ours(service.url), "comment_schema_usable") == 1)
     await until(lambda: value(ours(service.url), "comment_analysis_backlog") == 0)
-    # An old one of Redis would not be told as today's.
+    # A backlog that can't be measured is omitted, not exported with its last value.
     execute(settings.postgres_dsn, "ALTER TABLE analysis_outbox RENAME TO gone")
     await until(lambda: value(ours(service.url), "comment_analysis_backlog") is None)
     execute(settings.postgres_dsn, "ALTER TABLE gone RENAME TO analysis_outbox")

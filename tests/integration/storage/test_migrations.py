@@ -1,4 +1,4 @@
-"""The schema's history on real databases: up, down, twice at once, blocked, cut off."""
+"""The migrations on real databases: upgrade, downgrade, concurrent migrators, locks and lost connections."""
 
 import asyncio
 import os
@@ -17,10 +17,10 @@ from comment_monitor.storage import migrations, revisions
 
 Process = asyncio.subprocess.Process
 
-# The lock of every migrator; a later release must use the same one.
+# The advisory lock of every migrator; later releases must use the same lock.
 MIGRATION_LOCK = int.from_bytes(b"comment")
-# A table that the migration makes too, not yet committed: the migration gets as far as there and waits.
-IN_THE_WAY = "CREATE TABLE comment_analyses (id int)"
+# An uncommitted table that the migration also creates: the migration waits for it.
+CONFLICTING_TABLE = "CREATE TABLE comment_analyses (id int)"
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
 OURS = [
     "analysis_outbox", "comment_analyses", "comment_monitor_version", "comment_versions", "comments", "installation",
@@ -33,7 +33,7 @@ def tables(dsn: str) -> list[str]:
 
 
 def schema(dsn: str) -> str:
-    """The whole schema as pg_dump writes it, without the random words that guard its lines."""
+    """Returns the schema as pg_dump writes it, without its random restrict keys."""
     command = [str(_binary("pg_dump")), "--schema-only", "--no-owner", dsn]
     dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return re.sub(r"(?m)^\\(un)?restrict .*$", "", dump)
@@ -48,25 +48,25 @@ async def migrator(dsn: str, *arguments: str) -> Process:
 
 
 async def migrate(dsn: str, *arguments: str) -> tuple[int | None, str, str]:
-    """Exit code, output and error output of the command."""
+    """Returns exit code, output and error output of the command."""
     process = await migrator(dsn, *arguments)
     out, error = await process.communicate()
     return process.returncode, out.decode(), error.decode()
 
 
-def test_revisions_are_one_line_of_history_in_the_order_of_their_names() -> None:
-    history = [one.revision for one in migrations.script().walk_revisions()]
+def test_revisions_form_a_linear_history_ordered_by_name() -> None:
+    history = [step.revision for step in migrations.script().walk_revisions()]
     assert tuple(reversed(history)) == revisions.KNOWN
     assert migrations.script().get_heads() == [migrations.head()]
 
 
-def test_the_first_revision_is_the_deployment_guides() -> None:
+def test_the_first_revision_is_named_as_in_the_deployment_guide() -> None:
     first = migrations.script().get_revision("008")
     assert first.down_revision is None
     assert Path(first.path).name == "008_add_comment_monitoring_tables.py"
 
 
-def test_down_and_up_again_gives_the_same_schema(empty_dsn: str) -> None:
+def test_downgrade_and_upgrade_restore_the_same_schema(empty_dsn: str) -> None:
     empty = schema(empty_dsn)
     migrations.upgrade(empty_dsn)
     before = schema(empty_dsn)
@@ -78,7 +78,7 @@ def test_down_and_up_again_gives_the_same_schema(empty_dsn: str) -> None:
     assert schema(empty_dsn) == before
 
 
-def test_migrating_what_is_migrated_changes_nothing(dsn: str) -> None:
+def test_a_repeated_migration_changes_nothing(dsn: str) -> None:
     before, installation = schema(dsn), execute(dsn, "SELECT * FROM installation")
     migrations.upgrade(dsn)
     assert (schema(dsn), execute(dsn, "SELECT * FROM installation")) == (before, installation)
@@ -93,13 +93,14 @@ def test_migrating_what_is_migrated_changes_nothing(dsn: str) -> None:
         r"INDEX \w+ ON public.comments USING btree \(occurred_at DESC, id DESC\)",
         r"INDEX \w+ ON public.analysis_outbox USING btree \(due_at\)",
     ],
+    ids=["identity", "post", "author", "time", "due"],
 )
-def test_the_index_is_there(dsn: str, definition: str) -> None:
+def test_the_index_exists(dsn: str, definition: str) -> None:
     rows = execute(dsn, "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")
     assert [row for (row,) in rows if re.fullmatch(f"CREATE {definition}", row)]
 
 
-def test_the_index_of_recent_comments_begins_seven_days_ago(empty_dsn: str) -> None:
+def test_the_index_of_recent_comments_covers_seven_days(empty_dsn: str) -> None:
     days = {datetime.now(UTC).date()}
     migrations.upgrade(empty_dsn)
     days.add(datetime.now(UTC).date())
@@ -109,7 +110,7 @@ def test_the_index_of_recent_comments_begins_seven_days_ago(empty_dsn: str) -> N
     assert date.fromisoformat(predicate[1]) in {day - timedelta(days=7) for day in days}
 
 
-async def test_migrators_at_once_wait_for_each_other_however_long_and_all_end_well(empty_dsn: str) -> None:
+async def test_concurrent_migrators_wait_for_each_other_and_all_succeed(empty_dsn: str) -> None:
     waiting = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
         " AND now() - query_start > interval '5 s'"
@@ -124,8 +125,8 @@ async def test_migrators_at_once_wait_for_each_other_however_long_and_all_end_we
     assert execute(empty_dsn, "SELECT count(*) FROM installation") == [(1,)]
 
 
-async def test_a_table_in_the_way_of_an_upgrade_ends_it_with_one_line_and_nothing_changed(empty_dsn: str) -> None:
-    with holding(empty_dsn, IN_THE_WAY):
+async def test_a_locked_table_ends_an_upgrade_with_a_one_line_error_and_no_change(empty_dsn: str) -> None:
+    with holding(empty_dsn, CONFLICTING_TABLE):
         code, out, error = await migrate(empty_dsn)
     assert (code, out) == (1, "")
     assert error == "Error: Not migrated: canceling statement due to lock timeout\n"
@@ -133,8 +134,8 @@ async def test_a_table_in_the_way_of_an_upgrade_ends_it_with_one_line_and_nothin
     assert (await migrate(empty_dsn))[0] == 0
 
 
-async def test_a_reader_in_the_way_of_a_downgrade_ends_it_with_one_line_and_nothing_changed(dsn: str) -> None:
-    # Each step is a transaction of its own; the one that meets the reader is that of 009.
+async def test_a_reader_ends_a_downgrade_with_a_one_line_error_and_no_change(dsn: str) -> None:
+    # Each revision is a separate transaction; the reader blocks that of 009.
     migrations.downgrade(dsn, "009")
     before = schema(dsn)
     with holding(dsn, "SELECT FROM comments"):
@@ -145,8 +146,8 @@ async def test_a_reader_in_the_way_of_a_downgrade_ends_it_with_one_line_and_noth
     assert migrations.current(dsn) == "009"
 
 
-async def test_a_migration_killed_in_the_middle_leaves_nothing_half_made(empty_dsn: str) -> None:
-    with holding(empty_dsn, IN_THE_WAY):
+async def test_a_killed_migration_leaves_no_partial_schema(empty_dsn: str) -> None:
+    with holding(empty_dsn, CONFLICTING_TABLE):
         process = await migrator(empty_dsn)
         await until(lambda: blocked(empty_dsn))
         process.kill()
@@ -158,8 +159,8 @@ async def test_a_migration_killed_in_the_middle_leaves_nothing_half_made(empty_d
     assert tables(empty_dsn) == OURS
 
 
-async def test_a_migration_whose_connection_is_cut_says_so_in_one_line(empty_dsn: str) -> None:
-    with holding(empty_dsn, IN_THE_WAY):
+async def test_a_cut_connection_ends_a_migration_with_a_one_line_error(empty_dsn: str) -> None:
+    with holding(empty_dsn, CONFLICTING_TABLE):
         process = await migrator(empty_dsn)
         await until(lambda: blocked(empty_dsn))
         terminate_blocked(empty_dsn)
@@ -169,7 +170,7 @@ async def test_a_migration_whose_connection_is_cut_says_so_in_one_line(empty_dsn
     assert tables(empty_dsn) == []
 
 
-def test_both_timeouts_are_in_force_while_tables_are_made(empty_dsn: str) -> None:
+def test_both_timeouts_are_set_while_tables_are_created(empty_dsn: str) -> None:
     execute(
         empty_dsn,
         """
@@ -184,19 +185,19 @@ def test_both_timeouts_are_in_force_while_tables_are_made(empty_dsn: str) -> Non
     assert execute(empty_dsn, "SELECT DISTINCT lock, statement FROM noted") == [("4s", "15min")]
 
 
-async def test_the_command_says_where_the_database_is(empty_dsn: str) -> None:
+async def test_the_command_prints_the_revision_of_the_database(empty_dsn: str) -> None:
     head = migrations.head()
     for arguments, place in (((), head), (("--down", "base"), "base (empty)"), (("008",), "008")):
         assert await migrate(empty_dsn, *arguments) == (0, f"The database is at revision {place}.\n", "")
 
 
-async def test_an_unknown_revision_is_one_line(empty_dsn: str) -> None:
+async def test_an_unknown_revision_is_a_one_line_error(empty_dsn: str) -> None:
     code, out, error = await migrate(empty_dsn, "nonsense")
     assert (code, out) == (1, "")
     assert re.fullmatch(r"Error: Not migrated: .*nonsense.*\n", error)
 
 
-async def test_a_database_of_a_later_release_is_left_alone_in_one_line(dsn: str) -> None:
+async def test_a_database_of_a_later_release_is_unchanged_and_a_one_line_error(dsn: str) -> None:
     execute(dsn, "UPDATE comment_monitor_version SET version_num = '999'")
     before = schema(dsn)
     code, out, error = await migrate(dsn)
@@ -205,7 +206,7 @@ async def test_a_database_of_a_later_release_is_left_alone_in_one_line(dsn: str)
     assert (schema(dsn), migrations.current(dsn)) == (before, "999")
 
 
-async def test_a_database_that_is_away_is_one_line_without_its_password() -> None:
+async def test_an_unavailable_database_is_a_one_line_error_without_its_password() -> None:
     code, out, error = await migrate("postgresql://ana:geheim@127.0.0.1:1/comments")
     assert (code, out) == (1, "")
     assert re.fullmatch(r"Error: Not migrated: .+\n", error)

@@ -1,4 +1,4 @@
-"""asyncpg and psycopg2 on real servers by one DSN: the same schema, host, certificate and patience."""
+"""asyncpg and psycopg2 on real servers with the same DSN: the same schema, host, certificate and timeouts."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ import psycopg2.extensions
 import pytest
 from tests.conftest import MakeSettings, execute, open_client
 from tests.integration.storage.test_migrations import migrate
-from tests.support.intake import fates, process
+from tests.support.intake import outcome_counts, process
 from tests.support.requests import comment
 from tests.support.tls_front import TlsFront, make_certificates, tls_front
 
@@ -30,7 +30,7 @@ SETTING = Query("setting", "SELECT current_setting($1)")
 
 
 class Server(NamedTuple):
-    """A PostgreSQL on loopback, with TLS, and the certificate of its authority."""
+    """A PostgreSQL on loopback with TLS, and the certificate of its authority."""
 
     front: TlsFront
     root: str
@@ -55,7 +55,7 @@ def server(postgres: EmbeddedPostgres) -> Iterator[Server]:
 
 
 async def value(dsn: str, query: Query, *arguments: str, timeout: float = 20) -> object:  # noqa: ASYNC109
-    """What asyncpg finds by this DSN."""
+    """Returns the result of a query through asyncpg."""
     database = await open_database(dsn, size=1, timeout=timeout, application="comment-monitor test")
     try:
         async with database.connection() as conn:
@@ -76,7 +76,7 @@ async def both(dsn: str, query: Query, *arguments: str) -> tuple[object, object]
 
 
 async def both_refuse(dsn: str) -> str:
-    """Neither connects; asyncpg's reason in this program's words."""
+    """Asserts that neither driver connects; returns the reason in this program's words."""
     with pytest.raises(UNAVAILABLE_ERRORS) as caught:
         await value(dsn, ONE)
     with pytest.raises(psycopg2.OperationalError):
@@ -84,9 +84,7 @@ async def both_refuse(dsn: str) -> str:
     return in_words(caught.value)
 
 
-async def test_a_search_path_is_that_of_the_service_and_of_the_migration(
-    empty_dsn: str, make_settings: MakeSettings
-) -> None:
+async def test_service_and_migration_use_the_same_search_path(empty_dsn: str, make_settings: MakeSettings) -> None:
     execute(empty_dsn, "CREATE SCHEMA monitor")
     dsn = psycopg2.extensions.make_dsn(empty_dsn, options="-c search_path=monitor")
     assert (await migrate(dsn))[0] == 0
@@ -96,56 +94,62 @@ async def test_a_search_path_is_that_of_the_service_and_of_the_migration(
     assert execute(empty_dsn, where) == [("monitor",)]
     async with open_client(make_settings(POSTGRES_DSN=dsn)) as client:
         assert (await client.get("/health")).json()["checks"]["database"] == "ok"
-        assert fates(await process(client, comment(1))) == (1, 0, 0, 0)
+        assert outcome_counts(await process(client, comment(1))) == (1, 0, 0, 0)
     assert execute(empty_dsn, "SELECT count(*) FROM monitor.comments") == [(1,)]
     assert migrations.current(dsn) == migrations.head()
 
 
-async def test_the_programs_own_settings_count_for_more_than_options(dsn: str) -> None:
-    said = psycopg2.extensions.make_dsn(dsn, options="-c statement_timeout=1 -c timezone=Asia/Tokyo -c work_mem=5MB")
-    assert await value(said, SETTING, "statement_timeout") == "20s"
-    assert await value(said, SETTING, "timezone") == "UTC"
-    assert await both(said, SETTING, "work_mem") == ("5MB", "5MB")
+async def test_the_programs_settings_override_options(dsn: str) -> None:
+    with_options = psycopg2.extensions.make_dsn(
+        dsn, options="-c statement_timeout=1 -c timezone=Asia/Tokyo -c work_mem=5MB"
+    )
+    assert await value(with_options, SETTING, "statement_timeout") == "20s"
+    assert await value(with_options, SETTING, "timezone") == "UTC"
+    assert await both(with_options, SETTING, "work_mem") == ("5MB", "5MB")
 
 
-@pytest.mark.parametrize("options", ["-c nosuch=1", "-c work_mem=many", "nonsense", "--nosuch", "-c search_path"])
+@pytest.mark.parametrize(
+    "options",
+    ["-c nosuch=1", "-c work_mem=many", "nonsense", "--nosuch", "-c search_path"],
+    ids=["unknown", "invalid", "word", "flag", "no-value"],
+)
 async def test_options_that_the_server_refuses_are_named(options: str, dsn: str, make_settings: MakeSettings) -> None:
-    said = psycopg2.extensions.make_dsn(dsn, options=options)
-    assert await both_refuse(said) == "it refuses the `options` of POSTGRES_DSN"
-    async with open_client(make_settings(POSTGRES_DSN=said)) as client:
+    with_options = psycopg2.extensions.make_dsn(dsn, options=options)
+    assert await both_refuse(with_options) == "it refuses the `options` of POSTGRES_DSN"
+    async with open_client(make_settings(POSTGRES_DSN=with_options)) as client:
         assert "`options` of POSTGRES_DSN" in (await client.get("/health")).json()["checks"]["database"]
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
-async def test_both_reach_a_host(host: str, server: Server) -> None:
+async def test_both_drivers_reach_a_host(host: str, server: Server) -> None:
     assert await both(server.dsn(host), ONE) == (1, 1)
 
 
-async def test_an_address_alone_is_the_host(server: Server) -> None:
+async def test_hostaddr_alone_is_the_host(server: Server) -> None:
     assert await both(f"hostaddr=127.0.0.1 port={server.port} user=postgres dbname=comments", ONE) == (1, 1)
 
 
 @contextmanager
 def silent_server() -> Iterator[int]:
-    """Takes connections and says nothing."""
-    with closing(socket.create_server(("127.0.0.1", 0), backlog=50)) as one:
-        yield one.getsockname()[1]
+    """Yields the port of a server that accepts connections and never responds."""
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=50)) as listener:
+        yield listener.getsockname()[1]
 
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """Nothing listens there, and nothing will."""
-    with closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        yield one.getsockname()[1]
+    """Yields a port that stays closed."""
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield unused.getsockname()[1]
 
 
-async def test_of_several_hosts_the_next_is_tried(server: Server) -> None:
+async def test_the_next_of_several_hosts_is_tried(server: Server) -> None:
     with closed_port() as closed, silent_server() as silent:
         for port in (closed, silent):
             dsn = server.dsn("127.0.0.1,localhost", port=f"{port},{server.port}", connect_timeout="2")
             assert await both(dsn, ONE) == (1, 1)
-        # Without a time in the DSN, the hosts share that of one.
+        # Without a timeout in the DSN, all hosts share the timeout of a connection.
         dsn = server.dsn("127.0.0.1,localhost", port=f"{silent},{server.port}")
         assert await value(dsn, ONE, timeout=4) == 1
 
@@ -157,7 +161,9 @@ async def test_of_several_hosts_the_next_is_tried(server: Server) -> None:
         ("standby", False), ("read-only", False),
     ],
 )  # fmt: skip
-async def test_a_server_that_is_not_as_wanted_is_not_used(wanted: str, found: bool, server: Server) -> None:
+async def test_a_server_that_violates_target_session_attrs_is_not_used(
+    wanted: str, found: bool, server: Server
+) -> None:
     dsn = server.dsn("localhost,127.0.0.1", target_session_attrs=wanted)
     if found:
         assert await both(dsn, ONE) == (1, 1)
@@ -165,7 +171,7 @@ async def test_a_server_that_is_not_as_wanted_is_not_used(wanted: str, found: bo
         assert await both_refuse(dsn) == "no host satisfies `target_session_attrs`"
 
 
-async def test_a_connection_has_as_long_as_the_dsn_says(make_settings: MakeSettings) -> None:
+async def test_the_dsn_sets_the_connect_timeout(make_settings: MakeSettings) -> None:
     with silent_server() as port:
         dsn = f"postgresql://u@127.0.0.1:{port}/c?connect_timeout=2&sslmode=disable"
         started = asyncio.get_running_loop().time()
@@ -173,8 +179,8 @@ async def test_a_connection_has_as_long_as_the_dsn_says(make_settings: MakeSetti
         assert asyncio.get_running_loop().time() - started < 10
 
 
-async def test_a_connection_that_takes_too_long_is_no_query_that_does(make_settings: MakeSettings, dsn: str) -> None:
-    """The pool is asked while the schema is known to be usable."""
+async def test_a_connect_timeout_is_not_reported_as_a_slow_query(make_settings: MakeSettings, dsn: str) -> None:
+    """The pool is replaced while the schema is known to be usable."""
     settings = make_settings(COMMENT_READ_TIMEOUT="1")
     async with open_client(settings) as client:
         runtime = client.app.state.lifecycle.runtime  # type: ignore[attr-defined]
@@ -194,7 +200,7 @@ async def test_a_connection_that_takes_too_long_is_no_query_that_does(make_setti
     assert answer.json()["type"].endswith(":database-unavailable"), answer.text
 
 
-async def test_connections_are_kept_alive_as_the_dsn_says(server: Server) -> None:
+async def test_the_dsn_sets_the_keepalive_options(server: Server) -> None:
     asked = {"keepalives_idle": "33", "keepalives_interval": "7", "keepalives_count": "4", "tcp_user_timeout": "9000"}
     options = {
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
@@ -219,7 +225,7 @@ async def options_of(dsn: str, *options: tuple[int, int]) -> list[int]:
         await database.close()
 
 
-async def test_both_verify_the_certificate_alike(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_both_drivers_verify_the_certificate_alike(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(server.root).parent
     for mode, host, root, taken in (
         ("verify-full", "localhost", "root.pem", True),
@@ -231,11 +237,11 @@ async def test_both_verify_the_certificate_alike(server: Server, monkeypatch: py
     ):
         dsn = server.dsn(host, sslmode=mode, sslrootcert=str(folder / root))
         if taken:
-            assert await ways(server, dsn) == (2, 0), (mode, host, root)
+            assert await encryption_counts(server, dsn) == (2, 0), (mode, host, root)
         else:
             assert "certificate" in await both_refuse(dsn), (mode, host, root)
     monkeypatch.setenv("SSL_CERT_FILE", server.root)
-    assert await ways(server, server.dsn(sslrootcert="system")) == (2, 0)
+    assert await encryption_counts(server, server.dsn(sslrootcert="system")) == (2, 0)
     monkeypatch.setenv("SSL_CERT_FILE", str(folder / "other.pem"))
     assert "certificate" in await both_refuse(server.dsn(sslrootcert="system"))
 
@@ -243,19 +249,19 @@ async def test_both_verify_the_certificate_alike(server: Server, monkeypatch: py
 @pytest.mark.parametrize(
     ("mode", "encrypted"), [("disable", False), ("allow", False), ("prefer", True), ("require", True)]
 )
-async def test_both_encrypt_alike(mode: str, encrypted: bool, server: Server) -> None:
-    assert await ways(server, server.dsn(sslmode=mode)) == ((2, 0) if encrypted else (0, 2))
+async def test_both_drivers_encrypt_alike(mode: str, encrypted: bool, server: Server) -> None:
+    assert await encryption_counts(server, server.dsn(sslmode=mode)) == ((2, 0) if encrypted else (0, 2))
 
 
-async def ways(server: Server, dsn: str) -> tuple[int, int]:
-    """How many of the two connections are encrypted, and how many are not."""
+async def encryption_counts(server: Server, dsn: str) -> tuple[int, int]:
+    """Returns how many of the two connections are encrypted, and how many are not."""
     before = server.front.encrypted, server.front.plain
     assert await both(dsn, ONE) == (1, 1)
     return server.front.encrypted - before[0], server.front.plain - before[1]
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "migrate", "check", "cleanup", "ingest"])
-def test_each_command_refuses_what_one_part_cannot_honour(command: str, tmp_path: Path) -> None:
+def test_each_command_refuses_a_parameter_that_a_driver_cannot_honour(command: str, tmp_path: Path) -> None:
     (tmp_path / "comments.jsonl").write_text("")
     more = ["comments.jsonl"] if command == "ingest" else []
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""How many statements a request or a batch costs, as PostgreSQL counts them: the same for one comment or many."""
+"""The number of statements of a request or a batch, from PostgreSQL's log: independent of the number of comments."""
 
 import asyncio
 
@@ -13,13 +13,13 @@ from comment_monitor.analysis.batch_processor import open_worker
 from comment_monitor.devserver.postgres_process import EmbeddedPostgres
 
 ORCHESTRATOR = "comment-monitor orchestrator"
-# New comments commit themselves; what has to be compared with what is stored is written in a transaction.
+# New comments are a single statement in autocommit; comments to be compared with stored ones need a transaction.
 ADDED = ["WITH"]
 ONE_WRITE = ["BEGIN", "WITH", "COMMIT"]
 
 
 @pytest.mark.parametrize("amount", [1, 25, 1000])
-async def test_a_write_of_new_comments_is_one_statement_and_nothing_else(
+async def test_a_write_of_new_comments_is_a_single_statement(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
@@ -33,7 +33,7 @@ async def test_a_write_of_new_comments_is_one_statement_and_nothing_else(
 
 
 @pytest.mark.parametrize("amount", [25, 1000])
-async def test_repeats_cost_one_statement_as_well_once_they_are_expected(
+async def test_expected_repeats_cost_a_single_statement(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
@@ -45,7 +45,7 @@ async def test_repeats_cost_one_statement_as_well_once_they_are_expected(
             assert sent.transactions() == transactions
 
 
-async def test_what_is_new_among_known_ones_is_written_in_one_statement_again_once_all_are_new(
+async def test_a_write_returns_to_a_single_statement_once_all_comments_are_new(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
@@ -60,25 +60,25 @@ async def test_what_is_new_among_known_ones_is_written_in_one_statement_again_on
             sent.forget()
             answer = await process(client, *more)
             assert answer["stored"] + answer["duplicates"] == len(more)
-            assert answer["duplicates"] == sum("-" not in one["id"] for one in more)
+            assert answer["duplicates"] == sum("-" not in item["id"] for item in more)
             assert sent.transactions() == transactions
 
 
 @pytest.mark.parametrize("amount", [25, 1000])
-@pytest.mark.parametrize("kind", ["conflicts", "renames", "earlier versions", "all kinds"])
-async def test_telling_what_a_known_id_comes_with_costs_no_statement_more(
+@pytest.mark.parametrize("kind", ["conflicts", "renames", "earlier-versions", "all-kinds"])
+async def test_classifying_comments_with_known_ids_costs_no_more_statements(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int, kind: str
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
     async with open_client(make_settings()) as client:
         await process(client, *several(amount))
-        await process(client, *(comment(one["id"], "edited") for one in several(amount)))
+        await process(client, *(comment(known["id"], "edited") for known in several(amount)))
         kinds = {
-            "conflicts": [comment(one["id"], "another", author="ben") for one in several(amount)],
-            "renames": [comment(one["id"], "edited", author="anna") for one in several(amount)],
-            "earlier versions": several(amount),
+            "conflicts": [comment(known["id"], "another", author="ben") for known in several(amount)],
+            "renames": [comment(known["id"], "edited", author="anna") for known in several(amount)],
+            "earlier-versions": several(amount),
         }
-        chosen = kinds[kind] if kind in kinds else [kinds[one][at] for at, one in enumerate([*kinds] * (amount // 3))]
+        chosen = kinds[kind] if kind in kinds else [kinds[name][at] for at, name in enumerate([*kinds] * (amount // 3))]
         sent.forget()
         response = await client.post(PATH, json=body(comment("new"), *chosen[1:]))
         assert response.status_code == 200
@@ -86,13 +86,14 @@ async def test_telling_what_a_known_id_comes_with_costs_no_statement_more(
         assert sent.transactions() == [ONE_WRITE]
 
 
-# Redis is told of edits, under the prefix that holds; where it can't be, what it holds is disowned: one statement more.
+# Redis is informed of edits under the current prefix; without Redis, a further statement invalidates its entries.
 @pytest.mark.parametrize(
     ("changes", "written"),
     [({}, [*ONE_WRITE[:2], "SELECT", "COMMIT"]), ({"REDIS_URL": ""}, [*ONE_WRITE[:2], "INSERT", "COMMIT"])],
+    ids=["with-redis", "without-redis"],
 )
 @pytest.mark.parametrize("amount", [25, 1000])
-async def test_edits_cost_the_same_however_many(
+async def test_edits_cost_the_same_statements_for_any_number(
     postgres: EmbeddedPostgres,
     make_settings: MakeSettings,
     dsn: str,
@@ -104,12 +105,12 @@ async def test_edits_cost_the_same_however_many(
     async with open_client(make_settings(**changes)) as client:
         await process(client, *several(amount))
         sent.forget()
-        edits = [comment(one["id"], "another text") for one in several(amount)]
+        edits = [comment(known["id"], "another text") for known in several(amount)]
         assert (await process(client, *edits))["updated"] == amount
         assert sent.transactions() == [ADDED, written]
 
 
-async def test_what_redis_knows_costs_no_statement_at_all(
+async def test_duplicates_found_in_redis_cost_no_statement(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
@@ -120,12 +121,12 @@ async def test_what_redis_knows_costs_no_statement_at_all(
         assert sent.transactions() == []
 
 
-async def test_an_edit_of_a_comment_new_in_the_same_request_costs_one_write_more(
+async def test_an_edit_of_a_comment_of_the_same_request_costs_a_second_write(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
     async with open_client(make_settings()) as client:
-        await process(client, *several(50), *(comment(one["id"], "edited") for one in several(50)))
+        await process(client, *several(50), *(comment(known["id"], "edited") for known in several(50)))
         assert sent.transactions() == [["BEGIN", "WITH", "WITH", "SELECT", "COMMIT"]]
 
 
@@ -136,8 +137,9 @@ async def test_an_edit_of_a_comment_new_in_the_same_request_costs_one_write_more
         *("/comments?limit=50", "/comments/threads/c0", "/comments?source=threads&id=c0", "/posts"),
         *("/posts/threads/post/summary", "/posts/summary?source=threads&post_id=post"),
     ],
+    ids=["page", "comment", "comment-by-query", "posts", "summary", "summary-by-query"],
 )
-async def test_reading_is_one_statement_however_much_it_finds(
+async def test_a_read_is_a_single_statement_for_any_number_of_results(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, path: str, amount: int
 ) -> None:
     sent = Statements(postgres, dsn, f"{ORCHESTRATOR} reading")
@@ -151,13 +153,14 @@ async def test_reading_is_one_statement_however_much_it_finds(
 
 
 @pytest.mark.parametrize("amount", [5, 25])
-async def test_a_batch_of_the_worker_is_one_reading_and_one_writing_transaction(
+async def test_a_worker_batch_is_a_reading_and_a_writing_transaction(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str, amount: int
 ) -> None:
     settings = make_settings(COMMENT_BATCH_SIZE=25)
     async with open_client(settings) as client:
         await process(
-            client, *(comment(one, f"Where can I buy this lovely thing number {one}?") for one in range(amount))
+            client,
+            *(comment(number, f"Where can I buy this lovely thing number {number}?") for number in range(amount)),
         )
     (row,) = outbox(dsn)
     assert len(row.comments) == amount
@@ -168,12 +171,12 @@ async def test_a_batch_of_the_worker_is_one_reading_and_one_writing_transaction(
     assert execute(dsn, "SELECT count(*) FROM comment_analyses WHERE status = 'done'") == [(amount,)]
 
 
-async def test_many_small_requests_at_once_need_fewer_writes_than_there_are_requests(
+async def test_concurrent_small_requests_share_writes(
     postgres: EmbeddedPostgres, make_settings: MakeSettings, dsn: str
 ) -> None:
     sent = Statements(postgres, dsn, ORCHESTRATOR)
     async with open_client(make_settings()) as client:
         answers = await asyncio.gather(*(process(client, *several(5, f"r{number}-")) for number in range(100)))
-        assert [one["stored"] for one in answers] == [5] * 100
+        assert [answer["stored"] for answer in answers] == [5] * 100
         assert 0 < len(sent.transactions()) <= 50
-        assert all(one == ADDED for one in sent.transactions())
+        assert all(transaction == ADDED for transaction in sent.transactions())

@@ -1,4 +1,4 @@
-"""Removal of old comments and the index of recent ones, beside traffic that is never held up."""
+"""The removal of old comments and the index of recent comments, both beside uninterrupted traffic."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,6 @@ from tests.support.database import (
     LONG_AGO,
     analyse_all,
     blocked,
-    broken_promises,
     holding,
     names,
     opened,
@@ -22,6 +21,7 @@ from tests.support.database import (
     stored_comments,
     take_in,
     terminate_blocked,
+    violated_invariants,
 )
 from tests.support.requests import comment
 
@@ -34,7 +34,7 @@ from comment_monitor.storage.retention import BATCH, delete_old, recent_index_be
 
 BOUND: Final = datetime(2020, 1, 1, tzinfo=UTC)
 RECENT: Final = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index"
-# What a transaction that writes comments holds; an index is built concurrently once those before it are over.
+# The lock of a transaction that writes comments; a concurrent index build waits for such transactions.
 WRITER: Final = "LOCK TABLE comments IN ROW EXCLUSIVE MODE"
 SESSIONS: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -45,7 +45,7 @@ YESTERDAY, TODAY = date(2030, 5, 9), date(2030, 5, 10)
 
 @pytest.fixture(autouse=True)
 def no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody here goes by a prefix in Redis, so none has to be waited for."""
+    """No other process uses a prefix in Redis here, so the removal need not wait."""
     monkeypatch.setattr(retention, "SETTLED", 0)
 
 
@@ -56,28 +56,28 @@ def settings(dsn: str) -> Settings:
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    """As patient as the command's own."""
-    async with opened(settings, timeout=3600) as one:
-        yield one
+    """A pool with the timeout of the command."""
+    async with opened(settings, timeout=3600) as pool:
+        yield pool
 
 
 async def removed(database: Database) -> list[int]:
-    """The sizes of the batches."""
+    """Returns the sizes of the batches."""
     return [amount async for amount in delete_old(database, BOUND)]
 
 
-async def test_only_what_was_stored_before_the_bound_goes(settings: Settings, database: Database) -> None:
+async def test_only_comments_stored_before_the_bound_are_removed(settings: Settings, database: Database) -> None:
     stored_comments(settings.postgres_dsn, 3, name="old")
     stored_comments(settings.postgres_dsn, 1, name="last moment", at=BOUND - timedelta(microseconds=1))
     stored_comments(settings.postgres_dsn, 1, name="bound", at=BOUND)
-    # Posted long ago and stored now: it stays as long as any other comment that came now.
+    # Posted long ago and stored now: only the time of storing counts.
     await take_in(settings, comment("posted", timestamp="2001-02-03T00:00:00Z"))
     assert await removed(database) == [4]
     assert names(settings.postgres_dsn) == ["bound1", "posted"]
     assert set(results(settings.postgres_dsn)) == {"bound1"}
 
 
-async def test_results_and_versions_go_with_their_comment(settings: Settings, database: Database) -> None:
+async def test_results_and_versions_are_removed_with_their_comment(settings: Settings, database: Database) -> None:
     for text in ("one text", "another text"):
         await take_in(settings, comment("old", text), comment("new", text))
         await analyse_all(settings)
@@ -85,18 +85,16 @@ async def test_results_and_versions_go_with_their_comment(settings: Settings, da
     assert await removed(database) == [1]
     assert set(results(settings.postgres_dsn)) == {"new"}
     assert execute(settings.postgres_dsn, "SELECT count(*) FROM comment_versions") == [(1,)]
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
 
 
-async def test_a_place_in_the_queue_of_removed_comments_ends_without_harm(
-    settings: Settings, database: Database
-) -> None:
+async def test_outbox_rows_of_removed_comments_finish_without_results(settings: Settings, database: Database) -> None:
     await take_in(settings, comment("old"), comment("new"))
     await take_in(settings, comment("old too"))
     execute(settings.postgres_dsn, f"UPDATE comments SET created_at = '{LONG_AGO}' WHERE comment_id LIKE 'old%'")  # noqa: S608
     assert await removed(database) == [2]
     assert [row.comments for row in outbox(settings.postgres_dsn)] == [["new"], []]
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
     await analyse_all(settings)
     assert set(results(settings.postgres_dsn)) == {"new"}
     assert outbox(settings.postgres_dsn) == []
@@ -106,13 +104,13 @@ async def test_each_batch_is_a_transaction_of_its_own(settings: Settings, databa
     stored_comments(settings.postgres_dsn, 2 * BATCH + 5)
     left = []
     async for _ in delete_old(database, BOUND):
-        left.append(len(names(settings.postgres_dsn)))  # noqa: PERF401 - what is left is asked between two batches
+        left.append(len(names(settings.postgres_dsn)))  # noqa: PERF401 - the rest is queried between two batches
     assert left == [BATCH + 5, 5, 0]
 
 
 @asynccontextmanager
 async def removing(settings: Settings, database: Database) -> AsyncIterator[None]:
-    """A removal that has taken its first batch and is held up in the middle of it, until the end of the block."""
+    """Starts a removal that is blocked in the middle of its first batch until the end of the block."""
     with holding(settings.postgres_dsn, "SELECT FROM comment_analyses ORDER BY comment_id LIMIT 1 FOR UPDATE"):
         task = asyncio.create_task(removed(database))
         try:
@@ -125,9 +123,7 @@ async def removing(settings: Settings, database: Database) -> AsyncIterator[None
     await task
 
 
-async def test_new_comments_are_stored_and_analysed_while_a_removal_is_under_way(
-    settings: Settings, database: Database
-) -> None:
+async def test_new_comments_are_stored_and_analysed_during_a_removal(settings: Settings, database: Database) -> None:
     stored_comments(settings.postgres_dsn, 10)
     async with removing(settings, database):
         await take_in(settings, comment("new"))
@@ -137,7 +133,7 @@ async def test_new_comments_are_stored_and_analysed_while_a_removal_is_under_way
     assert names(settings.postgres_dsn) == ["new"]
 
 
-async def test_comments_that_are_to_stay_can_be_edited_and_analysed_while_a_removal_is_under_way(
+async def test_kept_comments_can_be_edited_and_analysed_during_a_removal(
     settings: Settings, database: Database
 ) -> None:
     stored_comments(settings.postgres_dsn, 10)
@@ -148,36 +144,34 @@ async def test_comments_that_are_to_stay_can_be_edited_and_analysed_while_a_remo
         assert {"stays", "stays too"} < set(results(settings.postgres_dsn))
 
 
-async def test_a_comment_being_edited_waits_for_a_later_batch(settings: Settings, database: Database) -> None:
+async def test_a_comment_being_edited_is_removed_in_a_later_batch(settings: Settings, database: Database) -> None:
     stored_comments(settings.postgres_dsn, BATCH + 5)
     removal = delete_old(database, BOUND)
     with holding(settings.postgres_dsn, "UPDATE comments SET text = 'edited' WHERE comment_id = 'old1'"):
         assert await anext(removal) == BATCH
         assert "old1" in names(settings.postgres_dsn)
-    assert [one async for one in removal] == [5]
+    assert [amount async for amount in removal] == [5]
     assert names(settings.postgres_dsn) == []
 
 
-async def test_any_number_of_comments_being_edited_keeps_no_other_from_going(
-    settings: Settings, database: Database
-) -> None:
+async def test_comments_being_edited_do_not_delay_the_removal_of_others(settings: Settings, database: Database) -> None:
     stored_comments(settings.postgres_dsn, BATCH + 5)
     with holding(settings.postgres_dsn, f"SELECT FROM comments ORDER BY id LIMIT {BATCH} FOR UPDATE"):
         assert await removed(database) == [5]
     assert await removed(database) == [BATCH]
 
 
-async def test_comments_whose_clock_was_ahead_do_not_keep_older_ones_from_going(
+async def test_newer_comments_with_lower_ids_do_not_delay_the_removal_of_older(
     settings: Settings, database: Database
 ) -> None:
-    """Ids follow the order of arrival, times the server's clock, which another server sets anew after a failover."""
+    """Ids follow the order of arrival, times the server's clock, which may differ after a failover."""
     stored_comments(settings.postgres_dsn, BATCH, name="ahead", at=BOUND + timedelta(seconds=5))
     stored_comments(settings.postgres_dsn, 5, name="old", at=BOUND - timedelta(seconds=5))
     assert await removed(database) == [5]
 
 
 def recent(settings: Settings) -> dict[str, bool]:
-    """The indexes of recent comments, and whether each is valid."""
+    """Returns the indexes of recent comments, and whether each is valid."""
     return {name: valid for name, valid in execute(settings.postgres_dsn, RECENT) if "comments_recent_" in name}
 
 
@@ -209,7 +203,7 @@ OTHERS: Final = (
 )
 
 
-async def test_an_index_that_somebody_else_made_stays_whatever_its_name(settings: Settings, database: Database) -> None:
+async def test_a_foreign_index_is_kept_for_any_name(settings: Settings, database: Database) -> None:
     for statement in OTHERS:
         execute(settings.postgres_dsn, statement)
     before = recent(settings)
@@ -222,7 +216,9 @@ async def test_an_index_that_somebody_else_made_stays_whatever_its_name(settings
         assert await recent_index_begins(conn) == date(2030, 5, 3)
 
 
-async def test_somebody_elses_index_of_just_that_name_ends_it_by_name(settings: Settings, database: Database) -> None:
+async def test_a_foreign_index_of_the_same_name_is_an_error_that_names_the_index(
+    settings: Settings, database: Database
+) -> None:
     execute(settings.postgres_dsn, "CREATE INDEX comments_recent_20300503 ON comments (author)")
     with pytest.raises(ConfigurationError, match="comments_recent_20300503"):
         await roll_recent_index(database, TODAY)
@@ -242,7 +238,7 @@ async def test_the_index_is_known_in_any_schema_and_time_zone(
         assert await roll_recent_index(other, TODAY) == ("comments_recent_20300503", [first.removeprefix("elsewhere.")])
 
 
-async def test_while_the_new_index_is_built_the_old_one_serves_and_writers_go_on(
+async def test_the_old_index_and_writers_work_during_the_build_of_the_new_index(
     settings: Settings, database: Database
 ) -> None:
     (first,) = recent(settings)
@@ -258,7 +254,7 @@ async def test_while_the_new_index_is_built_the_old_one_serves_and_writers_go_on
     assert recent(settings) == {"comments_recent_20300503": True}
 
 
-async def test_a_build_that_was_cut_short_is_dropped_and_made_anew(settings: Settings, database: Database) -> None:
+async def test_an_interrupted_index_build_is_dropped_and_repeated(settings: Settings, database: Database) -> None:
     (first,) = recent(settings)
     with holding(settings.postgres_dsn, WRITER):
         task = asyncio.create_task(roll_recent_index(database, TODAY))
@@ -271,7 +267,7 @@ async def test_a_build_that_was_cut_short_is_dropped_and_made_anew(settings: Set
     assert recent(settings) == {"comments_recent_20300503": True}
 
 
-async def test_what_an_earlier_day_left_half_made_goes_too(settings: Settings, database: Database) -> None:
+async def test_an_invalid_index_of_an_earlier_day_is_dropped(settings: Settings, database: Database) -> None:
     await roll_recent_index(database, YESTERDAY)
     execute(
         settings.postgres_dsn, "UPDATE pg_index SET indisvalid = false WHERE indexrelid::regclass::text LIKE '%502'"
@@ -280,7 +276,7 @@ async def test_what_an_earlier_day_left_half_made_goes_too(settings: Settings, d
     assert recent(settings) == {"comments_recent_20300503": True}
 
 
-async def test_two_processes_that_roll_at_once_both_end_well(settings: Settings, database: Database) -> None:
+async def test_two_concurrent_index_rolls_both_succeed(settings: Settings, database: Database) -> None:
     with holding(settings.postgres_dsn, WRITER):
         tasks = [asyncio.create_task(roll_recent_index(database, TODAY))]
         await until(lambda: blocked(settings.postgres_dsn) == 1)
@@ -291,10 +287,8 @@ async def test_two_processes_that_roll_at_once_both_end_well(settings: Settings,
     assert recent(settings) == {"comments_recent_20300503": True}
 
 
-@pytest.mark.parametrize("ago", [timedelta(hours=1), timedelta(days=1), timedelta(days=7)])
-async def test_the_services_own_query_for_recent_comments_goes_by_their_index(
-    settings: Settings, ago: timedelta
-) -> None:
+@pytest.mark.parametrize("ago", [timedelta(hours=1), timedelta(days=1), timedelta(days=7)], ids=["hour", "day", "week"])
+async def test_the_query_for_recent_comments_uses_their_index(settings: Settings, ago: timedelta) -> None:
     stored_comments(settings.postgres_dsn, 50_000)
     execute(
         settings.postgres_dsn,
@@ -308,14 +302,14 @@ async def test_the_services_own_query_for_recent_comments_goes_by_their_index(
         response = await client.get("/comments", params={"since": since.isoformat()})
     assert response.json()["items"]
 
-    # A session hands its counts over before it is gone.
+    # A session reports its statistics before it ends.
     await until(lambda: execute(settings.postgres_dsn, SESSIONS) == [(0,)])
-    # Beside it, the planner may look at the newest comment of all.
+    # The planner may also read the newest comment.
     assert reads(settings, index) >= 10
     assert reads(settings, "comments_time") <= 2
 
 
 def reads(settings: Settings, index: str) -> int:
-    """How many entries of an index have been read."""
+    """Returns the number of entries of an index that were read."""
     rows = execute(settings.postgres_dsn, "SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes")
     return int(dict(rows)[index])

@@ -1,4 +1,4 @@
-"""Retries: in the end they succeed, or give up after as many as are set; waits grow, each a little different."""
+"""Retries: they succeed in the end or stop after the configured number, and their waits grow with jitter."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import stamina.instrumentation
 from stamina.instrumentation import RetryDetails
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.support.database import analyse_all, holding, names, outbox
-from tests.support.intake import PATH, fates, process, refused, several
+from tests.support.intake import PATH, outcome_counts, process, refused, several
 from tests.support.requests import body, comment, parsed
 from tests.support.triggers import LOCK_NOT_AVAILABLE, SERIALIZATION_FAILURE, refuse, refuse_first, tries
 
@@ -23,24 +23,24 @@ CONFLICTS = [SERIALIZATION_FAILURE, LOCK_NOT_AVAILABLE, "40P01"]
 
 
 async def answer(make_settings: MakeSettings, **settings: object) -> httpx.Response:
-    """That to a request of 25 comments."""
+    """Returns the response to a request of 25 comments."""
     async with open_client(make_settings(COMMENT_BATCH_SIZE=25, **settings)) as client:
         return await client.post(PATH, json=body(*several(25)))
 
 
-@pytest.mark.parametrize("code", CONFLICTS)
-async def test_a_fault_that_ends_in_time_is_not_noticed(make_settings: MakeSettings, dsn: str, code: str) -> None:
+@pytest.mark.parametrize("code", CONFLICTS, ids=["serialization", "lock", "deadlock"])
+async def test_a_transient_fault_is_hidden_by_retries(make_settings: MakeSettings, dsn: str, code: str) -> None:
     await refuse_first(dsn, 3, code)
     response = await answer(make_settings, COMMENT_MAX_RETRIES=3, COMMENT_BACKOFF_MULTIPLIER=1)
     assert response.status_code == 200
-    assert fates(response.json()) == (25, 0, 0, 0)
-    # Three that failed, each at its first row, and the one that wrote them all.
+    assert outcome_counts(response.json()) == (25, 0, 0, 0)
+    # Three writes failed at their first row, and the fourth wrote all rows.
     assert tries(dsn) == 3 + 25
     assert [len(row.comments) for row in outbox(dsn)] == [25]
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-async def test_one_that_lasts_is_answered_503_after_as_many_retries_as_are_set(
+async def test_a_lasting_fault_is_answered_503_after_the_configured_retries(
     make_settings: MakeSettings, dsn: str, retries: int
 ) -> None:
     await refuse_first(dsn, 1000, SERIALIZATION_FAILURE)
@@ -53,36 +53,32 @@ async def test_one_that_lasts_is_answered_503_after_as_many_retries_as_are_set(
     assert names(dsn) == []
 
 
-async def test_requests_that_share_a_write_each_get_an_exception_of_their_own(
-    make_settings: MakeSettings, dsn: str
-) -> None:
-    """Of one that is raised in all of them, the traceback grows with each."""
+async def test_requests_that_share_a_write_get_separate_exceptions(make_settings: MakeSettings, dsn: str) -> None:
+    """The traceback of a shared exception would grow with each request."""
     await refuse_first(dsn, 1000, SERIALIZATION_FAILURE)
     settings = make_settings(COMMENT_MAX_RETRIES=0, COMMENT_WRITERS=1)
     async with open_runtime(settings, application="test") as runtime:
         requests = [parsed(comment(number)) for number in range(20)]
         found = await asyncio.gather(*map(runtime.pipeline.process, requests), return_exceptions=True)
-    assert {type(one) for one in found} == {DatabaseUnavailable}
+    assert {type(error) for error in found} == {DatabaseUnavailable}
     assert len(set(map(id, found))) == 20
 
 
-async def test_what_no_repeat_can_mend_is_not_tried_again(make_settings: MakeSettings, dsn: str) -> None:
+async def test_a_permanent_error_is_not_retried(make_settings: MakeSettings, dsn: str) -> None:
     await refuse_first(dsn, 1000, "P0001")
     refused(await answer(make_settings), 503, "database-unavailable")
     assert tries(dsn) == 1
 
 
-async def test_a_lock_that_is_not_given_in_time_is_waited_for_again(make_settings: MakeSettings, dsn: str) -> None:
+async def test_a_lock_timeout_is_retried(make_settings: MakeSettings, dsn: str) -> None:
     ((name,),) = execute(dsn, "SELECT current_database()")
     execute(dsn, f"ALTER DATABASE {name} SET lock_timeout = '50ms'")
     with holding(dsn, "LOCK TABLE comments IN EXCLUSIVE MODE"):
         refused(await answer(make_settings, COMMENT_MAX_RETRIES=1), 503, "database-unavailable")
-    assert fates((await answer(make_settings)).json()) == (25, 0, 0, 0)
+    assert outcome_counts((await answer(make_settings)).json()) == (25, 0, 0, 0)
 
 
-async def test_a_worker_tries_its_batch_again_as_well(
-    make_settings: MakeSettings, client: httpx.AsyncClient, dsn: str
-) -> None:
+async def test_a_worker_retries_its_batch(make_settings: MakeSettings, client: httpx.AsyncClient, dsn: str) -> None:
     await process(client, *several(5))
     await refuse(dsn, "INSERT", "comment_analyses", "nextval('tries') <= 2", SERIALIZATION_FAILURE)
     await analyse_all(make_settings(COMMENT_MAX_RETRIES=2, COMMENT_BACKOFF_MULTIPLIER=1))
@@ -92,7 +88,7 @@ async def test_a_worker_tries_its_batch_again_as_well(
 
 @pytest.fixture
 def waits() -> Iterator[list[float]]:
-    """The waits that were decided on."""
+    """The scheduled waits."""
     found: list[float] = []
 
     def note(details: RetryDetails) -> None:
@@ -104,7 +100,7 @@ def waits() -> Iterator[list[float]]:
 
 
 class Failing:
-    """Fails for ever, and counts."""
+    """Always fails, and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -125,16 +121,16 @@ async def test_waits_grow_by_the_multiplier_with_jitter(make_settings: MakeSetti
     assert len({round(wait - step, 12) for step, wait in zip(steps, waits, strict=True)}) == 3
 
 
-async def test_no_wait_is_longer_than_the_longest(make_settings: MakeSettings, waits: list[float]) -> None:
+async def test_no_wait_exceeds_the_longest_wait(make_settings: MakeSettings, waits: list[float]) -> None:
     trying = asyncio.create_task(with_retries(make_settings(COMMENT_BACKOFF_MULTIPLIER=10), Failing()))
-    # The third would be ten seconds.
+    # The third wait would be ten seconds.
     await until(lambda: len(waits) >= 3)
     trying.cancel()
     await asyncio.wait([trying])
     assert waits[2] == LONGEST_WAIT
 
 
-async def test_no_try_begins_once_the_time_is_up(make_settings: MakeSettings, waits: list[float]) -> None:
+async def test_no_retry_begins_after_the_time_limit(make_settings: MakeSettings, waits: list[float]) -> None:
     attempt = Failing()
     short = msgspec.structs.replace(make_settings(COMMENT_MAX_RETRIES=10), processing_timeout=1)
     with pytest.raises(CONFLICT_ERRORS):

@@ -1,4 +1,4 @@
-"""A comment and its place in the analysis queue are committed together or not at all."""
+"""A comment and its outbox row are committed in the same transaction or not at all."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ import httpx
 import pytest
 import redis
 from tests.conftest import MakeSettings, execute, kept_open, metric
-from tests.support.database import analyse_all, broken_promises, names, outbox
-from tests.support.intake import PATH, fates, in_turn, process, queued, refused, several
+from tests.support.database import analyse_all, names, outbox, violated_invariants
+from tests.support.intake import PATH, in_turn, outcome_counts, process, queued, refused, several
 from tests.support.locks import locked
 from tests.support.requests import body, comment
 from tests.support.triggers import DATA_EXCEPTION, allow, change, refuse
@@ -17,9 +17,9 @@ from tests.support.triggers import DATA_EXCEPTION, allow, change, refuse
 
 @pytest.fixture
 async def one_writer(make_settings: MakeSettings) -> AsyncIterator[httpx.AsyncClient]:
-    """An application whose requests share a write as soon as one is under way."""
-    async with kept_open(make_settings(COMMENT_WRITERS=1)) as one:
-        yield one
+    """A client of an application whose requests share the next write while a write runs."""
+    async with kept_open(make_settings(COMMENT_WRITERS=1)) as client:
+        yield client
 
 
 def nothing_is_left(dsn: str, redis_url: str) -> bool:
@@ -28,16 +28,16 @@ def nothing_is_left(dsn: str, redis_url: str) -> bool:
 
 
 FAULTS: Final[dict[str, tuple[str, str, bool]]] = {
-    "the comments can't be written": ("comments", "true", False),
-    "the queue can't be written": ("analysis_outbox", "true", False),
-    "the last row of the queue can't be written": ("analysis_outbox", "nextval('tries') = 3", False),
-    "the commit fails": ("comments", "true", True),
-    "the commit fails for the queue": ("analysis_outbox", "true", True),
+    "comments": ("comments", "true", False),
+    "outbox": ("analysis_outbox", "true", False),
+    "last-outbox-row": ("analysis_outbox", "nextval('tries') = 3", False),
+    "commit": ("comments", "true", True),
+    "outbox-commit": ("analysis_outbox", "true", True),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_nothing_stays_of_a_write_that_failed_and_its_repeat_stores_all(
+async def test_a_failed_write_leaves_nothing_and_its_repeat_stores_all(
     client: httpx.AsyncClient, dsn: str, redis_url: str, fault: str
 ) -> None:
     table, condition, at_commit = FAULTS[fault]
@@ -48,11 +48,11 @@ async def test_nothing_stays_of_a_write_that_failed_and_its_repeat_stores_all(
     assert nothing_is_left(dsn, redis_url)
 
     await allow(dsn)
-    assert fates(await process(client, *several(25))) == (25, 0, 0, 0)
+    assert outcome_counts(await process(client, *several(25))) == (25, 0, 0, 0)
     assert sorted(id_ for row in outbox(dsn) for id_ in row.comments) == sorted(names(dsn))
 
 
-async def test_a_constraint_that_fails_is_answered_and_rolled_back_as_well(
+async def test_a_violated_constraint_is_answered_503_and_rolled_back(
     client: httpx.AsyncClient, dsn: str, redis_url: str
 ) -> None:
     await change(dsn, "ALTER TABLE analysis_outbox ADD CONSTRAINT none CHECK (cardinality(comment_ids) > 1000)")
@@ -60,7 +60,7 @@ async def test_a_constraint_that_fails_is_answered_and_rolled_back_as_well(
     assert nothing_is_left(dsn, redis_url)
 
 
-async def test_a_request_with_an_edit_of_its_own_comment_is_stored_whole_or_not_at_all(
+async def test_a_request_that_edits_its_own_comment_is_stored_entirely_or_not_at_all(
     client: httpx.AsyncClient, dsn: str, redis_url: str
 ) -> None:
     await refuse(dsn, "UPDATE", "comments")
@@ -68,10 +68,10 @@ async def test_a_request_with_an_edit_of_its_own_comment_is_stored_whole_or_not_
     refused(await client.post(PATH, json=body(*first_and_edit)), 503, "database-unavailable")
     assert nothing_is_left(dsn, redis_url)
     await allow(dsn)
-    assert fates(await process(client, *first_and_edit)) == (5, 1, 0, 0)
+    assert outcome_counts(await process(client, *first_and_edit)) == (5, 1, 0, 0)
 
 
-async def test_a_failed_edit_leaves_text_version_and_queue_as_they_were(client: httpx.AsyncClient, dsn: str) -> None:
+async def test_a_failed_edit_changes_neither_text_nor_versions_nor_queue(client: httpx.AsyncClient, dsn: str) -> None:
     await process(client, comment(1, "first"))
     await refuse(dsn, "INSERT", "analysis_outbox")
     refused(await client.post(PATH, json=body(comment(1, "second"))), 503, "database-unavailable")
@@ -79,9 +79,9 @@ async def test_a_failed_edit_leaves_text_version_and_queue_as_they_were(client: 
     assert execute(dsn, "SELECT count(*) FROM comment_versions") == [(0,)]
     assert len(outbox(dsn)) == 1
     await allow(dsn)
-    # Redis was not told of it either.
-    assert fates(await process(client, comment(1, "first"))) == (0, 0, 1, 0)
-    assert fates(await process(client, comment(1, "second"))) == (0, 1, 0, 0)
+    # Redis has no entry of the failed edit.
+    assert outcome_counts(await process(client, comment(1, "first"))) == (0, 0, 1, 0)
+    assert outcome_counts(await process(client, comment(1, "second"))) == (0, 1, 0, 0)
 
 
 async def test_a_failed_write_is_counted_and_does_not_end_the_writer(one_writer: httpx.AsyncClient, dsn: str) -> None:
@@ -94,24 +94,24 @@ async def test_a_failed_write_is_counted_and_does_not_end_the_writer(one_writer:
     assert metric("comment_processing_success_total") == success
     await queued(one_writer, 0)
     await allow(dsn)
-    assert fates(await process(one_writer, *several(25))) == (25, 0, 0, 0)
+    assert outcome_counts(await process(one_writer, *several(25))) == (25, 0, 0, 0)
 
 
-async def poisoned(dsn: str) -> None:
-    """PostgreSQL takes no text that holds the word."""
+async def refuse_poison(dsn: str) -> None:
+    """Makes PostgreSQL refuse every text that contains POISON."""
     await refuse(dsn, "INSERT OR UPDATE", "comments", "NEW.text LIKE '%POISON%'", DATA_EXCEPTION)
 
 
 @pytest.mark.parametrize("position", [0, 12, 24])
-async def test_a_comment_that_postgresql_refuses_is_rejected_by_name_and_the_rest_is_stored(
+async def test_a_comment_refused_by_postgresql_is_rejected_and_the_rest_is_stored(
     client: httpx.AsyncClient, dsn: str, position: int
 ) -> None:
-    await poisoned(dsn)
+    await refuse_poison(dsn)
     comments = several(25)
     comments[position]["text"] = "some POISON"
     before = metric("comment_processing_errors_total", reason="not-storable")
     answer = await process(client, *comments)
-    assert fates(answer) == (24, 0, 0, 1)
+    assert outcome_counts(answer) == (24, 0, 0, 1)
     (bad,) = answer["rejected"]
     assert (bad["index"], bad["id"]) == (position, f"c{position}")
     assert "PostgreSQL" in bad["reason"]
@@ -120,31 +120,38 @@ async def test_a_comment_that_postgresql_refuses_is_rejected_by_name_and_the_res
     assert metric("comment_processing_errors_total", reason="not-storable") - before == 1
 
 
-async def test_refused_by_postgresql_and_bad_from_the_start_are_named_in_one_list(
+async def test_comments_refused_by_postgresql_and_by_validation_share_a_list(
     client: httpx.AsyncClient, dsn: str
 ) -> None:
-    await poisoned(dsn)
+    await refuse_poison(dsn)
     mixed = [comment(0), comment(1, ""), comment(2, "POISON"), comment(3), comment(""), comment(5, "POISON")]
     answer = await process(client, *mixed)
-    assert [(one["index"], one["id"]) for one in answer["rejected"]] == [(1, "1"), (2, "2"), (4, ""), (5, "5")]
+    assert [(rejected["index"], rejected["id"]) for rejected in answer["rejected"]] == [
+        (1, "1"),
+        (2, "2"),
+        (4, ""),
+        (5, "5"),
+    ]
     assert names(dsn) == ["0", "3"]
 
 
-async def test_only_refused_comments_are_answered_422_with_each_named(client: httpx.AsyncClient, dsn: str) -> None:
-    await poisoned(dsn)
+async def test_a_request_of_only_refused_comments_is_answered_422(client: httpx.AsyncClient, dsn: str) -> None:
+    await refuse_poison(dsn)
     comments = [comment(number, "POISON") for number in range(12)]
     document = refused(await client.post(PATH, json=body(*comments)), 422, "all-rejected")
-    assert [(one["index"], one["id"]) for one in document["rejected"]] == [(n, str(n)) for n in range(12)]
+    assert [(rejected["index"], rejected["id"]) for rejected in document["rejected"]] == [
+        (n, str(n)) for n in range(12)
+    ]
     assert names(dsn) == []
 
 
-async def test_a_refused_edit_leaves_the_old_text_and_its_neighbours_edits_are_taken(
+async def test_a_refused_edit_keeps_the_old_text_and_other_edits_are_stored(
     client: httpx.AsyncClient, dsn: str
 ) -> None:
-    await poisoned(dsn)
+    await refuse_poison(dsn)
     await process(client, comment(1), comment(2))
     answer = await process(client, comment(1, "POISON"), comment(2, "edited"), comment(1, "edited"), comment(3))
-    assert fates(answer) == (1, 2, 0, 1)
+    assert outcome_counts(answer) == (1, 2, 0, 1)
     assert answer["rejected"][0]["index"] == 0
     assert execute(dsn, "SELECT comment_id, text, revision FROM comments ORDER BY comment_id") == [
         ("1", "edited", 2),
@@ -153,10 +160,10 @@ async def test_a_refused_edit_leaves_the_old_text_and_its_neighbours_edits_are_t
     ]
 
 
-async def test_a_refused_comment_costs_other_requests_of_its_write_nothing(
+async def test_a_refused_comment_does_not_affect_other_requests_of_its_write(
     one_writer: httpx.AsyncClient, dsn: str, make_settings: MakeSettings
 ) -> None:
-    await poisoned(dsn)
+    await refuse_poison(dsn)
     with locked(dsn):
         first = in_turn(one_writer, several(1, "first"))
         await queued(one_writer, 1)
@@ -168,12 +175,12 @@ async def test_a_refused_comment_costs_other_requests_of_its_write_nothing(
         )
         await queued(one_writer, 50)
     answers = await asyncio.gather(*first, *others)
-    assert [fates(one) for one in answers] == [(1, 0, 0, 0), (15, 0, 0, 0), (18, 0, 0, 1), (15, 0, 0, 0)]
+    assert [outcome_counts(answer) for answer in answers] == [(1, 0, 0, 0), (15, 0, 0, 0), (18, 0, 0, 1), (15, 0, 0, 0)]
     assert len(names(dsn)) == 49
-    assert await broken_promises(make_settings()) == []
+    assert await violated_invariants(make_settings()) == []
 
 
-async def test_a_result_and_the_end_of_its_outbox_row_are_committed_together(
+async def test_results_and_the_removal_of_their_outbox_row_share_a_commit(
     client: httpx.AsyncClient, dsn: str, make_settings: MakeSettings
 ) -> None:
     await process(client, *several(5))

@@ -1,12 +1,12 @@
-"""Edits that Redis is not told of: no process takes the old text for the latest, and no write waits for another."""
+"""Edits unknown to Redis: no process takes an old text for the latest, and no write waits for another."""
 
 import asyncio
 
 import httpx
 import pytest
 from tests.conftest import MakeSettings, execute, open_client, until
-from tests.support.database import broken_promises, holding
-from tests.support.intake import fates, lifecycle, process
+from tests.support.database import holding, violated_invariants
+from tests.support.intake import lifecycle, outcome_counts, process
 from tests.support.requests import comment
 from tests.support.triggers import replaced_long_ago
 
@@ -14,11 +14,11 @@ from comment_monitor.storage import migrations
 
 NOTES = "SELECT count(*) FROM unannounced_edits"
 PREFIX = "SELECT cache_namespace FROM installation"
-# As if the last change of the prefix lay further back than any lease.
+# Sets the last change of the prefix before the start of any lease.
 LONG_AGO = "UPDATE installation SET namespace_since = '-infinity'"
 
 
-async def look(client: httpx.AsyncClient) -> None:
+async def refresh(client: httpx.AsyncClient) -> None:
     await lifecycle(client).runtime.scheduler.refresh_schema()
 
 
@@ -26,17 +26,17 @@ def usable(client: httpx.AsyncClient) -> bool:
     return lifecycle(client).runtime.cache.usable
 
 
-async def test_an_edit_without_redis_waits_for_no_other(make_settings: MakeSettings, dsn: str) -> None:
-    """Another write that holds an edit is not committed yet; so was the row of the installation."""
+async def test_an_edit_without_redis_does_not_wait_for_other_edits(make_settings: MakeSettings, dsn: str) -> None:
+    """Another transaction holds a note of an edit and the row of the installation."""
     async with open_client(make_settings(REDIS_URL="")) as client:
-        assert fates(await process(client, comment(1), comment(2))) == (2, 0, 0, 0)
+        assert outcome_counts(await process(client, comment(1), comment(2))) == (2, 0, 0, 0)
         with holding(dsn, "INSERT INTO unannounced_edits DEFAULT VALUES", "SELECT FROM installation FOR UPDATE"):
             async with asyncio.timeout(20):
-                assert fates(await process(client, comment(1, "edited"))) == (0, 1, 0, 0)
+                assert outcome_counts(await process(client, comment(1, "edited"))) == (0, 1, 0, 0)
 
 
-async def test_edits_without_redis_write_no_row_twice(make_settings: MakeSettings, dsn: str) -> None:
-    """Their notes are as many as the writes; the row of the installation changes once for all of them."""
+async def test_edits_without_redis_update_no_shared_row(make_settings: MakeSettings, dsn: str) -> None:
+    """Each write adds a note; the row of the installation changes once for all of them."""
     async with open_client(make_settings(REDIS_URL="")) as client:
         await until(lambda: execute(dsn, NOTES) == [(0,)])
         execute(dsn, "UPDATE installation SET namespace_since = clock_timestamp()")
@@ -56,32 +56,32 @@ def first(dsn: str) -> None:
     replaced_long_ago(dsn)
 
 
-async def test_a_revert_after_an_edit_that_redis_was_not_told_of_is_no_duplicate(
+async def test_a_revert_after_an_edit_unknown_to_redis_is_no_duplicate(
     make_settings: MakeSettings, dsn: str, first: None
 ) -> None:
     async with open_client(make_settings()) as with_redis, open_client(make_settings(REDIS_URL="")) as without:
-        assert fates(await process(with_redis, comment(1, "first"))) == (1, 0, 0, 0)
-        assert fates(await process(with_redis, comment(1, "first"))) == (0, 0, 1, 0)
+        assert outcome_counts(await process(with_redis, comment(1, "first"))) == (1, 0, 0, 0)
+        assert outcome_counts(await process(with_redis, comment(1, "first"))) == (0, 0, 1, 0)
         execute(dsn, LONG_AGO)
-        assert fates(await process(without, comment(1, "second"))) == (0, 1, 0, 0)
-        await look(with_redis)
-        assert fates(await process(with_redis, comment(1, "first"))) == (0, 1, 0, 0)
+        assert outcome_counts(await process(without, comment(1, "second"))) == (0, 1, 0, 0)
+        await refresh(with_redis)
+        assert outcome_counts(await process(with_redis, comment(1, "first"))) == (0, 1, 0, 0)
         await until(lambda: usable(with_redis))
     assert execute(dsn, "SELECT text FROM comments") == [("first",)]
 
 
-async def test_while_the_prefix_can_not_be_changed_redis_is_not_believed(
+async def test_redis_is_ignored_while_the_prefix_cannot_be_changed(
     make_settings: MakeSettings, dsn: str, first: None
 ) -> None:
     async with open_client(make_settings()) as client:
         await process(client, comment(1, "first"))
         with holding(dsn, "SELECT FROM installation FOR SHARE"):
             execute(dsn, "INSERT INTO unannounced_edits DEFAULT VALUES")
-            await look(client)
+            await refresh(client)
             assert not usable(client)
-            assert fates(await process(client, comment(1, "first"))) == (0, 0, 1, 0)
-            # An edit that tells Redis does not make the prefix one to go by.
-            assert fates(await process(client, comment(1, "second"))) == (0, 1, 0, 0)
+            assert outcome_counts(await process(client, comment(1, "first"))) == (0, 0, 1, 0)
+            # An edit that informs Redis does not make the prefix usable.
+            assert outcome_counts(await process(client, comment(1, "second"))) == (0, 1, 0, 0)
             assert not usable(client)
             assert execute(dsn, NOTES) == [(1,)]
         execute(dsn, LONG_AGO)
@@ -89,35 +89,33 @@ async def test_while_the_prefix_can_not_be_changed_redis_is_not_believed(
         assert execute(dsn, NOTES) == [(0,)]
 
 
-async def test_the_prefix_is_not_changed_twice_within_a_lease(make_settings: MakeSettings, dsn: str) -> None:
+async def test_the_prefix_changes_at_most_once_within_a_lease(make_settings: MakeSettings, dsn: str) -> None:
     execute(dsn, LONG_AGO)
     async with open_client(make_settings()) as client:
         execute(dsn, "INSERT INTO unannounced_edits DEFAULT VALUES")
-        await look(client)
+        await refresh(client)
         changed = execute(dsn, PREFIX)
         execute(dsn, "INSERT INTO unannounced_edits DEFAULT VALUES")
-        await look(client)
+        await refresh(client)
         assert (execute(dsn, PREFIX), execute(dsn, NOTES), usable(client)) == (changed, [(1,)], False)
         execute(dsn, "UPDATE installation SET namespace_since = namespace_since - interval '5 s'")
         await until(lambda: execute(dsn, NOTES) == [(0,)] and usable(client))
         assert execute(dsn, PREFIX) != changed
 
 
-async def test_a_note_that_is_not_committed_yet_is_kept_for_the_next_change(
-    make_settings: MakeSettings, dsn: str
-) -> None:
+async def test_an_uncommitted_note_is_kept_for_the_next_prefix_change(make_settings: MakeSettings, dsn: str) -> None:
     execute(dsn, LONG_AGO)
     async with open_client(make_settings()) as client:
         with holding(dsn, "INSERT INTO unannounced_edits DEFAULT VALUES") as late:
             execute(dsn, "INSERT INTO unannounced_edits DEFAULT VALUES")
-            # The process looks by itself too, which may be a moment earlier.
+            # The process also refreshes periodically, possibly a moment earlier.
             await until(lambda: execute(dsn, NOTES) == [(0,)] and usable(client))
             late.commit()
-        await look(client)
+        await refresh(client)
         assert (execute(dsn, NOTES), usable(client)) == ([(1,)], False)
 
 
-async def test_a_note_that_nobody_took_up_is_not_lost_on_the_way_back(empty_dsn: str) -> None:
+async def test_a_pending_note_changes_the_prefix_in_a_downgrade(empty_dsn: str) -> None:
     migrations.upgrade(empty_dsn)
     execute(empty_dsn, "INSERT INTO unannounced_edits DEFAULT VALUES")
     ((before,),) = execute(empty_dsn, PREFIX)
@@ -126,21 +124,21 @@ async def test_a_note_that_nobody_took_up_is_not_lost_on_the_way_back(empty_dsn:
     assert after != before
 
 
-async def test_on_the_schema_before_each_such_edit_changes_the_prefix(
+async def test_each_edit_without_redis_changes_the_prefix_on_the_previous_schema(
     empty_dsn: str, make_settings: MakeSettings
 ) -> None:
-    """The release before, whose pods still run, knows nothing of notes."""
+    """The previous release, whose pods still run, does not know notes."""
     migrations.upgrade(empty_dsn, "010")
     settings = make_settings(POSTGRES_DSN=empty_dsn, REDIS_URL="")
     async with open_client(settings) as client:
         await process(client, comment(1))
         before = execute(empty_dsn, PREFIX)
-        assert fates(await process(client, comment(1, "edited"))) == (0, 1, 0, 0)
+        assert outcome_counts(await process(client, comment(1, "edited"))) == (0, 1, 0, 0)
         assert execute(empty_dsn, PREFIX) != before
     async with open_client(make_settings(POSTGRES_DSN=empty_dsn)) as client:
         assert usable(client)
-        assert fates(await process(client, comment(1, "edited again"))) == (0, 1, 0, 0)
+        assert outcome_counts(await process(client, comment(1, "edited again"))) == (0, 1, 0, 0)
         await asyncio.to_thread(migrations.upgrade, empty_dsn)
-        await look(client)
-        assert fates(await process(client, comment(1, "edited once more"))) == (0, 1, 0, 0)
-    assert await broken_promises(settings) == []
+        await refresh(client)
+        assert outcome_counts(await process(client, comment(1, "edited a third time"))) == (0, 1, 0, 0)
+    assert await violated_invariants(settings) == []

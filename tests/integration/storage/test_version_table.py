@@ -1,4 +1,4 @@
-"""Whose revision it is: this program's version table, that of the releases before, and those of other projects."""
+"""The version tables of this program, of its earlier releases and of other projects."""
 
 import asyncio
 import re
@@ -12,8 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.pool import NullPool
 from tests.conftest import MakeSettings, execute, metric, open_client, until
 from tests.integration.storage.test_migrations import migrate, migrator
-from tests.support.database import blocked, broken_promises, holding
-from tests.support.intake import fates, lifecycle, process
+from tests.support.database import blocked, holding, violated_invariants
+from tests.support.intake import lifecycle, outcome_counts, process
 from tests.support.requests import comment
 
 from comment_monitor.storage import migrations
@@ -26,14 +26,14 @@ AFTER_AN_UPGRADE = [("alembic_version", "v"), ("comment_monitor_version", "r")]
 
 
 def make_old_installation(dsn: str, revision: str = "010") -> None:
-    """What the releases before left: their revision in Alembic's own table."""
+    """Creates an installation of an earlier release, with its revision in Alembic's own table."""
     migrations.upgrade(dsn, revision)
     execute(dsn, "ALTER TABLE comment_monitor_version RENAME TO alembic_version")
     execute(dsn, "ALTER INDEX comment_monitor_version_pkc RENAME TO alembic_version_pkc")
 
 
 def read_as_the_release_before(dsn: str) -> str | None:
-    """By Alembic with its own table name, and as that release's pods read it."""
+    """Reads the revision as the previous release does: by Alembic with its default table name."""
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), poolclass=NullPool
     )
@@ -44,24 +44,24 @@ def read_as_the_release_before(dsn: str) -> str | None:
 
 
 FOREIGN = {
-    "the number of this program's first revision": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('008')"),
-    "the number of this program's newest": (OLD_TABLE, f"INSERT INTO alembic_version VALUES ('{migrations.head()}')"),  # noqa: S608
-    "a number before": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('007')"),
-    "a hash": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('ab12cd34ef56')"),
-    "terminal escapes": (OLD_TABLE, "INSERT INTO alembic_version VALUES (E'\\x1b[31m')"),
-    "two branches": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('008'), ('009')"),
-    "nothing": (OLD_TABLE,),
-    "another shape": ("CREATE TABLE alembic_version (id int, name text)",),
-    "numbers": ("CREATE TABLE alembic_version (version_num int)", "INSERT INTO alembic_version VALUES (8)"),
-    "a view": ("CREATE VIEW alembic_version AS SELECT '008'::varchar AS version_num",),
-    "a sequence": ("CREATE SEQUENCE alembic_version",),
-    "its project's own installation": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('008')",
+    "first-revision": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('008')"),
+    "head-revision": (OLD_TABLE, f"INSERT INTO alembic_version VALUES ('{migrations.head()}')"),  # noqa: S608
+    "earlier-number": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('007')"),
+    "hash": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('ab12cd34ef56')"),
+    "terminal-escapes": (OLD_TABLE, "INSERT INTO alembic_version VALUES (E'\\x1b[31m')"),
+    "two-branches": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('008'), ('009')"),
+    "empty-table": (OLD_TABLE,),
+    "other-columns": ("CREATE TABLE alembic_version (id int, name text)",),
+    "integer-column": ("CREATE TABLE alembic_version (version_num int)", "INSERT INTO alembic_version VALUES (8)"),
+    "view": ("CREATE VIEW alembic_version AS SELECT '008'::varchar AS version_num",),
+    "sequence": ("CREATE SEQUENCE alembic_version",),
+    "whole-installation": (OLD_TABLE, "INSERT INTO alembic_version VALUES ('008')",
         "CREATE TABLE other_comments (id int)", "CREATE SCHEMA installation"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("statements", FOREIGN.values(), ids=FOREIGN)
-async def test_another_projects_version_table_is_left_alone_and_not_gone_by(
+async def test_another_projects_version_table_is_ignored_and_unchanged(
     statements: tuple[str, ...], empty_dsn: str, make_settings: MakeSettings
 ) -> None:
     for statement in statements:
@@ -73,15 +73,13 @@ async def test_another_projects_version_table_is_left_alone_and_not_gone_by(
         assert checks["schema"] == "unknown"
         assert await migrate(empty_dsn) == (0, f"The database is at revision {migrations.head()}.\n", "")
         await until(lambda: metric("comment_schema_usable") == 1)
-        assert fates(await process(client, comment(1))) == (1, 0, 0, 0)
+        assert outcome_counts(await process(client, comment(1))) == (1, 0, 0, 0)
     assert execute(empty_dsn, "SELECT * FROM alembic_version") == before
     assert (await migrate(empty_dsn, "--down", "base"))[0] == 0
     assert execute(empty_dsn, "SELECT * FROM alembic_version") == before
 
 
-async def test_another_projects_version_table_that_is_closed_to_us_does_not_matter(
-    empty_dsn: str, make_settings: MakeSettings
-) -> None:
+async def test_another_projects_version_table_need_not_be_readable(empty_dsn: str, make_settings: MakeSettings) -> None:
     name = f"user_of_{psycopg2.extensions.parse_dsn(empty_dsn)['dbname']}"
     execute(empty_dsn, f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
     try:
@@ -97,7 +95,7 @@ async def test_another_projects_version_table_that_is_closed_to_us_does_not_matt
         execute(empty_dsn, f"DROP ROLE {name}")
 
 
-async def test_another_projects_comments_end_the_migration_by_name(empty_dsn: str) -> None:
+async def test_another_projects_comments_table_ends_the_migration_with_an_error(empty_dsn: str) -> None:
     for statement in (OLD_TABLE, "INSERT INTO alembic_version VALUES ('008')", "CREATE TABLE comments (id int)"):
         execute(empty_dsn, statement)
     code, out, error = await migrate(empty_dsn)
@@ -105,12 +103,12 @@ async def test_another_projects_comments_end_the_migration_by_name(empty_dsn: st
     assert error == 'Error: Not migrated: relation "comments" already exists\n'
 
 
-def test_a_new_installation_has_one_table_of_its_own(dsn: str) -> None:
+def test_a_new_installation_has_only_its_own_version_table(dsn: str) -> None:
     assert execute(dsn, KIND) == OURS_ALONE
 
 
 @pytest.mark.parametrize("revision", ["008", "009", "010"])
-async def test_an_installation_of_the_releases_before_goes_on(
+async def test_an_installation_of_an_earlier_release_keeps_working(
     revision: str, empty_dsn: str, make_settings: MakeSettings
 ) -> None:
     make_old_installation(empty_dsn, revision)
@@ -119,26 +117,26 @@ async def test_an_installation_of_the_releases_before_goes_on(
         checks = (await client.get("/health")).json()["checks"]
         assert checks["database"] == "ok"
         assert checks["schema"].startswith(revision)
-        assert fates(await process(client, comment(1))) == (1, 0, 0, 0)
+        assert outcome_counts(await process(client, comment(1))) == (1, 0, 0, 0)
         await asyncio.to_thread(migrations.upgrade, empty_dsn)
         await until(lambda: service_revision(client) == migrations.head())
-        assert fates(await process(client, comment(1), comment(2))) == (1, 0, 1, 0)
+        assert outcome_counts(await process(client, comment(1), comment(2))) == (1, 0, 1, 0)
     assert execute(empty_dsn, KIND) == AFTER_AN_UPGRADE
     assert read_as_the_release_before(empty_dsn) == migrations.current(empty_dsn) == migrations.head()
-    assert await broken_promises(settings) == []
+    assert await violated_invariants(settings) == []
 
 
 def service_revision(client: httpx.AsyncClient) -> str | None:
     return lifecycle(client).runtime.schema.revision
 
 
-def test_the_release_before_finds_the_revision_after_a_way_back(empty_dsn: str) -> None:
-    """A rollback of the database is for its pods and its `migrate`, which know the old name."""
+def test_the_previous_release_finds_the_revision_after_a_downgrade(empty_dsn: str) -> None:
+    """A downgrade is for the pods and the `migrate` of the previous release, which know the old name."""
     make_old_installation(empty_dsn)
     migrations.upgrade(empty_dsn)
     migrations.downgrade(empty_dsn, "009")
     assert read_as_the_release_before(empty_dsn) == "009"
-    # Its own migrations write through the view.
+    # Migrations of the previous release write through the view.
     execute(empty_dsn, "UPDATE alembic_version SET version_num = '008' WHERE version_num = '009'")
     assert migrations.current(empty_dsn) == "008"
     execute(empty_dsn, "UPDATE alembic_version SET version_num = '009' WHERE version_num = '008'")
@@ -149,7 +147,7 @@ def test_the_release_before_finds_the_revision_after_a_way_back(empty_dsn: str) 
     assert read_as_the_release_before(empty_dsn) == migrations.head()
 
 
-def test_who_could_read_the_old_table_can_read_the_view_and_the_table(empty_dsn: str) -> None:
+def test_readers_of_the_old_table_can_read_the_view_and_the_new_table(empty_dsn: str) -> None:
     make_old_installation(empty_dsn)
     name = f"reader of {psycopg2.extensions.parse_dsn(empty_dsn)['dbname']}"
     execute(empty_dsn, f'CREATE ROLE "{name}"')
@@ -164,17 +162,15 @@ def test_who_could_read_the_old_table_can_read_the_view_and_the_table(empty_dsn:
 
 
 KILLED_AT = {
-    # Whoever reads the table holds up its renaming.
-    "before the renaming": "LOCK TABLE alembic_version IN ACCESS SHARE MODE",
-    # The rule of the view is written last.
-    "before the commit": "LOCK TABLE pg_rewrite IN EXCLUSIVE MODE",
+    # A reader of the table blocks its renaming.
+    "renaming": "LOCK TABLE alembic_version IN ACCESS SHARE MODE",
+    # The rule of the view is the last row written.
+    "commit": "LOCK TABLE pg_rewrite IN EXCLUSIVE MODE",
 }
 
 
 @pytest.mark.parametrize("statement", KILLED_AT.values(), ids=KILLED_AT)
-async def test_killed_in_the_middle_the_table_has_its_old_name_and_the_next_start_renames_it(
-    statement: str, empty_dsn: str
-) -> None:
+async def test_a_killed_renaming_is_rolled_back_and_the_next_migration_renames(statement: str, empty_dsn: str) -> None:
     make_old_installation(empty_dsn)
     with holding(empty_dsn, statement):
         process = await migrator(empty_dsn)
@@ -189,7 +185,7 @@ async def test_killed_in_the_middle_the_table_has_its_old_name_and_the_next_star
     assert migrations.current(empty_dsn) == migrations.head()
 
 
-async def test_a_reader_that_holds_the_old_table_ends_the_migration_with_nothing_changed(empty_dsn: str) -> None:
+async def test_a_reader_of_the_old_table_ends_the_migration_without_a_change(empty_dsn: str) -> None:
     make_old_installation(empty_dsn)
     with holding(empty_dsn, "SELECT * FROM alembic_version"):
         code, out, error = await migrate(empty_dsn)
@@ -197,10 +193,10 @@ async def test_a_reader_that_holds_the_old_table_ends_the_migration_with_nothing
     assert execute(empty_dsn, KIND) == [("alembic_version", "r")]
 
 
-@pytest.mark.parametrize("rows", ["", "('ab12cd34ef56')", "('008'), ('009')", "(E'\\x1b[31m')"])
-async def test_tables_whose_revision_the_old_table_does_not_tell_are_left_alone_by_name(
-    rows: str, empty_dsn: str
-) -> None:
+@pytest.mark.parametrize(
+    "rows", ["", "('ab12cd34ef56')", "('008'), ('009')", "(E'\\x1b[31m')"], ids=["empty", "foreign", "two", "escapes"]
+)
+async def test_an_unusable_revision_in_the_old_table_ends_the_migration(rows: str, empty_dsn: str) -> None:
     make_old_installation(empty_dsn)
     execute(empty_dsn, "DELETE FROM alembic_version")
     if rows:
@@ -212,7 +208,7 @@ async def test_tables_whose_revision_the_old_table_does_not_tell_are_left_alone_
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_a_revision_without_its_tables_is_no_success(table: str, dsn: str) -> None:
+async def test_a_revision_without_its_tables_is_an_error(table: str, dsn: str) -> None:
     execute(dsn, f"DROP TABLE {table} CASCADE")
     code, out, error = await migrate(dsn)
     assert (code, out) == (1, "")
@@ -221,8 +217,8 @@ async def test_a_revision_without_its_tables_is_no_success(table: str, dsn: str)
         migrations.upgrade(dsn)
 
 
-def test_the_old_table_of_another_schema_is_not_taken(empty_dsn: str) -> None:
-    """Another project in `public`, this one in a schema of its own, by `search_path`."""
+def test_a_version_table_in_another_schema_is_not_renamed(empty_dsn: str) -> None:
+    """Another project uses `public`, and this program its own schema through `search_path`."""
     execute(empty_dsn, OLD_TABLE)
     execute(empty_dsn, "INSERT INTO alembic_version VALUES ('008')")
     execute(empty_dsn, "CREATE SCHEMA ours")

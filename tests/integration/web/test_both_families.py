@@ -1,4 +1,4 @@
-"""`--host ::` is every address of this machine, of IPv4 and IPv6 alike; `0.0.0.0` is those of IPv4."""
+"""`--host ::` listens on all addresses of the machine, IPv4 and IPv6; `0.0.0.0` on all of IPv4."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ V4, V6 = "127.0.0.1", "[::1]"
 
 
 def reachable(port: int) -> set[str]:
-    """Over which families something answers."""
+    """Returns the loopback addresses, of IPv4 and IPv6, that accept a connection."""
     found = set()
     for host in (V4, V6):
         try:
@@ -44,7 +44,7 @@ def test_the_api_listens_on_the_families_of_its_host(host: str, families: set[st
 
 
 @pytest.mark.parametrize(("host", "families"), HOSTS.items(), ids=HOSTS)
-def test_the_metrics_port_does_so_too(host: str, families: set[str]) -> None:
+def test_the_metrics_port_listens_on_the_families_of_its_host(host: str, families: set[str]) -> None:
     port = free_port()
     stop = serve_metrics(host, port)
     try:
@@ -55,7 +55,7 @@ def test_the_metrics_port_does_so_too(host: str, families: set[str]) -> None:
 
 @pytest.fixture
 def ports(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """Those of a service on `::`."""
+    """The ports of a service on `::`, for the API and the metrics."""
     ports = free_port(), free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "comment_monitor", "serve", "--host", "::",
@@ -69,7 +69,7 @@ def ports(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, in
         process.wait()
 
 
-async def test_a_service_on_all_addresses_answers_both_and_counts_each_client_as_one(ports: tuple[int, int]) -> None:
+async def test_a_service_on_all_addresses_limits_the_clients_of_both_families(ports: tuple[int, int]) -> None:
     port, metrics_port = ports
     async with http.AsyncClient() as client:
 
@@ -88,12 +88,14 @@ async def test_a_service_on_all_addresses_answers_both_and_counts_each_client_as
             answer = await client.post(f"http://{host}:{port}/comments/process", json=body(comment(1)))
             return answer.status_code
 
-        # One of IPv4 comes as ::ffff:127.0.0.1: all such addresses lie in one /64, and are clients of their own.
+        # IPv4 clients appear as ::ffff:127.0.0.1: all such addresses are in one /64, but are separate clients.
         statuses = [await post(V4) for _ in range(51)]
         assert (statuses.count(200), statuses[-1]) == (50, 429)
         assert await post(V6) == 200
 
 
-@pytest.mark.parametrize(("host", "url"), [("::", "http://[::]:1/"), ("127.0.0.1", "http://127.0.0.1:1/")])
-def test_an_address_of_ipv6_is_printed_in_brackets(host: str, url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("host", "url"), [("::", "http://[::]:1/"), ("127.0.0.1", "http://127.0.0.1:1/")], ids=["ipv6", "ipv4"]
+)
+def test_an_ipv6_address_is_printed_in_brackets(host: str, url: str, tmp_path: Path) -> None:
     assert Where(host, 1, 2, tmp_path).url(1, "/") == url

@@ -1,4 +1,4 @@
-"""Filters and names as people write them: times, spellings, ids with slashes, and what is no filter at all."""
+"""Filters and names as people write them: times, spellings, ids with slashes, and invalid filters."""
 
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -10,15 +10,15 @@ from tests.support.requests import comment
 
 
 async def found(client: httpx.AsyncClient, path: str) -> list[str]:
-    """The ids on a page."""
+    """Returns the ids on a page."""
     response = await client.get(path)
     assert response.status_code == 200, response.text
     items: list[dict[str, Any]] = response.json()["items"]
-    return [one["id"] for one in items]
+    return [item["id"] for item in items]
 
 
-MEANT: Final = "2026-01-31T09:30:00Z"
-# A time as it stands in an address, and as a comment's `timestamp` has it.
+MOMENT: Final = "2026-01-31T09:30:00Z"
+# A time as it is written in a URL, and in a comment's `timestamp`.
 TIMES: Final = {
     "2026-01-31T09:30:00Z": "2026-01-31T09:30:00Z",
     "2026-01-31t09:30:00z": "2026-01-31t09:30:00z",
@@ -33,10 +33,12 @@ TIMES: Final = {
 
 
 @pytest.mark.parametrize("given", TIMES)
-async def test_since_takes_what_a_timestamp_of_a_comment_takes(client: httpx.AsyncClient, given: str) -> None:
-    before = datetime.fromisoformat(MEANT) - timedelta(microseconds=1)
+async def test_since_and_until_accept_the_formats_of_a_comments_timestamp(
+    client: httpx.AsyncClient, given: str
+) -> None:
+    before = datetime.fromisoformat(MOMENT) - timedelta(microseconds=1)
     await process(client, comment("at", timestamp=TIMES[given]), comment("before", timestamp=before.isoformat()))
-    assert (await client.get("/comments/threads/at")).json()["timestamp"] == MEANT
+    assert (await client.get("/comments/threads/at")).json()["timestamp"] == MOMENT
     assert await found(client, f"/comments?since={given}") == ["at"]
     assert await found(client, f"/comments?until={given}") == ["before"]
 
@@ -57,8 +59,8 @@ WRONG: Final = {
 }
 
 
-@pytest.mark.parametrize("query", WRONG)
-async def test_a_filter_that_can_find_nothing_is_a_400_that_names_it(client: httpx.AsyncClient, query: str) -> None:
+@pytest.mark.parametrize("query", WRONG, ids=lambda query: query.replace("&", "-"))
+async def test_an_invalid_filter_gets_400_with_its_name(client: httpx.AsyncClient, query: str) -> None:
     response = await client.get(f"/comments?{query}")
     assert response.status_code == 400
     assert WRONG[query] in response.json()["detail"]
@@ -72,7 +74,7 @@ async def test_a_source_is_found_in_any_spelling(client: httpx.AsyncClient, sour
     assert (await client.get(f"/posts/{source}/post/summary")).json()["source"] == "threads"
 
 
-async def test_an_id_that_is_not_stored_is_an_empty_page(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_id_gets_an_empty_page(client: httpx.AsyncClient) -> None:
     await process(client, comment("a/b"))
     assert await found(client, "/comments?source=threads&id=a/b") == ["a/b"]
     assert await found(client, "/comments?source=threads&id=a") == []

@@ -1,4 +1,4 @@
-"""`/health` tells what is not well by its name, and stays 200; so do a gauge, the log and the answers to senders."""
+"""`/health` names each failure and stays 200; a gauge, the log and the error responses name the failure too."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ SENT: Final = body(comment(1), post_id="p1")
 
 @pytest.fixture
 def api(tmp_path: Path, environment: dict[str, str]) -> Iterator[Api]:
-    with serving(tmp_path, environment, COMMENT_MAX_RETRIES=0, CELERY_BROKER_URL="memory://") as one:
-        yield one
+    with serving(tmp_path, environment, COMMENT_MAX_RETRIES=0, CELERY_BROKER_URL="memory://") as running_api:
+        yield running_api
 
 
 def health(api: Api) -> dict[str, Any]:
@@ -36,20 +36,20 @@ def health(api: Api) -> dict[str, Any]:
 
 
 async def until_degraded(api: Api, check: str, words: str) -> None:
-    """By its name in `/health`, in the gauge and in one line of the log."""
+    """Waits until `/health`, the gauge and one line of the log report this check as degraded."""
 
-    def told() -> bool:
+    def is_degraded() -> bool:
         found = health(api)
         return bool(found["status"] == "degraded" and words in found["checks"][check])
 
-    await until(told)
-    await until(lambda: api.told("comment_health_check", check=check) == 0)
+    await until(is_degraded)
+    await until(lambda: api.reported("comment_health_check", check=check) == 0)
     await until(lambda: len(api.lines(event="degraded", check=check)) == 1)
 
 
 async def until_well(api: Api, check: str) -> None:
     await until(lambda: health(api)["status"] == "ok", seconds=120)
-    await until(lambda: api.told("comment_health_check", check=check) == 1)
+    await until(lambda: api.reported("comment_health_check", check=check) == 1)
     await until(lambda: len(api.lines(event="well_again", check=check)) == 1)
 
 
@@ -61,8 +61,8 @@ def post(api: Api) -> httpx.Response:
     return http.post(f"{api.url}/comments/process", json=SENT, timeout=60)
 
 
-async def test_a_database_that_was_made_read_only(api: Api, environment: dict[str, str]) -> None:
-    """For new sessions, as a managed service does whose disk is nearly full: those that are open may still write."""
+async def test_a_read_only_database_is_reported_as_degraded(api: Api, environment: dict[str, str]) -> None:
+    """As on a managed service with a nearly full disk: new sessions are read-only, open sessions may still write."""
     dsn = environment["POSTGRES_DSN"]
     name = psycopg2.extensions.parse_dsn(dsn)["dbname"]
     await until(lambda: health(api)["status"] == "ok")
@@ -80,8 +80,8 @@ async def test_a_database_that_was_made_read_only(api: Api, environment: dict[st
     assert post(api).status_code == 200
 
 
-async def test_a_disk_that_is_full_shows_by_the_writes(api: Api, environment: dict[str, str]) -> None:
-    """No look at the database writes, so that the latest write tells."""
+async def test_a_full_disk_is_reported_by_failed_writes(api: Api, environment: dict[str, str]) -> None:
+    """No probe of the database writes, so only the latest write shows a full disk."""
     dsn = environment["POSTGRES_DSN"]
     await until(lambda: health(api)["status"] == "ok")
     execute(
@@ -99,7 +99,7 @@ async def test_a_disk_that_is_full_shows_by_the_writes(api: Api, environment: di
     await until_well(api, "database")
 
 
-async def test_a_clock_that_fails(api: Api, environment: dict[str, str]) -> None:
+async def test_a_failing_periodic_job_is_reported_as_degraded(api: Api, environment: dict[str, str]) -> None:
     await until(lambda: health(api)["status"] == "ok")
     execute(environment["POSTGRES_DSN"], "ALTER TABLE analysis_outbox RENAME TO somewhere")
     await until_degraded(api, "upkeep", "UndefinedTableError")
@@ -107,7 +107,9 @@ async def test_a_clock_that_fails(api: Api, environment: dict[str, str]) -> None
     await until_well(api, "upkeep")
 
 
-async def test_no_broker_at_all(tmp_path: Path, environment: dict[str, str]) -> None:
+async def test_a_missing_broker_is_reported_and_comments_are_accepted(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     with serving(tmp_path, environment, CELERY_BROKER_URL="", RABBITMQ_URL="") as api:
         await until_degraded(api, "broker", "CELERY_BROKER_URL names no broker")
         assert post(api).status_code == 200
@@ -119,7 +121,7 @@ def check_of(up: Up, name: str) -> str:
     return str(answer.json()["checks"][name]) if answer.json()["status"] == "degraded" else "ok"
 
 
-def test_a_broker_that_says_nothing(make_up: MakeUp) -> None:
+def test_a_hanging_broker_is_reported_and_comments_are_accepted(make_up: MakeUp) -> None:
     up = make_up().start().wait_until_up().wait_until_well()
     broker = up.child("redis-server")
     broker.suspend()
@@ -132,19 +134,19 @@ def test_a_broker_that_says_nothing(make_up: MakeUp) -> None:
     wait(lambda: up.get("/comments/threads/1").json()["analysis"])
 
 
-@pytest.mark.parametrize("what", ["all of it", "the tables"])
-def test_a_data_folder_that_is_gone_ends_everything(make_up: MakeUp, what: str) -> None:
-    """PostgreSQL writes on to the files that it has open, and what it takes is gone with them."""
+@pytest.mark.parametrize("lost", ["everything", "tables"])
+def test_a_deleted_data_folder_stops_up(make_up: MakeUp, lost: str) -> None:
+    """PostgreSQL could still write to its open files, and those writes would be lost."""
     up = make_up().start().wait_until_up()
     assert up.post(json=SENT).status_code == 200
-    shutil.rmtree(up.data_dir / "postgres" / ("" if what == "all of it" else "base"))
+    shutil.rmtree(up.data_dir / "postgres" / ("" if lost == "everything" else "base"))
     [line] = up.errors()
     assert f"PostgreSQL's files in {up.data_dir} are gone" in line
     assert up.is_gone()
 
 
-def test_a_database_that_lost_its_files_is_told_of(make_up: MakeUp) -> None:
-    """One that is not ours to end."""
+def test_an_external_database_that_lost_its_files_is_reported(make_up: MakeUp) -> None:
+    """`up` did not start that server, so it does not stop it."""
     other = make_up().start().wait_until_up().wait_until_well()
     dsn = (read_endpoints(other.data_dir) or {})["POSTGRES_DSN"]
     up = Up(other.data_dir.parent / "second", POSTGRES_DSN=dsn).start()
@@ -161,7 +163,7 @@ def lose_files(up: Up, other: Up, dsn: str) -> None:
         [[path]] = cursor.fetchall()
     (other.data_dir / "postgres" / path).unlink()
     with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
-        # Who has the file open may use it still: sessions anew.
+        # Sessions that have the file open can still use it: end them.
         cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
                        "AND backend_type = 'client backend'")  # fmt: skip
     refusal = up.post(json=body(comment(2), post_id="p1"))

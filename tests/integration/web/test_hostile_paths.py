@@ -1,4 +1,4 @@
-"""Methods and paths as probes, browsers and scanners send them: HEAD is GET without a body, and nothing is a 5xx."""
+"""Methods and paths that probes, browsers and scanners send: HEAD is GET without a body, and no request gets a 5xx."""
 
 import itertools
 import socket
@@ -17,7 +17,7 @@ READABLE: Final = (
     "/", "/health", "/docs", "/openapi.json", "/comments", "/comments?limit=1", "/comments?limit=0", "/posts",
     "/comments/threads/1", "/comments/threads/nothing", "/posts/threads/p1/summary", "/nowhere",
 )  # fmt: skip
-CHANGES: Final = {"date", "x-request-id", "content-length"}
+VARYING_HEADERS: Final = {"date", "x-request-id", "content-length"}
 NAMES: Final = (
     "%00", "%2f", "..%2f..%2fetc%2fpasswd", "%ff", "..", ".", "%2e%2e", "a" * 300, "a/" * 60, "%0a", "%5c..%5c", "~",
     "%f0%9f%98%80", "%ed%a0%80", "%c0%ae%c0%ae", "nul", "CON", "a%00.js", "%25%32%66", "'", "%22", "<x>", ";x=1", "*",
@@ -36,7 +36,7 @@ def url(tmp_path: Path, environment: dict[str, str]) -> Iterator[str]:
         yield api.url
 
 
-def test_the_port_of_the_metrics_answers_head_and_options(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_metrics_port_answers_head_and_options(tmp_path: Path, environment: dict[str, str]) -> None:
     with serving(tmp_path, environment) as api, http.Client(base_url=f"http://127.0.0.1:{api.metrics_port}") as client:
         got, head = client.get("/metrics"), client.head("/metrics")
         assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", got.headers["content-type"])
@@ -48,13 +48,13 @@ def test_the_port_of_the_metrics_answers_head_and_options(tmp_path: Path, enviro
 
 
 def asset(client: httpx.Client) -> str:
-    """A file that the documentation's page loads."""
+    """Returns the path of a file that the documentation page loads."""
     page = client.get("/docs").text
     return next(part for part in page.split('"') if part.startswith("/docs/assets/"))
 
 
-def told(answer: httpx.Response) -> dict[str, str]:
-    return {name: value for name, value in answer.headers.items() if name not in CHANGES}
+def stable_headers(answer: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name not in VARYING_HEADERS}
 
 
 def test_head_is_get_without_the_body_and_options_names_both(url: str) -> None:
@@ -62,12 +62,16 @@ def test_head_is_get_without_the_body_and_options_names_both(url: str) -> None:
         client.post("/comments/process", json=body(comment(1), post_id="p1"))
         for path in (*READABLE, asset(client)):
             got, head = client.get(path), client.head(path)
-            assert (head.status_code, told(head), head.content) == (got.status_code, told(got), b""), path
+            assert (head.status_code, stable_headers(head), head.content) == (
+                got.status_code,
+                stable_headers(got),
+                b"",
+            ), path
             if "content-length" in got.headers:
                 assert head.headers["content-length"].isdecimal()
         allowed = client.options("/comments")
         assert allowed.status_code < 300
-        assert {"GET", "HEAD", "OPTIONS"} <= {one.strip() for one in allowed.headers["allow"].split(",")}
+        assert {"GET", "HEAD", "OPTIONS"} <= {method.strip() for method in allowed.headers["allow"].split(",")}
         refused = client.head("/comments/process")
         assert refused.status_code == 405
         assert "POST" in refused.headers["allow"]
@@ -75,7 +79,7 @@ def test_head_is_get_without_the_body_and_options_names_both(url: str) -> None:
         assert "HEAD" in client.put("/comments").headers["allow"]
 
 
-def test_what_is_no_file_of_the_documentation_is_404(url: str) -> None:
+def test_an_unknown_documentation_file_is_refused(url: str) -> None:
     with http.Client(base_url=url) as client:
         known = asset(client)
         assert client.get(known).status_code == 200
@@ -84,7 +88,7 @@ def test_what_is_no_file_of_the_documentation_is_404(url: str) -> None:
             assert status in {400, 404}, name
 
 
-def test_no_path_of_a_scanners_list_is_an_error_of_ours(url: str) -> None:
+def test_no_path_of_a_scanner_gets_a_server_error(url: str) -> None:
     paths = [place.replace("{}", name) for place, name in itertools.product(PLACES, NAMES)]
     assert len(paths) >= 500
     assert [path for path in paths if status_of(url, path) >= 500] == []
@@ -95,7 +99,7 @@ def test_no_path_of_a_scanners_list_is_an_error_of_ours(url: str) -> None:
 
 
 def status_of(url: str, path: str) -> int:
-    """The status of a path that a careful client would not send; 400 where the connection is just closed."""
+    """Returns the status of a path that HTTP clients refuse to send; 400 if the connection is closed instead."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         connection.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The image's health check: which port and path it asks, by the words of the container's first process."""
+"""The image's health check requests the port and path that the container's first process was started with."""
 
 import subprocess
 import threading
@@ -14,23 +14,23 @@ SCRIPT: Final = project_root() / "deploy" / "image" / "health"
 
 
 class Listening:
-    """A server on the loopback that notes what it is asked."""
+    """A server on the loopback address that records the requested paths."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.status = 200
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                """Answers with the status of the moment."""
-                outer.asked.append(self.path)
+                """Answers with the current status."""
+                outer.requested.append(self.path)
                 self.send_response(outer.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the library
-                """Says nothing."""
+                """Logs nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = str(self.server.server_address[1])
@@ -38,17 +38,17 @@ class Listening:
 
 @pytest.fixture
 def listening() -> Iterator[Listening]:
-    one = Listening()
-    thread = threading.Thread(target=one.server.serve_forever)
+    recorder = Listening()
+    thread = threading.Thread(target=recorder.server.serve_forever)
     thread.start()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
+    yield recorder
+    recorder.server.shutdown()
+    recorder.server.server_close()
     thread.join()
 
 
 def healthy(folder: Path, *words: str) -> bool:
-    """What the check says of a container that began with these words."""
+    """Returns whether the check passes for a container with this command line."""
     file = folder / "cmdline"
     file.write_bytes(b"".join(word.encode() + b"\0" for word in words))
     done = subprocess.run(["sh", str(SCRIPT), str(file)], capture_output=True, check=False, timeout=30)
@@ -62,7 +62,7 @@ PROGRAM: Final = ("/opt/comment-monitor/bin/python", "/opt/comment-monitor/bin/c
     ("words", "path"),
     [
         (("serve", "--port", "PORT"), "/health"),
-        (("serve", "--host", "0.0.0.0", "--port", "PORT"), "/health"),  # noqa: S104 - what a container is told
+        (("serve", "--host", "0.0.0.0", "--port", "PORT"), "/health"),  # noqa: S104 - a container's argument
         (("serve", "--port=PORT", "--metrics-port=1", "--host=127.0.0.1"), "/health"),
         (("serve", "--metrics-port", "1", "--data-dir", "worker", "--port", "PORT"), "/health"),
         (("worker", "--metrics-port", "PORT"), "/metrics"),
@@ -70,15 +70,15 @@ PROGRAM: Final = ("/opt/comment-monitor/bin/python", "/opt/comment-monitor/bin/c
         (("worker", "--host", "::", "--metrics-port", "PORT"), "/metrics"),
     ],
 )
-@pytest.mark.parametrize("before", [(), ("/sbin/docker-init", "--")], ids=["alone", "docker run --init"])
-def test_each_role_is_asked_where_it_listens(
+@pytest.mark.parametrize("before", [(), ("/sbin/docker-init", "--")], ids=["alone", "docker-init"])
+def test_the_check_requests_the_port_and_path_of_each_role(
     before: tuple[str, ...], words: tuple[str, ...], path: str, listening: Listening, tmp_path: Path
 ) -> None:
     line = (*before, *PROGRAM, *(word.replace("PORT", listening.port) for word in words))
     assert healthy(tmp_path, *line)
     listening.status = 503
     assert not healthy(tmp_path, *line)
-    assert listening.asked == [path, path]
+    assert listening.requested == [path, path]
 
 
 @pytest.mark.parametrize("words", [("migrate",), ("cleanup", "--yes"), ("smoke-test", "--url", "http://x"), ("check",)])
@@ -86,17 +86,17 @@ def test_a_command_that_ends_by_itself_is_healthy_while_it_runs(words: tuple[str
     assert healthy(tmp_path, *PROGRAM, *words)
 
 
-def test_a_worker_without_metrics_has_nothing_to_ask(tmp_path: Path) -> None:
+def test_a_worker_without_a_metrics_port_is_healthy(tmp_path: Path) -> None:
     assert healthy(tmp_path, *PROGRAM, "worker", "--metrics-port", "0")
 
 
 @pytest.mark.parametrize("words", [("serve", "--port", "PORT"), ("worker", "--metrics-port", "PORT")])
-def test_where_nobody_listens_it_is_not_healthy(words: tuple[str, ...], listening: Listening, tmp_path: Path) -> None:
+def test_a_closed_port_is_not_healthy(words: tuple[str, ...], listening: Listening, tmp_path: Path) -> None:
     listening.server.server_close()
     assert not healthy(tmp_path, *PROGRAM, *(word.replace("PORT", listening.port) for word in words))
 
 
-def test_the_image_runs_it() -> None:
+def test_the_image_runs_the_health_check() -> None:
     text = (project_root() / "Dockerfile").read_text()
     assert 'CMD ["/opt/comment-monitor/bin/health"]\n' in text
     assert "COPY deploy/image/health /opt/comment-monitor/bin/health\n" in text

@@ -1,4 +1,4 @@
-"""The OpenAPI document, the documentation page, and a served program that keeps to both whatever is sent to it."""
+"""The OpenAPI document, the documentation page, and a running service that conforms to both for any input."""
 
 import json
 import os
@@ -43,7 +43,7 @@ CONTRACT: Final[dict[str, dict[str, str]]] = {
     "GET /health": {"200": "application/json", "503": "application/json"},
     "GET /health/started": {"200": "application/json", "503": "application/json"},
 }
-# The same examples at every run, and none kept on disk.
+# The same examples at every run, and none stored on disk.
 repeatable = settings(
     max_examples=80, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
@@ -53,7 +53,7 @@ repeatable = settings(
 def served(
     postgres: EmbeddedPostgres, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """A client of `comment-monitor serve` on a database of this file's own."""
+    """A client of `comment-monitor serve` with a database of its own."""
     name = f"openapi_{os.getpid()}"
     execute(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     environment = {key: value for key, value in os.environ.items() if key not in {"CELERY_BROKER_URL", "RABBITMQ_URL"}}
@@ -95,7 +95,7 @@ def schema(served: httpx.Client) -> OpenApiSchema:
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The document, once it is a problem of this status."""
+    """Checks that the response is a problem document of this status, and returns the document."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"].split(";")[0] == PROBLEM
     document: dict[str, Any] = response.json()
@@ -113,9 +113,13 @@ def test_the_document_is_openapi_3_1(served: httpx.Client, schema: OpenApiSchema
     schema.validate()
 
 
-def test_the_document_names_every_route_with_every_answer_of_the_contract(served: httpx.Client) -> None:
+def test_the_document_lists_every_route_and_response_of_the_contract(served: httpx.Client) -> None:
     paths = served.get("/openapi.json").json()["paths"]
-    found = {f"{method.upper()} {path}": one for path, methods in paths.items() for method, one in methods.items()}
+    found = {
+        f"{method.upper()} {path}": operation
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+    }
     answers = {
         name: {status: ",".join(answer["content"]) for status, answer in operation["responses"].items()}
         for name, operation in found.items()
@@ -124,7 +128,7 @@ def test_the_document_names_every_route_with_every_answer_of_the_contract(served
 
 
 class Fetched(HTMLParser):
-    """What a browser fetches for a page, apart from what its scripts ask for."""
+    """Collects the URLs that a browser fetches for a page, except those that scripts request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +138,7 @@ class Fetched(HTMLParser):
         self.urls += [value for name, value in attrs if value and name in {"src", "href"} and tag != "a"]
 
 
-def test_the_documentation_and_all_that_it_fetches_is_served_by_ourselves(served: httpx.Client) -> None:
+def test_the_documentation_loads_only_files_of_this_service(served: httpx.Client) -> None:
     page = served.get("/docs")
     assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html")
     assert not re.findall(r"https?://", page.text)
@@ -152,16 +156,16 @@ def test_the_documentation_and_all_that_it_fetches_is_served_by_ourselves(served
             assert not re.findall(r"@import|url\(\s*[\"']?(?:https?:)?//", response.text)
 
 
-def test_the_documentation_shows_the_very_document_without_asking_anyone(served: httpx.Client) -> None:
+def test_the_documentation_embeds_the_openapi_document(served: httpx.Client) -> None:
     text = served.get("/docs").text
-    # Given as an object, it is not sent to Swagger's validator as an address would be.
+    # An embedded object is not sent to Swagger's validator, as a URL would be.
     start = text.index("spec: ") + len("spec: ")
     assert json.JSONDecoder().raw_decode(text[start:])[0] == served.get("/openapi.json").json()
     assert not re.findall(r"^\s*(?:url|urls|configUrl|validatorUrl):", text, re.MULTILINE)
 
 
 def _random(mode: GenerationMode) -> list[str]:
-    # What takes no parameter can't be asked wrongly; any text is a good path segment.
+    # Without parameters no request is invalid; any text is a valid path segment.
     wrong = {"POST /comments/process", "GET /comments", "GET /posts"}
     return [name for name in CONTRACT if mode.is_positive or name in wrong]
 
@@ -169,7 +173,7 @@ def _random(mode: GenerationMode) -> list[str]:
 @pytest.mark.parametrize(
     ("mode", "operation"), [(mode, operation) for mode in GenerationMode for operation in _random(mode)]
 )
-def test_random_input_gets_a_declared_answer(
+def test_random_input_gets_a_declared_response(
     served: httpx.Client, schema: OpenApiSchema, mode: GenerationMode, operation: str
 ) -> None:
     statuses: Counter[int] = Counter()
@@ -194,7 +198,7 @@ def test_random_input_gets_a_declared_answer(
 
 JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=5), one, max_size=3),
+    lambda value: st.lists(value, max_size=3) | st.dictionaries(st.text(max_size=5), value, max_size=3),
     max_leaves=5,
 )
 COMMENT: Final = st.fixed_dictionaries(
@@ -208,7 +212,7 @@ REQUEST: Final = st.fixed_dictionaries(
 RAW: Final = st.binary(max_size=60) | (JSON | REQUEST).map(json.dumps).map(str.encode)
 
 
-def test_random_bodies_are_answered_and_every_comment_of_them_is_counted(served: httpx.Client) -> None:
+def test_every_comment_of_a_random_body_is_counted(served: httpx.Client) -> None:
     statuses: Counter[int] = Counter()
 
     @settings(repeatable, max_examples=400)
@@ -220,7 +224,7 @@ def test_random_bodies_are_answered_and_every_comment_of_them_is_counted(served:
             assert adds_up(response.json())
             assert response.json()["received"] == len(json.loads(raw)["comments"])
         else:
-            # What breaks off after the first thing that is wrong with its shape is told of that.
+            # Invalid JSON gets 422 if its shape is wrong before the syntax error.
             problem(response, 400 if response.status_code == 400 and not _is_json(raw) else 422)
 
     check()
@@ -241,14 +245,14 @@ def _is_json(raw: bytes) -> bool:
 DEEP: Final = 100_000
 
 
-def _one(fields: str, *, beside: str = "") -> bytes:
-    one = f'{beside}{{"id":"1","text":"t","author":"a",{fields}}}'
-    return f'{{"post_id":"p","source":"nasty","comments":[{one}]}}'.encode()
+def _with_fields(fields: str, *, beside: str = "") -> bytes:
+    entry = f'{beside}{{"id":"1","text":"t","author":"a",{fields}}}'
+    return f'{{"post_id":"p","source":"nasty","comments":[{entry}]}}'.encode()
 
 
 GOOD: Final = '{"id":"0","text":"t","author":"a"},'
 EMPTY: Final = b'{"post_id":"p","comments":[]}'
-NASTY: Final[dict[str, tuple[bytes, int]]] = {
+UNUSUAL: Final[dict[str, tuple[bytes, int]]] = {
     "nothing": (b"", 400),
     "white space": (b" \r\n\t", 400),
     "no JSON": (b"post_id=p", 400),
@@ -259,29 +263,29 @@ NASTY: Final[dict[str, tuple[bytes, int]]] = {
     "a raw line break": (EMPTY.replace(b'"p"', b'"p\n"'), 400),
     "closed brackets": (b"[" * DEEP + b"]" * DEEP, 422),
     "open braces": (b'{"a":' * DEEP, 400),
-    "NaN": (_one('"metadata":{"n":NaN}', beside=GOOD), 400),
-    "infinity": (_one('"metadata":{"n":-Infinity}', beside=GOOD), 400),
-    "a large exponent": (_one('"metadata":{"n":1e99999}'), 200),
-    "a large integer": (_one(f'"metadata":{{"n":{"9" * 60_000}}}'), 200),
+    "NaN": (_with_fields('"metadata":{"n":NaN}', beside=GOOD), 400),
+    "infinity": (_with_fields('"metadata":{"n":-Infinity}', beside=GOOD), 400),
+    "a large exponent": (_with_fields('"metadata":{"n":1e99999}'), 200),
+    "a large integer": (_with_fields(f'"metadata":{{"n":{"9" * 60_000}}}'), 200),
     "a large post id": (EMPTY.replace(b'"p"', b"9" * 100_000), 422),
-    "a large timestamp": (_one('"timestamp":1e400'), 422),
+    "a large timestamp": (_with_fields('"timestamp":1e400'), 422),
     "no UTF-8 in a text": (EMPTY.replace(b"p", b"\xff"), 400),
     "an overlong slash": (EMPTY.replace(b'"p"', b'"\xc0\xaf"'), 400),
     "an encoded surrogate": (EMPTY.replace(b'"p"', b'"\xed\xa0\x80"'), 400),
     "UTF-16": (EMPTY.decode().encode("utf-16"), 400),
-    "keys twice": (_one('"id":"2","text":"u","metadata":{"a":1,"a":2}'), 200),
-    "a lone surrogate beside a good one": (_one('"text":"\\ud800"', beside=GOOD), 200),
-    "a lone surrogate": (_one('"text":"\\ud800"'), 422),
+    "keys twice": (_with_fields('"id":"2","text":"u","metadata":{"a":1,"a":2}'), 200),
+    "a lone surrogate beside a good one": (_with_fields('"text":"\\ud800"', beside=GOOD), 200),
+    "a lone surrogate": (_with_fields('"text":"\\ud800"'), 422),
     "a lone surrogate in a post id": (EMPTY.replace(b'"p"', b'"\\udc00"'), 422),
-    "a pair of surrogates": (_one('"text":"\\ud83d\\ude42"'), 200),
-    "NUL": (_one('"metadata":{"\\u0000":1}'), 422),
+    "a pair of surrogates": (_with_fields('"text":"\\ud83d\\ude42"'), 200),
+    "NUL": (_with_fields('"metadata":{"\\u0000":1}'), 422),
     "NUL in a post id": (EMPTY.replace(b'"p"', b'"\\u0000"'), 422),
     "null": (b"null", 422),
     "nulls": (b'{"post_id":null,"source":null,"comments":null}', 422),
     "comments of null": (EMPTY.replace(b"[]", b"[null,null]"), 422),
-    "fields of null": (_one('"id":null,"text":null,"author":null'), 422),
+    "fields of null": (_with_fields('"id":null,"text":null,"author":null'), 422),
     "optional fields of null": (
-        _one(
+        _with_fields(
             '"timestamp":null,"parent_id":null,"metadata":null,"author_id":null,"edited_at":null,"url":null,"likes":null'
         ),
         200,
@@ -294,9 +298,9 @@ NASTY: Final[dict[str, tuple[bytes, int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", NASTY)
-def test_a_nasty_body_gets_the_status_of_the_contract(served: httpx.Client, name: str) -> None:
-    raw, status = NASTY[name]
+@pytest.mark.parametrize("name", UNUSUAL, ids=lambda name: name.replace(" ", "-"))
+def test_an_unusual_body_gets_the_status_of_the_contract(served: httpx.Client, name: str) -> None:
+    raw, status = UNUSUAL[name]
     response = served.post("/comments/process", content=raw)
     if status == 200:
         assert (response.status_code, adds_up(response.json())) == (200, True)
@@ -305,22 +309,24 @@ def test_a_nasty_body_gets_the_status_of_the_contract(served: httpx.Client, name
     assert served.get("/health").json()["status"] == "ok"
 
 
-def test_all_comments_bad_is_a_422_that_names_each(served: httpx.Client) -> None:
+def test_a_request_of_only_invalid_comments_gets_422_and_each_is_reported(served: httpx.Client) -> None:
     document = problem(served.post("/comments/process", json=body(comment("b1", ""), comment(""))), 422)
-    assert [(one["index"], one["id"]) for one in document["rejected"]] == [(0, "b1"), (1, "")]
-    assert all(one["reason"] for one in document["rejected"])
+    assert [(rejected["index"], rejected["id"]) for rejected in document["rejected"]] == [(0, "b1"), (1, "")]
+    assert all(rejected["reason"] for rejected in document["rejected"])
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/xml", "multipart/form-data", "application/x-www-form-urlencoded", "?", ""]
+    "kind",
+    ["text/plain", "application/xml", "multipart/form-data", "application/x-www-form-urlencoded", "?", ""],
+    ids=["text", "xml", "multipart", "form", "invalid", "empty"],
 )
-def test_json_is_read_whatever_its_content_type_says(served: httpx.Client, kind: str) -> None:
+def test_json_is_accepted_with_any_content_type(served: httpx.Client, kind: str) -> None:
     for raw, status in ((EMPTY, 200), (b"a=b", 400)):
         response = served.post("/comments/process", content=raw, headers={"Content-Type": kind})
         assert response.status_code == status
 
 
-def test_the_last_byte_allowed_is_taken_and_the_next_is_a_413(served: httpx.Client) -> None:
+def test_a_body_of_the_size_limit_is_accepted_and_a_larger_body_gets_413(served: httpx.Client) -> None:
     def in_chunks(size: int) -> Iterator[bytes]:
         yield EMPTY
         for at in range(len(EMPTY), size, 1 << 16):
@@ -357,7 +363,7 @@ BAD: Final[dict[str, tuple[str, ...]]] = {
 BAD_FOR_POSTS: Final = {"limit": LIMITS, "cursor": (*CURSORS, encode_cursor(FAR, "\0"))}
 
 
-def test_a_bad_parameter_is_a_400_that_names_it(served: httpx.Client) -> None:
+def test_an_invalid_parameter_gets_400_with_its_name(served: httpx.Client) -> None:
     for path, bad in (("/comments", BAD), ("/posts", BAD_FOR_POSTS)):
         for name, values in bad.items():
             for value in values:
@@ -365,7 +371,7 @@ def test_a_bad_parameter_is_a_400_that_names_it(served: httpx.Client) -> None:
                 assert f"`{name}`" in detail, (path, name, value)
 
 
-def test_a_parameter_that_is_mistyped_or_given_twice_is_a_400_that_names_it(served: httpx.Client) -> None:
+def test_an_unknown_or_repeated_parameter_gets_400(served: httpx.Client) -> None:
     for path in ("/comments?post=a", "/posts?post=a", "/comments/a/b?post=a", "/posts/a/b/summary?post=a"):
         assert "`post`" in problem(served.get(path), 400)["detail"]
     assert "post_id" in problem(served.get("/comments?post=a"), 400)["detail"]
@@ -373,12 +379,12 @@ def test_a_parameter_that_is_mistyped_or_given_twice_is_a_400_that_names_it(serv
         assert "more than once" in problem(served.get(path), 400)["detail"]
 
 
-def test_what_is_not_stored_is_a_404(served: httpx.Client) -> None:
+def test_an_unknown_comment_or_post_gets_404(served: httpx.Client) -> None:
     for path in ("/comments/a/c1", "/comments/threads/p1", "/posts/a/p1/summary", "/posts/youtube/c1/summary"):
         assert "stored" in problem(served.get(path), 404)["detail"]
 
 
-def test_unknown_paths_methods_and_nul_in_a_path_are_problems_too(served: httpx.Client) -> None:
+def test_unknown_paths_and_methods_and_nul_in_a_path_get_problem_documents(served: httpx.Client) -> None:
     for path in ("/nothing", "/docs/nothing", "/docs/assets/nothing", "/comments/a/b/c/d"):
         problem(served.get(path), 404)
     problem(served.delete("/comments"), 405)

@@ -1,4 +1,4 @@
-"""`POST /comments/process`: what becomes of each comment, and what every answer promises."""
+"""`POST /comments/process`: the outcome of each comment, and the contents of every response."""
 
 import json
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from tests.conftest import MakeSettings, execute, open_client, until
 from tests.support.database import blocked, holding, names, outbox
-from tests.support.intake import PATH, accepted, fates, in_turn, process, refused, several
+from tests.support.intake import PATH, accepted, in_turn, outcome_counts, process, refused, several
 from tests.support.requests import body, comment
 
 NOTHING: Final = (0, 0, 0, 0)
@@ -21,7 +21,7 @@ ANOTHER_0: Final = (
 
 
 async def send(client: httpx.AsyncClient, document: Any, **headers: str) -> httpx.Response:
-    """As JSON with escapes, which alone can carry a lone surrogate."""
+    """Sends the document as JSON with escapes: only an escape can represent a lone surrogate."""
     return await client.post(PATH, content=json.dumps(document).encode(), headers=headers)
 
 
@@ -32,8 +32,8 @@ async def read(client: httpx.AsyncClient, id_: str = "1") -> dict[str, Any]:
     return found
 
 
-async def test_new_edited_repeated_and_bad_comments_of_one_request_are_told_apart(client: httpx.AsyncClient) -> None:
-    assert fates(await process(client, comment(1), comment(2))) == (2, 0, 0, 0)
+async def test_a_response_counts_new_edited_repeated_and_invalid_comments(client: httpx.AsyncClient) -> None:
+    assert outcome_counts(await process(client, comment(1), comment(2))) == (2, 0, 0, 0)
     again = [comment(1), comment(2, "edited"), comment(3), comment(3), comment(4, ""), comment(5)]
     answer = await process(client, *again)
     (bad,) = answer.pop("rejected")
@@ -49,23 +49,21 @@ KEPT: Final = """
 """
 
 
-@pytest.mark.parametrize("requests", ["one request", "several requests"])
-async def test_texts_of_one_comment_are_taken_in_their_order(
-    client: httpx.AsyncClient, dsn: str, requests: str
-) -> None:
+@pytest.mark.parametrize("requests", ["one-request", "several-requests"])
+async def test_the_texts_of_a_comment_are_applied_in_order(client: httpx.AsyncClient, dsn: str, requests: str) -> None:
     expected = []
     for texts in ("AA", "AAAB", "AB", "ABC", "ABCCD", "ABBC"):
         comments = [comment(texts, text) for text in texts]
-        groups = [comments] if requests == "one request" else [[one] for one in comments]
-        answers = [fates(await process(client, *group)) for group in groups]
+        groups = [comments] if requests == "one-request" else [[entry] for entry in comments]
+        answers = [outcome_counts(await process(client, *group)) for group in groups]
         former = [old for old, new in pairwise(texts) if old != new]
         assert tuple(map(sum, zip(*answers, strict=True))) == (1, len(former), len(texts) - 1 - len(former), 0)
-        assert [one.comments for one in outbox(dsn)].count([texts]) == 1 + len(former)
+        assert [row.comments for row in outbox(dsn)].count([texts]) == 1 + len(former)
         expected.append((texts, texts[-1], 1 + len(former), former))
     assert sorted(execute(dsn, KEPT)) == sorted(expected)
 
 
-async def test_an_edit_changes_the_text_alone(client: httpx.AsyncClient) -> None:
+async def test_an_edit_changes_only_the_text(client: httpx.AsyncClient) -> None:
     more = {"author": "ben", "parent_id": "0", "metadata": {"a": 1}, "timestamp": "2026-01-31T09:30:00Z"}
     await process(client, comment(1, "first", **more))
     before = await read(client)
@@ -73,28 +71,26 @@ async def test_an_edit_changes_the_text_alone(client: httpx.AsyncClient) -> None
     assert await read(client) == {**before, "text": "second", "versions": [ANY]}
 
 
-async def test_the_last_text_of_a_request_stands_although_its_writes_overtake_each_other(
-    client: httpx.AsyncClient, dsn: str
-) -> None:
+async def test_the_last_text_of_a_request_wins_if_its_writes_overlap(client: httpx.AsyncClient, dsn: str) -> None:
     one_write = client.app.state.settings.write_group_size  # type: ignore[attr-defined]
     comments = [comment("0"), comment("x", "first"), *several(one_write), comment("x", "last")]
     with holding(dsn, ANOTHER_0):
         (sending,) = in_turn(client, comments)
         await until(lambda: blocked(dsn))
-        # Where the second write is let by, it is there soon; where it waits for the first, there is nothing to see.
+        # If the second write does not wait for the first, its rows appear soon; if it waits, none appear.
         with suppress(TimeoutError):
             await until(lambda: names(dsn), seconds=2)
-    assert fates(await sending) == (one_write + 2, 1, 0, 0)
+    assert outcome_counts(await sending) == (one_write + 2, 1, 0, 0)
     assert (await read(client, "x"))["text"] == "last"
 
 
 async def test_the_same_id_of_another_source_is_another_comment(client: httpx.AsyncClient, dsn: str) -> None:
     for source in ("threads", "youtube", "threads 2"):
-        assert fates(await process(client, comment(1), source=source)) == (1, 0, 0, 0)
+        assert outcome_counts(await process(client, comment(1), source=source)) == (1, 0, 0, 0)
     for source in ("Threads", " THREADS\t", "YouTube "):
-        assert fates(await process(client, comment(1), source=source)) == (0, 0, 1, 0)
-    assert fates(await process(client, comment(1))) == (0, 0, 1, 0)
-    assert fates(await process(client, comment(1, "edited"), source="youtube")) == (0, 1, 0, 0)
+        assert outcome_counts(await process(client, comment(1), source=source)) == (0, 0, 1, 0)
+    assert outcome_counts(await process(client, comment(1))) == (0, 0, 1, 0)
+    assert outcome_counts(await process(client, comment(1, "edited"), source="youtube")) == (0, 1, 0, 0)
     assert execute(dsn, "SELECT source FROM comments WHERE text = 'edited'") == [("youtube",)]
 
 
@@ -116,36 +112,34 @@ BAD: Final[list[tuple[Any, str | None, str]]] = [
 ]
 
 
-async def test_each_bad_comment_is_named_by_index_id_and_reason_and_the_rest_is_stored(
-    client: httpx.AsyncClient, dsn: str
-) -> None:
-    mixed = [one for number, (bad, _, _) in enumerate(BAD) for one in (comment(f"good{number}"), bad)]
+async def test_each_invalid_comment_is_reported_and_the_rest_is_stored(client: httpx.AsyncClient, dsn: str) -> None:
+    mixed = [entry for number, (bad, _, _) in enumerate(BAD) for entry in (comment(f"good{number}"), bad)]
     answer = accepted(await send(client, body(*mixed)))
-    assert fates(answer) == (len(BAD), 0, 0, len(BAD))
-    assert [(one["index"], one["id"]) for one in answer["rejected"]] == [
+    assert outcome_counts(answer) == (len(BAD), 0, 0, len(BAD))
+    assert [(rejected["index"], rejected["id"]) for rejected in answer["rejected"]] == [
         (2 * number + 1, id_) for number, (_, id_, _) in enumerate(BAD)
     ]
-    for one, (_, _, word) in zip(answer["rejected"], BAD, strict=True):
-        assert word in one["reason"]
+    for rejected, (_, _, word) in zip(answer["rejected"], BAD, strict=True):
+        assert word in rejected["reason"]
     assert sorted(names(dsn)) == sorted(f"good{number}" for number in range(len(BAD)))
 
 
-async def test_a_request_of_bad_comments_only_is_refused_with_each_of_them_named(
+async def test_a_request_of_only_invalid_comments_is_refused_and_each_is_reported(
     client: httpx.AsyncClient, dsn: str
 ) -> None:
     document = refused(await send(client, body(*(bad for bad, _, _ in BAD))), 422, "all-rejected")
-    assert [(one["index"], one["id"]) for one in document["rejected"]] == [
+    assert [(rejected["index"], rejected["id"]) for rejected in document["rejected"]] == [
         (number, id_) for number, (_, id_, _) in enumerate(BAD)
     ]
     assert names(dsn) == []
 
 
-async def test_a_request_without_comments_is_answered_with_noughts(client: httpx.AsyncClient) -> None:
+async def test_a_request_without_comments_is_answered_with_zeros(client: httpx.AsyncClient) -> None:
     answer = await process(client)
-    assert (answer["received"], answer["queued"], *fates(answer)) == (0, 0, *NOTHING)
+    assert (answer["received"], answer["queued"], *outcome_counts(answer)) == (0, 0, *NOTHING)
 
 
-async def test_what_is_no_json_is_answered_400(client: httpx.AsyncClient) -> None:
+async def test_invalid_json_gets_400(client: httpx.AsyncClient) -> None:
     for content in (b"", b"{", b"\xff", b'{"post_id":"p","comments":[]', b"NaN", b'{"a":1}x'):
         refused(await client.post(PATH, content=content), 400, "not-json")
 
@@ -157,20 +151,20 @@ ANOTHER_SHAPE: Final[list[Any]] = [
 ]
 
 
-async def test_json_of_another_shape_is_answered_422(client: httpx.AsyncClient, dsn: str) -> None:
+async def test_json_of_another_shape_gets_422(client: httpx.AsyncClient, dsn: str) -> None:
     for document in ANOTHER_SHAPE:
         refused(await send(client, document), 422, "invalid-request")
     assert names(dsn) == []
 
 
-async def test_ten_thousand_comments_are_one_request_and_one_more_is_too_many(client: httpx.AsyncClient) -> None:
+async def test_a_request_may_have_ten_thousand_comments_and_no_more(client: httpx.AsyncClient) -> None:
     refused(await client.post(PATH, json=body(*several(10_001))), 413, "too-large")
-    assert fates(await process(client, *several(10_000))) == (10_000, 0, 0, 0)
+    assert outcome_counts(await process(client, *several(10_000))) == (10_000, 0, 0, 0)
 
 
-@pytest.mark.parametrize("way", ["with its length", "in chunks"])
-async def test_sixteen_mebibytes_are_one_request_and_one_byte_more_is_too_much(
-    client: httpx.AsyncClient, dsn: str, way: str
+@pytest.mark.parametrize("framing", ["content-length", "chunked"])
+async def test_a_request_may_have_sixteen_mebibytes_and_no_more(
+    client: httpx.AsyncClient, dsn: str, framing: str
 ) -> None:
     async def answer(size: int) -> httpx.Response:
         content = json.dumps(body(comment(1))).encode().ljust(size)
@@ -179,27 +173,27 @@ async def test_sixteen_mebibytes_are_one_request_and_one_byte_more_is_too_much(
             for at in range(0, size, 1_000_000):
                 yield content[at : at + 1_000_000]
 
-        return await client.post(PATH, content=content if way == "with its length" else chunks())
+        return await client.post(PATH, content=content if framing == "content-length" else chunks())
 
     refused(await answer(16 * 1024 * 1024 + 1), 413, "too-large")
     assert names(dsn) == []
-    assert fates(accepted(await answer(16 * 1024 * 1024))) == (1, 0, 0, 0)
+    assert outcome_counts(accepted(await answer(16 * 1024 * 1024))) == (1, 0, 0, 0)
 
 
-async def test_switched_off_it_refuses_comments_and_does_all_else(make_settings: MakeSettings) -> None:
+async def test_only_new_comments_are_refused_while_intake_is_disabled(make_settings: MakeSettings) -> None:
     async with open_client(make_settings()) as client:
         await process(client, comment(1))
     async with open_client(make_settings(COMMENT_MONITORING_ENABLED="false")) as client:
         refused(await client.post(PATH, json=body(comment(2))), 503, "disabled")
         listed = (await client.get("/comments")).json()["items"]
-        assert [one["id"] for one in listed] == ["1"]
+        assert [item["id"] for item in listed] == ["1"]
         for path in ("/comments/threads/1", "/posts", "/posts/threads/post/summary", "/openapi.json", "/docs"):
             assert (await client.get(path)).status_code == 200
         health = await client.get("/health")
         assert (health.status_code, health.json()["checks"]["intake"]) == (200, "off")
 
 
-async def test_a_sane_request_id_is_the_callers_and_another_is_replaced(client: httpx.AsyncClient) -> None:
+async def test_a_valid_request_id_is_kept_and_an_invalid_id_is_replaced(client: httpx.AsyncClient) -> None:
     for given in ("a-sane.ID_1", "x" * 64):
         good = await send(client, body(comment(1)), **{"X-Request-ID": given})
         assert good.headers["X-Request-ID"] == given
@@ -209,17 +203,17 @@ async def test_a_sane_request_id_is_the_callers_and_another_is_replaced(client: 
         assert document["request_id"] != given
 
 
-async def test_an_unknown_path_or_method_is_a_problem_document_too(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_path_or_method_gets_a_problem_document(client: httpx.AsyncClient) -> None:
     refused(await client.delete(PATH), 405, "method-not-allowed")
     refused(await client.get("/nowhere"), 404, "not-found")
     refused(await client.get("/comments/threads/unknown"), 404, "not-found")
 
 
-@pytest.mark.parametrize("character", ["x", "é", "🙂"])
-async def test_the_longest_of_everything_is_stored(client: httpx.AsyncClient, character: str) -> None:
+@pytest.mark.parametrize("character", ["x", "é", "🙂"], ids=["ascii", "latin", "emoji"])
+async def test_fields_of_the_greatest_length_are_stored(client: httpx.AsyncClient, character: str) -> None:
     name, text = character * 200, character * 10_000
     sent = {"id": name, "text": text, "author": name, "parent_id": name}
-    assert fates(await process(client, sent, post_id=name, source=name)) == (1, 0, 0, 0)
+    assert outcome_counts(await process(client, sent, post_id=name, source=name)) == (1, 0, 0, 0)
     (found,) = (await client.get("/comments", params={"author": name})).json()["items"]
     assert {key: found[key] for key in sent} == sent
     assert (found["post_id"], found["source"]) == (name, name)
@@ -233,14 +227,14 @@ VERBATIM: Final = (
 
 async def test_a_text_is_kept_character_for_character(client: httpx.AsyncClient) -> None:
     sent = {str(number): text for number, text in enumerate(VERBATIM)}
-    assert fates(await process(client, *(comment(*one) for one in sent.items()))) == (len(sent), 0, 0, 0)
+    assert outcome_counts(await process(client, *(comment(*entry) for entry in sent.items()))) == (len(sent), 0, 0, 0)
     listed = (await client.get("/comments")).json()["items"]
-    assert {one["id"]: one["text"] for one in listed} == sent
+    assert {entry["id"]: entry["text"] for entry in listed} == sent
 
 
 async def test_texts_that_look_alike_are_different_texts(client: httpx.AsyncClient) -> None:
     for number, text in enumerate(["é", "e\u0301", "É", "é ", "\ufeffé", "ｅ\u0301"]):
-        assert fates(await process(client, comment(1, text))) == (number == 0, number > 0, 0, 0)
+        assert outcome_counts(await process(client, comment(1, text))) == (number == 0, number > 0, 0, 0)
 
 
 MOMENTS: Final = (
@@ -258,21 +252,21 @@ MOMENTS: Final = (
 )
 
 
-async def test_a_timestamp_is_kept_as_the_moment_it_names(client: httpx.AsyncClient) -> None:
+async def test_a_timestamp_is_kept_as_its_moment_in_utc(client: httpx.AsyncClient) -> None:
     sent = [comment(number, timestamp=given) for number, (given, _) in enumerate(MOMENTS)]
-    assert fates(await process(client, *sent, comment("absent"))) == (len(sent) + 1, 0, 0, 0)
+    assert outcome_counts(await process(client, *sent, comment("absent"))) == (len(sent) + 1, 0, 0, 0)
     for number, (_, kept) in enumerate(MOMENTS):
         assert (await read(client, str(number)))["timestamp"] == kept
     assert (await read(client, "absent"))["timestamp"] is None
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
-async def test_the_first_and_the_last_moment_of_all_are_kept_or_rejected_but_not_made_another(
+async def test_the_first_and_last_moments_are_kept_or_rejected_but_never_changed(
     client: httpx.AsyncClient, moment: str
 ) -> None:
-    """PostgreSQL's driver takes them for minus and plus infinity, which no cursor and no reader knows."""
+    """PostgreSQL's driver converts them to minus and plus infinity, which cursors and clients do not support."""
     answer = await process(client, comment(1, timestamp=moment), comment(2, timestamp=moment), comment(3))
-    assert fates(answer) in {(3, 0, 0, 0), (1, 0, 0, 2)}
+    assert outcome_counts(answer) in {(3, 0, 0, 0), (1, 0, 0, 2)}
     for number in range(answer["stored"] - 1):
         assert (await read(client, str(number + 1)))["timestamp"] == moment
 
@@ -280,16 +274,16 @@ async def test_the_first_and_the_last_moment_of_all_are_kept_or_rejected_but_not
 NO_MOMENTS: Final = (
     *("2026-01-31", "2026-01-31T09:30:00", "2026-02-29T00:00:00Z", "2026-01-31T24:00:00Z", "1769851800", "now"),
     *("0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"),
-    # A leap second names a moment that neither Python nor PostgreSQL can keep.
+    # A leap second is a moment that neither Python nor PostgreSQL can store.
     *("2016-12-31T23:59:60Z", 1769851800),
 )
 
 
-async def test_a_timestamp_that_names_no_moment_is_rejected_and_the_rest_is_stored(client: httpx.AsyncClient) -> None:
+async def test_an_invalid_timestamp_is_rejected_and_the_rest_is_stored(client: httpx.AsyncClient) -> None:
     sent = [comment(number, timestamp=given) for number, given in enumerate(NO_MOMENTS)]
     answer = await process(client, *sent, comment("good"))
-    assert fates(answer) == (1, 0, 0, len(sent))
-    assert all("timestamp" in one["reason"] for one in answer["rejected"])
+    assert outcome_counts(answer) == (1, 0, 0, len(sent))
+    assert all("timestamp" in rejected["reason"] for rejected in answer["rejected"])
 
 
 async def test_metadata_and_parent_are_kept_and_may_be_missing(client: httpx.AsyncClient) -> None:
