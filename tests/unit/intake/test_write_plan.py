@@ -1,9 +1,11 @@
 """Repeated identities within one write: exact repeats are not written, and edits are written in order."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from comment_monitor.core.model import DUPLICATE, STORED, UPDATED, Comment, Outcome
+from comment_monitor.intake.dedup_cache import Known
 from comment_monitor.intake.write_plan import MAX_ROUNDS, WritePlan, runs
 from comment_monitor.storage.comments import Unchanged, Written
 
@@ -116,3 +118,102 @@ def test_the_last_text_of_a_run_counts_again_in_the_next_run() -> None:
     again = [first[-1], *(make_comment("a", f"later {number}") for number in range(MAX_ROUNDS))]
     for part in runs([*first, *others, *again]):
         assert len(WritePlan(part, [False] * len(part)).rounds) <= MAX_ROUNDS
+
+
+def test_a_run_has_exactly_as_many_texts_as_allowed() -> None:
+    """Splitting earlier would let other requests in without need; a repeat does not end the counting."""
+    texts = [make_comment("a", str(number)) for number in range(MAX_ROUNDS)]
+    assert list(runs(texts)) == [texts]
+
+    one_more = make_comment("a", "one more")
+    assert list(runs([texts[0], *texts, one_more])) == [[texts[0], *texts], [one_more]]
+
+
+def test_only_comments_unknown_to_redis_and_postgresql_are_written() -> None:
+    plan = WritePlan([make_comment(id_, "x") for id_ in "dcba"], [True, False, False, True], [1])
+
+    assert plan.rounds == [[2]]
+    assert plan.duplicates == {"cache": 2, "database": 1}
+
+
+def test_a_write_of_known_comments_has_no_round() -> None:
+    """No statement is sent for it."""
+    plan = WritePlan([make_comment("a", "x"), make_comment("b", "x")], [True, False], [1])
+
+    assert plan.rounds == []
+    assert plan.record_results([]) == []
+    assert plan.outcomes == [DUPLICATE, DUPLICATE]
+
+
+def test_duplicates_are_counted_by_where_they_were_noticed() -> None:
+    comments = [make_comment(id_, "x") for id_ in ("a", "b", "b", "c", "d")]
+    plan = WritePlan(comments, [True, False, False, False, False])
+    unchanged = {("s", "c"): Unchanged("version", 3, "p"), ("s", "d"): Unchanged("same", 2, "p")}
+    known = plan.record_results([Written({("s", "b"): (STORED, 1)}, [1], unchanged=unchanged)])
+
+    assert plan.duplicates == {"cache": 1, "request": 1, "version": 1, "database": 1}
+    # Redis must not get an earlier text.
+    assert sorted(known) == [(1, 1), (4, 2)]
+
+
+def test_a_row_without_result_equals_the_comment() -> None:
+    """Its revision was not read."""
+    plan = WritePlan([make_comment("a", "x"), make_comment("b", "x")], [False, False])
+
+    assert plan.record_results([Written({("s", "a"): (STORED, 1)}, [1])]) == [(0, 1), (1, 0)]
+    assert plan.outcomes == [STORED, DUPLICATE]
+
+
+def test_new_comments_have_revision_1() -> None:
+    plan = WritePlan([make_comment("a", "x"), make_comment("b", "x")], [False, False])
+
+    assert plan.record_results([Written({}, [1], all_new=True)]) == [(0, 1), (1, 1)]
+    assert plan.new_and_edited() == (2, 0)
+
+
+@pytest.mark.parametrize(("post", "by_another_author"), [("other post", False), ("p", True)])
+def test_a_conflict_says_which_comment_it_hit(post: str, by_another_author: bool) -> None:
+    """A comment of the same post must have another author. Redis does not get the rejected comment."""
+    plan = WritePlan([make_comment("number 7", "x")], [False])
+    result = Written({}, [], unchanged={("s", "number 7"): Unchanged("conflict", 1, post)})
+
+    assert plan.record_results([result]) == []
+    [outcome] = plan.outcomes
+    assert outcome.status == "rejected"
+    reason = str(outcome[1])
+    assert "number 7" in reason
+    assert post in reason
+    assert ("another author" in reason) == by_another_author
+
+
+def test_outbox_rows_are_filled_in_the_order_of_the_statement() -> None:
+    """A row has at most the size of a batch; unchanged comments are in none."""
+    plan = WritePlan([make_comment(id_, "x") for id_ in "edcba"], [False] * 5)
+    assert plan.rows_by_outbox_id([Written({}, [7, 8, 9], all_new=True)], 2) == {7: [4, 3], 8: [2, 1], 9: [0]}
+
+    some = Written({("s", id_): (STORED, 1) for id_ in "dbae"}, [7, 8])
+    assert plan.rows_by_outbox_id([some], 3) == {7: [1, 3, 4], 8: [0]}
+
+
+def test_edits_carry_their_latest_revision() -> None:
+    """Neither new nor unchanged comments are edits."""
+    comments = [make_comment("a", "x"), make_comment("b", "x"), make_comment("c", "x"), make_comment("a", "y")]
+    plan = WritePlan(comments, [False] * 4)
+    first = Written({("s", "a"): (UPDATED, 2), ("s", "b"): (STORED, 1)}, [1])
+    second = Written({("s", "a"): (UPDATED, 3)}, [2])
+
+    assert plan.edited([first, Written({}, [])]) == [Known(comments[0], 2)]
+    assert plan.edited([first, second]) == [Known(comments[3], 3)]
+    plan.record_results([first, second])
+    assert plan.new_and_edited() == (1, 2)
+
+
+def test_a_round_without_result_is_an_error() -> None:
+    """Otherwise its comments would be acknowledged as duplicates although nothing stored them."""
+    plan = WritePlan([make_comment("a", "x")], [False])
+    with pytest.raises(ValueError, match="shorter"):
+        plan.record_results([])
+    with pytest.raises(ValueError, match="shorter"):
+        plan.rows_by_outbox_id([], 1)
+    with pytest.raises(ValueError, match="shorter"):
+        plan.edited([])
