@@ -125,14 +125,13 @@ def test_another_encoding_is_detected_and_read_with_the_option(ingest: Run, dsn:
 
 @pytest.mark.parametrize(
     "name",
-    ["nope", "rot13", "base64", "punycodes", "", "\0"],
-    ids=["unknown", "rot13", "base64", "misspelled", "empty", "nul"],
+    ["nope", "rot13", "base64", "punycodes", ""],
+    ids=["unknown", "rot13", "base64", "misspelled", "empty"],
 )
 def test_an_unknown_encoding_is_reported(ingest: Run, name: str) -> None:
-    if "\0" not in name:
-        done = ingest("-", f"--encoding={name}", "--dry-run", stdin=lines(record(1)))
-        assert (done.code, done.out) == (2, "")
-        assert "--encoding" in done.err
+    done = ingest("-", f"--encoding={name}", "--dry-run", stdin=lines(record(1)))
+    assert (done.code, done.out) == (2, "")
+    assert "--encoding" in done.err
 
 
 @pytest.mark.parametrize(

@@ -38,15 +38,18 @@ async def test_an_edit_without_redis_does_not_wait_for_other_edits(make_settings
 async def test_edits_without_redis_update_no_shared_row(make_settings: MakeSettings, dsn: str) -> None:
     """Each write adds a note; the row of the installation changes once for all of them."""
     async with open_client(make_settings(REDIS_URL="")) as client:
-        await until(lambda: execute(dsn, NOTES) == [(0,)])
-        execute(dsn, "UPDATE installation SET namespace_since = clock_timestamp()")
-        ((before,),) = execute(dsn, "SELECT xmin::text FROM installation")
         await process(client, *map(comment, range(10)))
-        for number in range(10):
-            await process(client, comment(number, "edited"))
-        if execute(dsn, "SELECT clock_timestamp() - namespace_since < '4 s' FROM installation") == [(True,)]:
-            assert execute(dsn, "SELECT xmin::text FROM installation") == [(before,)]
-            assert execute(dsn, NOTES) == [(10,)]
+        # The row changes 5 seconds after its last change at the earliest: on a machine that is slower, again.
+        for attempt in range(10):
+            await until(lambda: execute(dsn, NOTES) == [(0,)])
+            execute(dsn, "UPDATE installation SET namespace_since = clock_timestamp()")
+            ((before,),) = execute(dsn, "SELECT xmin::text FROM installation")
+            for number in range(10):
+                await process(client, comment(number, f"edited {attempt}"))
+            found = execute(dsn, "SELECT xmin::text FROM installation"), execute(dsn, NOTES)
+            if execute(dsn, "SELECT clock_timestamp() - namespace_since < '4 s' FROM installation") == [(True,)]:
+                break
+        assert found == ([(before,)], [(10,)])
         await until(lambda: execute(dsn, NOTES) == [(0,)])
         assert execute(dsn, "SELECT xmin::text FROM installation") != [(before,)]
 
