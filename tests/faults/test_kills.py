@@ -32,7 +32,7 @@ async def test_a_killed_orchestrator_loses_nothing(system: System, tmp_path: Pat
     system.worker.start()
     system.orchestrator.start((point, "4", "self", str(marker)))
     await system.until_healthy()
-    # The publisher is ready too: otherwise its rows would be sent by the sweep, or many at once.
+    # Waits for the publisher too: otherwise the sweep sends the rows, or one call sends many and no fourth call comes.
     await system.until_health("ok")
     sender = Sender(system.url, edits=True)
     stop = asyncio.Event()
@@ -54,11 +54,11 @@ async def test_a_killed_orchestrator_loses_nothing(system: System, tmp_path: Pat
 @pytest.mark.parametrize("target", ["self", "all"])
 @pytest.mark.parametrize("point", WORKER)
 async def test_a_killed_worker_loses_nothing(make_system: MakeSystem, tmp_path: Path, point: str, target: str) -> None:
-    # The broker redelivers the message. A row sent again would bypass one of the points.
+    # So long that only the broker delivers again: a row that the sweep sends again takes another way, past some points.
     system = make_system(COMMENT_RESEND_AFTER=60)
     marker = tmp_path / "killed"
     system.orchestrator.start()
-    # At the first call: a busy worker takes many batches in a task, there may be no second.
+    # Kills at the first call: one task may take all batches, so there may be no second call.
     system.worker.start((point, "1", target, str(marker)))
     await system.until_healthy()
     sender = Sender(system.url)
@@ -78,7 +78,7 @@ async def test_a_killed_worker_loses_nothing(make_system: MakeSystem, tmp_path: 
 async def test_a_worker_killed_during_a_slow_analysis_loses_nothing(
     make_system: MakeSystem, tmp_path: Path, point: str, target: str
 ) -> None:
-    """Kills between the statements that cut rows, return them and count their starts; no comment is marked failed."""
+    """Kills between the statements that shrink rows, give them back and count starts; no comment is marked failed."""
     system = make_system(SLOW_SECONDS="0.7", COMMENT_RESEND_AFTER=5, COMMENT_MAX_RETRIES=0)
     marker = tmp_path / "killed"
     system.orchestrator.start()

@@ -32,8 +32,9 @@ SECONDS_STORED_TOGETHER: Final = 1.0
 COMMENTS_AT_FIRST: Final = 25
 # Comments that are analysed before control returns to the event loop.
 YIELD_EVERY: Final = 8
-# The fewest unfinished starts after which a row may be split, or its single comment marked failed. (The rows of a split
-# begin with one start each, and each must be analysed separately at least once.)
+# A start is an analysis of a row that was begun, and counted in the row; it is unfinished if neither results nor a
+# failure followed. This is the fewest unfinished starts after which a row may be split, or its single comment marked
+# failed. (The rows of a split begin with one start each, and each must be analysed separately at least once.)
 LEAST_STARTS: Final = 2
 NOT_KNOWN: Final[RequestContexts] = {}
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
@@ -96,7 +97,8 @@ class BatchProcessor:
                 failed = True
                 logger.warning("batches_split", batches=len(outbox_ids), error=type(error).__name__)
         for number, outbox_id in enumerate(rest):
-            # The first row after a failed group is always processed: otherwise the next group would fail the same way.
+            # After a failed group one row is processed although it is late, but not after `ends`: if all rows were
+            # given back, they would form the same group and fail again.
             over = attempt.group_is_over if number else attempt.is_over and not failed
             if over or time.monotonic() >= attempt.ends:
                 attempt.unfinished.update(rest[number:])
@@ -214,7 +216,7 @@ class BatchProcessor:
         if results:
             pace = (time.monotonic() - began) / len(results)
             self._pace = pace if self._pace is None else (self._pace + pace) / 2
-        # A later comment may already have a result from another row, but a piece has only results without a gap.
+        # A piece ends at its first comment without a result, even if a later comment has one from another row.
         return [
             Piece(row, [results[id_] for id_, _, _ in takewhile(lambda comment: comment[0] in results, row.comments)])
             for row in part
@@ -308,7 +310,7 @@ class BatchProcessor:
         return True
 
     async def _take_back_start(self, outbox_id: int, attempt: TaskAttempt) -> None:
-        """Uncounts a start that the database ended, because no comment ended the worker.
+        """Takes back a counted start that failed because of the database, not because of a comment.
 
         Otherwise a long lock or a missing privilege would have good comments marked failed.
         """
@@ -338,7 +340,7 @@ def _named(known: RequestContexts, batches: Sequence[int]) -> dict[str, list[str
 
 
 def _take(waiting: "deque[Loaded]", most: int) -> list[Loaded]:
-    """Takes whole rows until they have `most` comments; of a first row with more comments, takes its first `most`."""
+    """Takes whole rows of at most `most` comments; if the first row alone has more, only its first `most` comments."""
     part = [waiting.popleft()]
     if len(part[0].comments) > most:
         row = part[0]

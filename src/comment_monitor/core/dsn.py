@@ -24,8 +24,8 @@ SOCKET_FOLDERS: Final = ("/var/run/postgresql", "/run/postgresql", "/tmp")  # no
 CONNECT_TIMEOUT: Final = 10
 SESSION_ATTRIBUTES: Final = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 
-# Libpq's environment variables, by its parameters. The variables missing here have no effect, because both libraries
-# get the value of that parameter explicitly.
+# Libpq's environment variables, by its parameters. Other variables have no effect, because both libraries get the
+# values of those parameters explicitly.
 VARIABLES: Final = {
     name: f"PG{name.replace('_', '').upper()}"
     for name in (

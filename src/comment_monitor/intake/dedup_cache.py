@@ -89,7 +89,7 @@ class DedupCache:
         self._opened: list[Client] = [client] if client else []
         self._open_cluster = open_cluster
         # Whether Redis is a cluster, which rejects a command on keys of several slots: then each key has its own
-        # command, all in one pipeline. The keys are the same in both modes, so processes agree before all detect it.
+        # command, all in one pipeline. Both modes use the same keys, so processes share entries before all detect it.
         self._each = False
         self._ttl = ttl
         self._breaker = Breaker()
@@ -172,7 +172,8 @@ class DedupCache:
     async def invalidate(self, edited: Sequence[Known], namespaces: Sequence[bytes]) -> bool:
         """Invalidates the entries of edited comments, before the edits are committed.
 
-        Returns False if Redis could not be updated: then all its entries must be disowned. (An update after the commit
+        Returns False if Redis could not be updated: then all its entries must be invalidated in the database
+        (`cache_namespace.disown`). (An update after the commit
         would be too late: if this process died in between, the old text would pass for the latest until the entry
         expires.)
 

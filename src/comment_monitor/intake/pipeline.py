@@ -65,7 +65,7 @@ class Pipeline:
         self._database = database
         self._cache = cache
         self._publisher = publisher
-        # Whether most comments of the last write that Redis did not know were already stored: then Redis has lost
+        # Of the last write's comments that were not in Redis, whether most were already stored. If so, Redis has lost
         # entries, and more such comments will follow.
         self._forgotten = False
         # Whether all comments of the last write were new: then most of the following ones are new too.
@@ -154,7 +154,7 @@ class Pipeline:
         return self._schema is not None and self._schema.before_012
 
     def _require_storable(self, comments: Sequence[Comment]) -> None:
-        """Checks that the schema has columns for all fields: that of the previous release lacks some until migrated.
+        """Checks that the schema has columns for all fields; the previous release's schema lacks some.
 
         Raises:
             SchemaBehind: a comment has a field that the schema lacks.
@@ -249,9 +249,9 @@ class Pipeline:
     async def _find_existing(self, comments: Sequence[Comment], keys: CacheKeys, cached: Sequence[bool]) -> list[int]:
         """Returns the indexes of comments that Redis did not know but that are stored with the same content.
 
-        Returns none if an identity repeats: its first occurrence must lock the row, because an edit in a later round
-        would lock out of order. Caches the comments at once: the later an entry is written, the more likely its text is
-        no longer the latest.
+        Returns none if an identity repeats: its first occurrence must be written, which locks the row in the order that
+        all writers use; a later round of the plan (see `WritePlan`) would lock it too late. Caches them at once:
+        the later an entry is written, the more likely its text is no longer the latest.
         """
         unknown = [index for index, known in enumerate(cached) if not known]
         if not unknown or len({comment.key for comment in comments}) < len(comments):
@@ -267,7 +267,7 @@ class Pipeline:
         return found
 
     async def _write(self, plan: WritePlan, sent: bool) -> list[Written]:
-        """Writes the rounds.
+        """Writes the plan's rounds, one statement each (see `WritePlan`).
 
         Edits need `_invalidate` between their write and its commit, which takes round trips; new comments do not. So if
         most comments are new, one autocommit statement adds the new ones, and a transaction writes the others.

@@ -58,7 +58,7 @@ class Publisher:
         # The estimated number of ids in the workers' queue: those at the last poll, and those sent since.
         self._depth = 0.0
         self._polled = -POLL_EVERY
-        # The ids and the messages sent since the last poll, and the ids per message before it.
+        # (ids, messages) sent since the last poll, and the average ids in a message of an earlier interval.
         self._sent = (0, 0)
         self._ids_a_message = 1.0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -81,8 +81,8 @@ class Publisher:
         """
         if not (self._reached and self._breaker.closed):
             return 0
-        # Not the queue's length: ids that the thread has taken out are not yet counted in the depth. Read before the
-        # depth: ids that are sent in between count twice, but are never missed.
+        # `unfinished_tasks` instead of `qsize`: it includes ids that the thread has taken out but not yet added to the
+        # depth. Read before the depth: ids that are sent in between count twice, but are never missed.
         unfinished = self._ids.unfinished_tasks
         free = QUEUE_LIMIT - unfinished - int(self._depth)
         return max(0, free if self._allowed is None else min(free, self._allowed))
@@ -172,7 +172,7 @@ class Publisher:
             self._call_began = None
 
     def _poll(self) -> None:
-        """Polls the number of queued messages; estimates their ids from the messages that this process sent last."""
+        """Polls the number of queued messages; estimates how many ids they name, from those that this process sent."""
         assert self._link  # noqa: S101 - the thread runs only with a broker
         ids, messages = self._sent
         if messages:

@@ -11,7 +11,7 @@ from comment_monitor.storage.postgres import Connection, Query
 # Seconds between two reads of the prefix by a process.
 READ_EVERY: Final = 2.0
 # Seconds for which a process uses a prefix that it has read, counted from the start of the read, so that a read that
-# hangs does not extend it. This time after a change of the prefix, no process uses the previous prefix.
+# hangs does not extend it. Once these seconds have passed since a change, no process uses the previous prefix.
 LEASE: Final = 2 * READ_EVERY + 1
 
 NAMESPACE: Final = Query(
@@ -27,8 +27,9 @@ CACHE_STATE: Final = Query(
     """,
 )
 # Changes the prefix because of such edits, if the last change was at least $1 seconds ago, so that no process is two
-# prefixes behind. The change covers the edits that are committed by now, and deletes their notes; the note of a later
-# edit stays for the next change. A write with edits may lock the row briefly: the statement skips the row then.
+# prefixes behind. The change covers the edits that are committed by now, and deletes their rows in
+# `unannounced_edits`; the row of a later edit stays for the next change. A write with edits may lock the row of the
+# installation briefly: the statement skips the row then.
 ANNOUNCE: Final = Query(
     "announce_edits",
     """
@@ -63,8 +64,8 @@ NEW_NAMESPACE: Final = Query(
 )
 
 # Changes the prefix unless the last change was less than $1 seconds ago. Edits invalidate Redis keys under two
-# prefixes, so no process may be two prefixes behind. (A change in the future was made by a server whose clock was
-# ahead.)
+# prefixes, so no process may be two prefixes behind. (BETWEEN, not >=: a time in the future, from a clock that was
+# ahead, must not block changes.)
 NEW_NAMESPACE_LATER: Final = Query(
     "new_cache_namespace_later",
     """

@@ -26,16 +26,15 @@ AFTER: Final[dict[str, LiteralString]] = {
 }
 _CHANGED: Final = f"({', '.join(AFTER.values())}) IS DISTINCT FROM ({', '.join(f'c.{column}' for column in AFTER)})"
 _SAME_TEXT: Final = f"({AFTER['text']}) = c.text"
-# Where both comments have an `author_id`, it decides whether they are the same; otherwise the names together with the
-# text do.
+# If both comments have an `author_id`, equal ids mean the same comment. Otherwise an equal name or an equal text does.
 _ELSEWHERE: Final = "c.post_id <> {new}.post_id OR coalesce(c.author_id <> {new}.author_id, false)"
 _OTHER_NAME: Final = (
     "coalesce(c.author <> {new}.author, false) AND coalesce(c.author_id <> {new}.author_id, true)"
     " AND {new}.removed_at IS NULL"
 )
 _STALE: Final = f"coalesce({_NEW_EDIT} < {_OLD_EDIT}, false) AND {{new}}.removed_at IS NULL"
-# Whether the row takes the new values: not from another comment, and no older text than it has. (The trigger checks
-# whether the text is a kept version.)
+# Whether the row takes the new values: no, if they belong to another comment or their text is older than the stored
+# one. (A trigger ignores a text that equals a kept version.)
 TAKEN: Final = f"NOT ({_ELSEWHERE}) AND ({_SAME_TEXT} OR NOT (({_OTHER_NAME}) OR ({_STALE}))) AND {_CHANGED}"
 # Why the row did not take the new values.
 WHY: Final = f"""
@@ -81,7 +80,8 @@ _OUTBOX: Final = """
 # Stores new comments, updates known comments (a trigger keeps an old text as a version), and queues new and edited
 # comments for analysis in outbox rows of at most {size} comments, in one statement for any number of comments.
 # The comments are sorted by identity, so that all writers lock in the same order.
-# Rows of the result: if all comments are new, only the outbox rows, because the ids ascend in the order of the input.
+# Rows of the result: if all comments are new, only the outbox rows: comment ids ascend in the order of the input, so
+# the caller knows which comments each outbox row holds.
 # Otherwise also a row for each comment whose stored row changed or refused the change, and one row with the number of
 # comments that are stored identically.
 # `unchanged` locks the rows again (this transaction holds their locks already) in order to read their current state
@@ -198,8 +198,8 @@ _IDENTITY: Final = """
 """
 _NEW: Final = f"(SELECT * FROM {_IDENTITY}) AS new"  # noqa: S608 - constants
 
-# Finds the comments that are stored identically, so that a write would change nothing. A conflict in WRITE locks the
-# row, which dirties a page and writes WAL; this query does neither.
+# Finds the comments that are stored identically, so that a write would change nothing. ON CONFLICT in WRITE
+# locks the row even if nothing changes, which dirties a page and writes WAL; this query does neither.
 FIND_STORED: Final = Query(
     "look_for_comments",
     f"""

@@ -126,7 +126,7 @@ class Bodies:
             self._release(body)
 
     def reading(self, body: Body) -> "_Reading":
-        """Returns a block for reading the body, in which the body can be given up with a TimeoutError."""
+        """Returns a context manager for reading the body; giving the body up raises TimeoutError in it."""
         return _Reading(body, self._reading, self._ends)
 
     def take(self, body: Body, count: int) -> None:
