@@ -17,7 +17,7 @@ from tests.support.requests import comment
 from comment_monitor.core.config import Settings
 from comment_monitor.maintenance import system_gauges
 from comment_monitor.observability.metrics_server import WithoutUnknown
-from comment_monitor.storage import invariants, migrations
+from comment_monitor.storage import invariants, migrations, revisions
 from comment_monitor.storage.postgres import UNAVAILABLE_ERRORS
 from comment_monitor.storage.retention import INDEX_PREFIX, RECENT_DAYS, roll_recent_index
 
@@ -224,6 +224,9 @@ async def test_a_release_works_and_reports_a_pending_migration(
     shutil.copytree(migrations.FOLDER, tmp_path / "migrations")
     monkeypatch.setattr(migrations, "FOLDER", tmp_path / "migrations")
     (tmp_path / "migrations" / "versions" / "999_next.py").write_text(NEXT_REVISION.format(number="999", before=before))
+    monkeypatch.setattr(revisions, "HEAD", "999")
+    monkeypatch.setattr(revisions, "KNOWN", (*revisions.KNOWN, "999"))
+    monkeypatch.setattr(revisions, "USABLE", revisions.USABLE | {"999"})
     async with open_client(make_settings()) as client:
         await until(lambda: metric("comment_schema_at_head") == 0)
         health = (await client.get("/health")).json()
