@@ -148,6 +148,15 @@ def test_a_command_names_existing_objects(name: str, words: list[str]) -> None:
         assert words[words.index("comment-monitor") + 1] in {name for name, _, _ in Commands.modules}
 
 
+@pytest.mark.parametrize(
+    "page", ["deployment.md", "operations.md", "scaling.md", *(f"runbooks/{name}.md" for name in PAGES)]
+)
+def test_helm_commands_name_the_release_of_the_guide(page: str) -> None:
+    text = (FOLDER.parent / page).read_text()
+    releases = re.findall(r"\bhelm (?:history|rollback|uninstall|test|get \w+|status) ([a-z][\w-]*)", text)
+    assert set(releases) <= {"threads-agent"}
+
+
 @pytest.mark.parametrize("command", sorted({words[1] for words in KUBECTL}))
 def test_kubectl_has_the_commands_and_their_options(command: str) -> None:
     needs_kind = ["job"] if command == "create" else ["pods"] if command == "top" else []
