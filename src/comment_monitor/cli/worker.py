@@ -61,7 +61,7 @@ def _run(settings: Settings, concurrency: int, host: str, metrics_port: int) -> 
     # Celery warns of root because of pickled messages; only JSON is accepted here.
     warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
     try:
-        # Not by Celery's command line, whose imports (a terminal's prompt) cost a quarter of a second and 10 MiB.
+        # Not by Celery's command line, whose imports (a terminal's prompt) cost 0.2 seconds and 8 MiB.
         controller = app.Worker(
             concurrency=concurrency,
             pool_cls="prefork",

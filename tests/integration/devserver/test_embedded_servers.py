@@ -14,6 +14,7 @@ import psutil
 import psycopg2
 import pytest
 import redis
+from tests.conftest import execute
 
 from comment_monitor.devserver.endpoints import only_one, published, read_endpoints
 from comment_monitor.devserver.errors import EmbeddedError
@@ -60,17 +61,6 @@ def used_dir(made: Path, data_dir: Path) -> Path:
     """A data folder that was used before; a copy, because initdb takes seconds."""
     subprocess.run(["cp", "-a", made, data_dir], check=True)
     return data_dir
-
-
-def execute(dsn: str, statement: str) -> list[tuple[object, ...]]:
-    connection = psycopg2.connect(dsn)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
 
 
 def start_and_stay(data_dir: Path) -> "subprocess.Popen[str]":
