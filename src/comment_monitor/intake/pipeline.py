@@ -44,7 +44,7 @@ from comment_monitor.storage.retry import RETRIED, with_retries
 
 logger = logs.get(__name__)
 
-# Seconds for which a failed write predicts that the next one fails.
+# Seconds after a refused write during which `/health` reports it: the next write will probably be refused too.
 TROUBLE_LASTS: Final = 60.0
 
 
@@ -65,17 +65,18 @@ class Pipeline:
         self._database = database
         self._cache = cache
         self._publisher = publisher
-        # Of the last write's comments that were not in Redis, whether most were already stored. If so, Redis has lost
-        # entries, and more such comments will follow.
+        # Whether most comments of the last write that Redis did not know were already stored in PostgreSQL, with the
+        # same text. If so, Redis has lost entries, and more such comments will follow.
         self._forgotten = False
-        # Whether all comments of the last write were new: then most of the following ones are new too.
+        # Whether the last write stored only new comments: then the comments of the next write are probably new too.
         self._all_new = True
-        # Why the latest write failed, and the time (of `time.monotonic`).
+        # Why the database, which responds, refused a write, and when (`time.monotonic`). None: it refused none, or a
+        # later group of batches succeeded, even if nothing was left to write. Other errors do not change the value.
         self._failed: tuple[str, float] | None = None
 
     @property
     def trouble(self) -> str | None:
-        """Why the database refused the latest write although it responds; None: it succeeded, or failed long ago."""
+        """Why the database, which responds, refused a recent write; None: it refused none, or a later group succeeded."""
         if self._failed and time.monotonic() - self._failed[1] < TROUBLE_LASTS:
             return self._failed[0]
         return None
@@ -154,10 +155,12 @@ class Pipeline:
         return self._schema is not None and self._schema.before_012
 
     def _require_storable(self, comments: Sequence[Comment]) -> None:
-        """Checks that the schema has columns for all fields; the previous release's schema lacks some.
+        """Checks that the schema has columns for the comments' fields: before migration 009 it lacks some.
+
+        Removal notices pass: before migration 009 they are stored as ordinary texts, without `removed_at`.
 
         Raises:
-            SchemaBehind: a comment has a field that the schema lacks.
+            SchemaBehind: a comment has no author, or has another field that the schema lacks.
         """
         if self._before_009 and any(comment.author is None or comment.details != NO_DETAILS for comment in comments):
             metrics.count_error(errors.SchemaBehind.slug)
@@ -207,11 +210,12 @@ class Pipeline:
     async def _dedup_and_store(
         self, parts: Sequence[Sequence[Comment]], contexts: Sequence[RequestContext | None]
     ) -> list[list[Outcome]]:
-        """Looks up, stores, commits, caches and publishes all parts; retries while PostgreSQL is unavailable."""
+        """Looks up, stores, commits, caches and publishes all parts; repeats failed steps as `with_retries` allows."""
         comments = [comment for part in parts for comment in part]
         keys = self._cache.keys_of(comments)
         cached = await self._cache.lookup(keys)
-        # Without free capacity the new outbox rows are left to the sweep from the start.
+        # If the workers' queue has no free capacity, the new outbox rows are not published: they are written as due for
+        # the sweep.
         sent = self._publisher.free_capacity > 0
         with self._refusals_in_words():
             found = await self._find_existing(comments, keys, cached) if self._forgotten else []
@@ -249,9 +253,10 @@ class Pipeline:
     async def _find_existing(self, comments: Sequence[Comment], keys: CacheKeys, cached: Sequence[bool]) -> list[int]:
         """Returns the indexes of comments that Redis did not know but that are stored with the same content.
 
-        Returns none if an identity repeats: its first occurrence must be written, which locks the row in the order that
-        all writers use; a later round of the plan (see `WritePlan`) would lock it too late. Caches them at once:
-        the later an entry is written, the more likely its text is no longer the latest.
+        Returns nothing if an identity repeats. All writers lock rows in the same order, in the first round of the plan
+        (see `WritePlan`). If the first occurrence were skipped here, a later round would lock its row out of order.
+
+        Writes the found comments to Redis at once: the later an entry is written, the more likely its text is outdated.
         """
         unknown = [index for index, known in enumerate(cached) if not known]
         if not unknown or len({comment.key for comment in comments}) < len(comments):
@@ -269,8 +274,9 @@ class Pipeline:
     async def _write(self, plan: WritePlan, sent: bool) -> list[Written]:
         """Writes the plan's rounds, one statement each (see `WritePlan`).
 
-        Edits need `_invalidate` between their write and its commit, which takes round trips; new comments do not. So if
-        most comments are new, one autocommit statement adds the new ones, and a transaction writes the others.
+        Edits need a call of `_invalidate` between their write and its commit, which costs round trips. New comments
+        need none. So after a write of only new comments, a plan of one round begins with one autocommit statement that
+        adds the new comments, and a transaction writes the others, if any. (Before migration 009: only a transaction.)
         """
         resend_after = self.settings.resend_after if sent else None
         added: list[Written] = []
@@ -282,7 +288,8 @@ class Pipeline:
         try:
             written = await with_retries(self.settings, partial(self._write_transaction, plan, added, resend_after))
         except Exception:
-            # The added comments are committed, although their requests may fail: a repeat counts them as duplicates.
+            # The comments of `_add_new` stay committed although their requests may fail, so their outbox rows are
+            # published. If a client repeats such a request, these comments count as duplicates.
             if sent and added:
                 self._publisher.publish(added[0].outbox, {})
             raise
@@ -297,7 +304,7 @@ class Pipeline:
     async def _write_transaction(
         self, plan: WritePlan, added: Sequence[Written], resend_after: float | None
     ) -> list[Written]:
-        """Writes the remaining rounds in one transaction."""
+        """Writes the rounds that `_add_new` has not written, in one transaction."""
         async with self._database.transaction() as conn:
             written = [*added] + [
                 await stored.write(
@@ -319,7 +326,7 @@ class Pipeline:
     async def _invalidate(self, conn: Connection, edited: list[Known]) -> bytes | None:
         """Ensures that no process mistakes an old text for the latest one.
 
-        Returns the prefix to use from now on; None: use none until it has been read from the database again.
+        Returns the prefix to use from now on; None: no prefix may be used until it is read from the database again.
         """
         if self._cache.reachable:
             valid = await cache_namespace.hold(conn, before_012=self._before_012)
@@ -334,7 +341,10 @@ class Pipeline:
         parts: Sequence[Sequence[Comment]],
         contexts: Sequence[RequestContext | None],
     ) -> RequestContexts:
-        """Returns the requests whose comments are in each outbox row."""
+        """Returns the known requests whose comments are in each outbox row.
+
+        If exactly one request of the group is known, it is named for every row.
+        """
         known = {context for context in contexts if context}
         if len(known) < 2:  # noqa: PLR2004 - at most one known request
             return {id_: list(known) for result in written for id_ in result.outbox} if known else {}
