@@ -1,7 +1,10 @@
-"""The cache of stored comments in Redis: it saves PostgreSQL work and decides nothing.
+"""The cache of stored comments in Redis, which saves queries to PostgreSQL.
 
-An entry is written after the commit and holds the comment's revision and digest, so it proves that exactly this comment
-was committed to this database. A lost entry or an unavailable Redis costs only time.
+After a commit, an entry is written that holds the comment's revision and digest, under a key with the database's own
+prefix. So the entry proves that this comment was committed to this database: if the comment is sent again, it is a
+duplicate, and PostgreSQL is not queried. Before the commit of an edit, the entry is replaced by one without a digest,
+which matches no comment. PostgreSQL decides about all other comments. A lost entry or an unavailable Redis costs only
+time.
 """
 
 import time
@@ -19,8 +22,9 @@ from comment_monitor.storage.redis_client import UNAVAILABLE, close_redis
 
 logger = logs.get(__name__)
 
-# Sets each key to revision and digest unless the key has a later revision: two processes may write the same comment's
-# entry out of order, and an old text must not be mistaken for the latest.
+# Sets each key to its new value unless the key has a later revision: two processes may write the same comment's entry
+# out of order, and an old text must not be mistaken for the latest. A value is a revision (four bytes; 0: unknown) and
+# a digest; an entry that was invalidated has no digest.
 REMEMBER: Final = """
 local ttl = ARGV[1]
 local function revision(value) return #value >= 4 and struct.unpack('>I4', value) or 0 end
@@ -48,7 +52,7 @@ class Known(NamedTuple):
 class CacheKeys(NamedTuple):
     """The cache key and digest of each comment of a write, computed once for lookup and store.
 
-    Both lists are empty while the cache is not usable.
+    Both lists are empty while the cache is not usable. `amount` is the number of comments in any case.
     """
 
     amount: int
@@ -57,7 +61,7 @@ class CacheKeys(NamedTuple):
 
 
 def digest(comment: Comment) -> bytes:
-    """Returns 12 bytes: the digest of all fields that distinguish a repeat from an edit.
+    """Returns 12 bytes: the digest of the fields that must be equal in a duplicate (see `Comment.content`).
 
     NUL, which no field contains, separates the fields.
     """
@@ -68,7 +72,7 @@ def digest(comment: Comment) -> bytes:
 
 
 def _keys(comments: Sequence[Comment], namespace: bytes) -> list[bytes]:
-    # Hashed, so that Redis does not reveal who commented where. The prefix is hashed as data: as blake2b's key it would
+    # Hashed, so that Redis holds no comment's id. The prefix is part of the hashed data: as blake2b's `key` it would
     # cost one more block per comment.
     return [
         blake2b(namespace + f"{comment.source}\0{comment.id}".encode(), digest_size=16).digest() for comment in comments
@@ -76,7 +80,7 @@ def _keys(comments: Sequence[Comment], namespace: bytes) -> list[bytes]:
 
 
 class DedupCache:
-    """The cache of one process; it is not queried without the prefix of the database in use."""
+    """The cache of one process. Comments are looked up only while the current database's prefix is known."""
 
     def __init__(
         self,
@@ -89,7 +93,8 @@ class DedupCache:
         self._opened: list[Client] = [client] if client else []
         self._open_cluster = open_cluster
         # Whether Redis is a cluster, which rejects a command on keys of several slots: then each key has its own
-        # command, all in one pipeline. Both modes use the same keys, so processes share entries before all detect it.
+        # command, all in one pipeline. Both modes use the same keys, so processes share entries even while only some of
+        # them have noticed that Redis is a cluster.
         self._each = False
         self._ttl = ttl
         self._breaker = Breaker()
@@ -100,18 +105,18 @@ class DedupCache:
     def use_namespace(self, namespace: bytes | None, until: float) -> None:
         """Sets the database's prefix, valid until `until` (of `time.monotonic`); None: no prefix is usable.
 
-        Ignored if it was read earlier than the current prefix.
+        A prefix that was read earlier than the current one is ignored.
         """
         if until >= self._until:
             self._namespace, self._until = namespace, until
 
     @property
     def state(self) -> str:
-        """The last known state: `ok`, `away` (unavailable), or `off` (no Redis is configured)."""
+        """The last known state of Redis: `ok`, `away` (unavailable), or `off` (no Redis is configured)."""
         return "off" if not self._client else "ok" if self._reached else "away"
 
     async def probe(self) -> None:
-        """Checks whether Redis is available, even if no comment arrives that would show it."""
+        """Checks whether Redis is available, because without comments nothing else would show it."""
         if self._client and self._breaker.closed:
             try:
                 await self._client.ping()
@@ -122,7 +127,7 @@ class DedupCache:
 
     @property
     def usable(self) -> bool:
-        """Whether entries can be trusted now: Redis is reachable and the prefix has not expired."""
+        """Whether entries can be trusted now: Redis is reachable, and the prefix is known and has not expired."""
         return self.reachable and self._namespace is not None and time.monotonic() < self._until
 
     @property
@@ -139,7 +144,7 @@ class DedupCache:
     async def lookup(self, cache_keys: CacheKeys) -> list[bool]:
         """Returns for each comment whether Redis has it with the same content, in one round trip.
 
-        All are False if Redis is unavailable.
+        All values are False if Redis or the prefix is unavailable.
         """
         if not cache_keys.keys or not self.usable or self._client is None:
             return [False] * cache_keys.amount
@@ -170,12 +175,13 @@ class DedupCache:
         await self._note([cache_keys.keys[index] for index, _ in revisions], values)
 
     async def invalidate(self, edited: Sequence[Known], namespaces: Sequence[bytes]) -> bool:
-        """Invalidates the entries of edited comments, before the edits are committed.
+        """Invalidates the entries of edited comments: each gets the new revision and no digest, and matches no comment.
 
-        Returns False if Redis could not be updated: then all its entries must be invalidated in the database
-        (`cache_namespace.disown`). (An update after the commit
-        would be too late: if this process died in between, the old text would pass for the latest until the entry
-        expires.)
+        The caller does this before it commits the edits. After the commit it would be too late: if this process died in
+        between, the old text would pass for the latest until the entry expires.
+
+        Returns False if Redis could not be updated: then the caller must invalidate all entries, in the database (see
+        `cache_namespace.disown`).
 
         Args:
             edited: the comments with their new revisions.
@@ -200,7 +206,7 @@ class DedupCache:
         return True
 
     async def _with_client(self, use: "Callable[[Client], Awaitable[T]]") -> T:
-        """Runs commands; retries if the response shows that Redis is a cluster, or that another node has the key."""
+        """Runs commands; repeats them if Redis turns out to be a cluster, or another node has the key."""
         while True:
             assert self._client is not None  # noqa: S101 - callers have checked
             try:

@@ -76,7 +76,7 @@ class Pipeline:
 
     @property
     def trouble(self) -> str | None:
-        """Why the database, which responds, refused a recent write; None: it refused none, or a later group succeeded."""
+        """Why the database, which responds, refused a recent write; None: no refusal, or a later group succeeded."""
         if self._failed and time.monotonic() - self._failed[1] < TROUBLE_LASTS:
             return self._failed[0]
         return None

@@ -1,7 +1,8 @@
 """The statements that store comments, and the conditions that decide between new, edit, rename, repeat and conflict.
 
-`c` is the stored row, `{new}` the received comment. The row is locked when the conditions are evaluated, so they see
-its latest state whatever other transactions do.
+In the conditions, `c` is the stored row and `{new}` the received comment. WRITE evaluates them on a row that it has
+locked, so they apply to the row's latest state, whatever other transactions do. UNCHANGED, in the same transaction,
+reads rows that WRITE has locked. Only FIND_STORED reads rows without a lock.
 """
 
 from typing import Final, LiteralString
@@ -13,8 +14,8 @@ _BELIEVED: Final = "CASE WHEN {0}.edited_at <= now() + interval '1 day' THEN {0}
 _NEW_EDIT: Final = _BELIEVED.replace("{0}", "{new}")
 _OLD_EDIT: Final = _BELIEVED.replace("{0}", "c")
 
-# The columns of the row after the write. A removal notice does not change `author`, and a second notice changes
-# nothing. Fields that the sender does not give keep their values.
+# The columns of the row after the write. A removal notice does not change `author`, and a second notice changes neither
+# `text` nor `removed_at`. Fields that the sender does not give keep their values.
 AFTER: Final[dict[str, LiteralString]] = {
     "text": "CASE WHEN c.removed_at IS NOT NULL AND {new}.removed_at IS NOT NULL THEN c.text ELSE {new}.text END",
     "author": "CASE WHEN {new}.removed_at IS NULL THEN coalesce({new}.author, c.author) ELSE c.author END",
@@ -26,17 +27,23 @@ AFTER: Final[dict[str, LiteralString]] = {
 }
 _CHANGED: Final = f"({', '.join(AFTER.values())}) IS DISTINCT FROM ({', '.join(f'c.{column}' for column in AFTER)})"
 _SAME_TEXT: Final = f"({AFTER['text']}) = c.text"
-# If both comments have an `author_id`, equal ids mean the same comment. Otherwise an equal name or an equal text does.
+# Two comments with the same source, id and post count as the same comment if both have an `author_id` and these are
+# equal. If one of them lacks an `author_id`, an equal author name or an equal text is enough; an unknown name equals
+# every name, and a removal notice needs neither.
 _ELSEWHERE: Final = "c.post_id <> {new}.post_id OR coalesce(c.author_id <> {new}.author_id, false)"
 _OTHER_NAME: Final = (
     "coalesce(c.author <> {new}.author, false) AND coalesce(c.author_id <> {new}.author_id, true)"
     " AND {new}.removed_at IS NULL"
 )
 _STALE: Final = f"coalesce({_NEW_EDIT} < {_OLD_EDIT}, false) AND {{new}}.removed_at IS NULL"
-# Whether the row takes the new values: no, if they belong to another comment or their text is older than the stored
-# one. (A trigger ignores a text that equals a kept version.)
+# Whether the row takes the new values: no, if they belong to another comment, if their text is older than the stored
+# one, or if they change nothing. This condition does not cover late repeats: the trigger `keep_comment_version`
+# (migration 009) skips an update whose text equals one of the last 100 versions, if that version was replaced within
+# the last day, or at any time if the row has an `edited_at` that does not change. It never skips a removal notice or an
+# update with a later `edited_at`.
 TAKEN: Final = f"NOT ({_ELSEWHERE}) AND ({_SAME_TEXT} OR NOT (({_OTHER_NAME}) OR ({_STALE}))) AND {_CHANGED}"
-# Why the row did not take the new values.
+# Why the row did not take the new values: the received comment is another comment (`conflict`), has the row's text
+# (`same`), or is an earlier text or edit (`version`).
 WHY: Final = f"""
     CASE WHEN {_ELSEWHERE} THEN 'conflict'
         WHEN {_SAME_TEXT} THEN 'same'
@@ -80,13 +87,13 @@ _OUTBOX: Final = """
 # Stores new comments, updates known comments (a trigger keeps an old text as a version), and queues new and edited
 # comments for analysis in outbox rows of at most {size} comments, in one statement for any number of comments.
 # The comments are sorted by identity, so that all writers lock in the same order.
-# Rows of the result: if all comments are new, only the outbox rows: comment ids ascend in the order of the input, so
-# the caller knows which comments each outbox row holds.
-# Otherwise also a row for each comment whose stored row changed or refused the change, and one row with the number of
-# comments that are stored identically.
-# `unchanged` locks the rows again (this transaction holds their locks already) in order to read their current state
-# instead of the state in this statement's snapshot. It finds each row by the unique index, whatever table size the
-# planner assumes.
+# If all comments are new, the result has only the outbox rows. The comments get ascending `id`s in the order of the
+# input, so the caller knows which comments each outbox row holds.
+# Otherwise the result also has a row for each comment that is new, an edit, a change of other fields, a conflict or an
+# earlier version, and one row with the number of comments that change nothing.
+# The CTE `unchanged` locks its rows again, although this transaction has locked them already: so it reads their current
+# state instead of the state in this statement's snapshot. It finds each row by the unique index, whatever table size
+# the planner assumes.
 _WRITE: Final = f"""
     WITH written AS ({_INSERT}
         ON CONFLICT (source, comment_id) DO UPDATE SET {{set}}, previous_revision = c.revision
@@ -189,7 +196,8 @@ WRITE_BEFORE_009: Final = Query(
     """,
 )
 
-# The fields that identify a comment, and those that decide whether its row takes the new values.
+# Parameters of the queries that only read: the fields that identify a comment, and those that decide whether its row
+# takes the new values.
 _IDENTITY: Final = """
     unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[],
         $9::bigint[], $10::boolean[]) WITH ORDINALITY
@@ -219,8 +227,8 @@ FIND_STORED_BEFORE_009: Final = Query(
     """,
 )
 
-# Why the rows of some comments took nothing. It is a separate query for comments that another writer stored while the
-# writing statement was running, because that statement's snapshot does not have them.
+# Why the stored rows of some comments did not change. It is a separate query for comments that another writer stored
+# while the writing statement was running, because that statement's snapshot does not have them.
 UNCHANGED: Final = Query(
     "unchanged_comments",
     f"""
