@@ -1,6 +1,7 @@
-"""Every setting, declared once with bounds, default and description; the values come from the environment.
+"""The settings, each declared once with bounds, default and description; their values come from the environment.
 
-docs/configuration.md is generated from this file.
+docs/configuration.md is generated from this file. Other modules read PROMETHEUS_MULTIPROC_DIR, OpenTelemetry's
+variables except OTEL_EXPORTER_OTLP_ENDPOINT, and libpq's variables.
 """
 
 import functools
@@ -23,9 +24,9 @@ def setting(variable: str, description: str, *, secret: bool = False, **bounds: 
 
     Args:
         variable: the environment variable.
-        description: what the documentation says about it.
+        description: the description in docs/configuration.md.
         secret: the value may hold a password, so no message shows it.
-        bounds: msgspec constraints: `ge`, `le`, `gt`, `min_length`.
+        bounds: msgspec constraints: `ge`, `le`, `gt`, `pattern`.
     """
     return msgspec.Meta(description=description, extra={"variable": variable, "secret": secret}, **bounds)
 
@@ -55,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
     batch_size: Annotated[
         int,
-        setting("COMMENT_BATCH_SIZE", "Comments per batch, and per entry of the analysis queue.", ge=5, le=25),
+        setting("COMMENT_BATCH_SIZE", "Maximum number of comments in a batch and in an outbox row.", ge=5, le=25),
     ] = 10
     dedup_cache_ttl: Annotated[
         int,
@@ -65,8 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_PROCESSING_TIMEOUT",
-            "Seconds from a batch's arrival to its commit; over it the request answers 503 and may be repeated. Also "
-            "the time limit of one comment's analysis.",
+            "Seconds in which all comments of a request must be committed, counted from when they are queued; after "
+            "that the request gets 503 and may be repeated. Also the time limit for the analysis of one comment.",
             ge=15,
             le=45,
         ),
@@ -75,8 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_RATE_LIMIT_PER_MINUTE",
-            "Requests to `POST /comments/process` a minute and client (its address; of IPv6 its /64), shared by all "
-            "pods. 0: no limit.",
+            "Requests to `POST /comments/process` per minute and client, counted over all pods (while Redis is "
+            "unavailable, separately in each process). A client is an IPv4 address or an IPv6 /64. 0: no limit.",
             ge=0,
             le=200,
         ),
@@ -92,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     max_retries: Annotated[
         int,
-        setting("COMMENT_MAX_RETRIES", "Retries after a first failed attempt, of any retried operation.", ge=0, le=10),
+        setting("COMMENT_MAX_RETRIES", "Maximum number of retries after a failed first attempt.", ge=0, le=10),
     ] = 3
     backoff_multiplier: Annotated[
         float,
@@ -107,27 +108,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_QUEUE_CAPACITY",
-            "Comments that may wait in one process. The request that fills the queue is accepted whole; further "
-            "requests answer 503 with `Retry-After`.",
+            "Maximum number of comments that wait in one process. The request that fills the queue is accepted as a "
+            "whole, even if it exceeds this number; further requests get 503 with `Retry-After`.",
             ge=25,
             le=1_000_000,
         ),
     ] = 10_000
     max_comments_per_request: Annotated[
         int,
-        setting("COMMENT_MAX_PER_REQUEST", "Comments in one request; more answer 413.", ge=1, le=100_000),
+        setting(
+            "COMMENT_MAX_PER_REQUEST", "Maximum number of comments per request; larger ones get 413.", ge=1, le=100_000
+        ),
     ] = 10_000
     max_request_bytes: Annotated[
         int,
-        setting("COMMENT_MAX_REQUEST_BYTES", "Bytes of one request's body; more answer 413.", ge=1024, le=268_435_456),
+        setting(
+            "COMMENT_MAX_REQUEST_BYTES",
+            "Maximum number of bytes in the body of a request; a larger body gets 413.",
+            ge=1024,
+            le=268_435_456,
+        ),
     ] = 16 * 1024 * 1024
     body_bytes_in_flight: Annotated[
         int,
         setting(
             "COMMENT_BODY_BYTES_IN_FLIGHT",
-            "Bytes of request bodies that one process holds at a time; beyond it requests answer 503 with "
-            "`Retry-After`. A quarter is reserved for bodies up to 64 KiB; a larger body is always accepted while it "
-            "is the only such body.",
+            "Maximum number of bytes of request bodies that one process holds at a time. Above this limit, requests "
+            "get 503 with `Retry-After`. A quarter is reserved for bodies of at most 64 KiB; a larger body is always "
+            "accepted while it is the only such body.",
             ge=1_048_576,
             le=4_294_967_296,
         ),
@@ -136,8 +144,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_MAX_CONNECTIONS",
-            "Client connections to one process. Beyond it idle connections are closed; while none is idle, new "
-            "connections are answered 503 with `Retry-After`, except for `/health`.",
+            "Maximum number of client connections to one process. Above this limit, idle connections are closed; while "
+            "none is idle, requests on new connections get 503 with `Retry-After`, except for `/health` and "
+            "`/health/started`.",
             ge=16,
             le=20_000,
         ),
@@ -150,7 +159,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 2
     write_group_size: Annotated[
         int,
-        setting("COMMENT_WRITE_GROUP_SIZE", "Comments that share one write at most (group commit).", ge=25, le=10_000),
+        setting(
+            "COMMENT_WRITE_GROUP_SIZE",
+            "Maximum number of comments in one write (group commit). If a request has a comment several times, its "
+            "batches share one write even above this limit.",
+            ge=25,
+            le=10_000,
+        ),
     ] = 1000
     read_connections: Annotated[
         int,
@@ -158,14 +173,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 4
     read_timeout: Annotated[
         int,
-        setting("COMMENT_READ_TIMEOUT", "Seconds after which a reading query is cancelled with 503.", ge=1, le=120),
+        setting(
+            "COMMENT_READ_TIMEOUT", "Seconds after which a read's query is cancelled; the read gets 503.", ge=1, le=120
+        ),
     ] = 10
     reads_per_client: Annotated[
         int,
         setting(
             "COMMENT_READS_PER_CLIENT",
-            "Concurrent reads of one client (as for the rate limit) in one process, of which a quarter may be "
-            "searches; more answer 429. 0: no limit.",
+            "Maximum number of concurrent reads of one client (as for the rate limit) in one process, of which a "
+            "quarter may be searches; further reads get 429. 0: no limit.",
             ge=0,
             le=1000,
         ),
@@ -174,7 +191,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "COMMENT_DRAIN_DELAY",
-            "Seconds after SIGTERM in which `/health` is 503 but work is accepted, so that load balancers notice.",
+            "Seconds after SIGTERM in which `/health` answers 503 but requests are still accepted, so that load "
+            "balancers notice the shutdown.",
             ge=0,
             le=60,
         ),
@@ -191,14 +209,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 3600
     sweep_interval: Annotated[
         float,
-        setting("COMMENT_SWEEP_INTERVAL", "Seconds between two searches for analysis work to send again.", gt=0, le=60),
+        setting(
+            "COMMENT_SWEEP_INTERVAL",
+            "Seconds between two sweeps: each sends the outbox rows that are due.",
+            gt=0,
+            le=60,
+        ),
     ] = 1
     resend_after: Annotated[
         int,
         setting(
             "COMMENT_RESEND_AFTER",
-            "Seconds after which a batch that is not yet analysed is sent again (each time longer, with jitter). The "
-            "queue of the workers holds work for at most half of this time.",
+            "Seconds after which an outbox row that is not yet analysed is sent again. The time grows with each "
+            "repetition, with jitter. The workers' queue holds at most the work of half of this time.",
             ge=1,
             le=3600,
         ),

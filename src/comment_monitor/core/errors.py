@@ -137,7 +137,7 @@ class Overloaded(Unavailable):
 
 
 class Timeout(Unavailable):
-    """The batch was not committed within COMMENT_PROCESSING_TIMEOUT."""
+    """The request's comments were not all committed within COMMENT_PROCESSING_TIMEOUT."""
 
     slug, title = "timeout", "Processing took too long"
 
