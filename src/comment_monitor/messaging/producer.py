@@ -1,7 +1,7 @@
 """A connection to the broker that sends many messages before it waits for all their confirmations.
 
-Celery's `send_task` waits for each confirmation: a round trip and 0.4 ms of Python a message, which delays the requests
-of the same process. Here Celery makes one message as a template, and this module fills it in for each task.
+Celery's `send_task` waits for each confirmation: this costs a round trip and 0.4 ms of Python per message, and delays
+the requests of the same process. Here Celery builds a template once, and this module fills it in for each message.
 """
 
 import uuid
@@ -34,7 +34,10 @@ class OutboxMessage(NamedTuple):
 
 
 class ConfirmingProducer:
-    """Connects on first use. After an error call `close`; the next use connects again. For one thread."""
+    """Connects on first use. After an error, the caller must call `close`; the next use connects again.
+
+    Only one thread may use it.
+    """
 
     def __init__(self, app: Celery):
         self._app = app
@@ -42,9 +45,11 @@ class ConfirmingProducer:
         self._producer: Any = None
         task = app.amqp.as_task_v2(str(uuid.uuid4()), ANALYSE, args=(0,))
         self._body = task.body
-        # Without empty headers, which are a worker's defaults: each costs time here, in the worker and at the broker.
+        # Empty headers are left out: a worker assumes the same values by default, and each header costs time here, in
+        # the worker and at the broker.
         self._headers = {name: value for name, value in task.headers.items() if value not in (None, {}, [None, None])}
-        # The broker numbers the messages of a connection: the last number sent, and the unconfirmed numbers.
+        # The broker confirms messages by their number in the channel. `_sent` is the last number, `_unconfirmed` holds
+        # the numbers that are not confirmed yet.
         self._sent = 0
         self._unconfirmed: set[int] = set()
         self._refused = False
@@ -52,6 +57,8 @@ class ConfirmingProducer:
 
     def send(self, messages: Sequence[OutboxMessage]) -> None:
         """Sends a task for each message; returns once the broker has confirmed all of them.
+
+        A broker that confirms nothing, such as Redis, is not waited for.
 
         Raises:
             NotTakenError: the broker rejected a message.
@@ -68,7 +75,8 @@ class ConfirmingProducer:
 
     def depth(self) -> int:
         """Returns the number of messages in the broker's queue."""
-        # The response has the queue's name, messages and consumers; the library's types have the name only.
+        # The response holds the queue's name, its number of messages and its number of consumers, but the library's
+        # type declares the name only.
         response: Any = self._app.amqp.queues[QUEUE_NAME](self._connect().default_channel).queue_declare()
         depth: int = response[1]
         return depth
@@ -95,7 +103,8 @@ class ConfirmingProducer:
             channel.events["basic_ack"].add(self._confirmed)
             channel.events["basic_nack"].add(self._nacked)
         self._producer = kombu.Producer(channel)
-        # Declared as the workers declare it: the broker confirms, but drops, a message to a queue that does not exist.
+        # The queue is declared here too, as the workers declare it: if it did not exist, the broker would confirm
+        # messages and drop them.
         self._app.amqp.queues[QUEUE_NAME](channel).declare()
         self._connection = connection
         return connection

@@ -1,8 +1,8 @@
 """Prometheus metrics of several processes in one folder, which survive SIGKILL, restarts and PID reuse.
 
-prometheus_client writes each process's counts to files that are named by its PID, and sums the files. Here a unique
-name replaces the PID, and a lock shows whether the process is alive. The gauges of a killed process are omitted, and
-its counts are merged into one file: otherwise restarts would fill the disk.
+prometheus_client writes each process's counts to files that are named by its PID, and sums the files. Here a random
+token is added to the PID, so that the name is unique, and a lock shows whether the process is alive. The gauges of an
+ended process are omitted, and its counts are merged into one file: otherwise restarts would fill the disk.
 """
 
 import fcntl
@@ -28,10 +28,12 @@ from comment_monitor.core.errors import ConfigurationError
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 OWN_PREFIX: Final = "comment-worker-metrics-"
 ENDED: Final = "ended.json"
-# Bytes of each of a process's files, more than all its series need, and the maximum number of its files.
+# Bytes that are preallocated for each file of a process: more than all its series need.
 RESERVED: Final = 262_144
+# The maximum number of files of a process.
 FILES: Final = 6
-# Readers take no lock: a read that meets a change is repeated, up to this number of attempts.
+# The maximum number of attempts to read the sum. No lock is held during a read, so it is repeated if another process
+# merged counts meanwhile.
 TRIES: Final = 10
 # The exceptions of prometheus_client for a damaged file.
 UNREADABLE: Final = (struct.error, ValueError, RuntimeError)
@@ -46,19 +48,19 @@ class _Self:
         os.register_at_fork(after_in_child=self._forked)
 
     def name(self) -> str:
-        """Returns the name; prometheus_client calls this at every count."""
+        """Returns the name, and takes the lock at the first call; prometheus_client calls this at every count."""
         if self._name is None:
             name = f"{os.getpid()}-{secrets.token_hex(4)}"
             folder = Path(os.environ[FOLDER_VARIABLE])
             self._lock = os.open(folder / f"{name}.new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            # Renamed only now, so that no reader finds a *.lock file that is not locked yet.
+            # The file is renamed only now, so that no reader finds a *.lock file that is not locked yet.
             (folder / f"{name}.new").rename(folder / f"{name}.lock")
             self._name = name
         return self._name
 
     def _forked(self) -> None:
-        """Gives a child a new name, and releases its copy of the parent's lock, which would outlive the parent."""
+        """Gives a child a new name, and closes its copy of the lock: it would keep the lock after the parent's end."""
         if self._name is not None:
             self._name = None
             os.close(self._lock)
@@ -68,7 +70,7 @@ _self: Final = _Self()
 
 
 class _Reserved(MmapedDict):
-    """A file of counts with preallocated space: a write into a hole on a full disk ends the process (SIGBUS)."""
+    """A file of counts with preallocated space: otherwise a write on a full disk could end the process (SIGBUS)."""
 
     def __init__(self, filename: str, read_mode: bool = False):
         if not read_mode:
@@ -84,14 +86,14 @@ def _try_reserve(folder: Path) -> None:
 
 
 def share() -> None:
-    """Stores all metrics that are created from now on in the folder, if the variable names one; else in memory.
+    """Stores metrics that are created from now on in the folder of PROMETHEUS_MULTIPROC_DIR; without one, in memory.
 
     Raises:
         ConfigurationError: the folder can't be used.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
-        # prometheus_client would take an empty name as the working directory.
+        # prometheus_client would use the working directory if the variable were set, but empty.
         os.environ.pop(FOLDER_VARIABLE, None)
         values.ValueClass = values.MutexValue
         return
@@ -125,7 +127,10 @@ def _is_alive(lock: Path) -> bool:
 
 
 class _Ended(NamedTuple):
-    """The summed counts of ended processes, and the names of the included files, which are ignored if they exist."""
+    """The summed counts of ended processes, and the names of the files that are already in the sum.
+
+    Such a file may still exist; it must not be counted again.
+    """
 
     taken: frozenset[str] = frozenset()
     families: tuple[Metric, ...] = ()
@@ -135,7 +140,8 @@ class _Ended(NamedTuple):
         try:
             found = json.loads((folder / ENDED).read_bytes())
         except (FileNotFoundError, ValueError):
-            # Unreadable only after a crash of the machine: counts that start at zero are better than none.
+            # The file can be unreadable only after a crash of the machine. Then counts that start at zero are better
+            # than no metrics.
             return _Ended()
         families = []
         for name, documentation, kind, samples in found["families"]:
@@ -193,7 +199,8 @@ class SharedCounts(Collector):
     def _merge_ended(self) -> None:
         """Merges the counts of ended processes into one file, then removes their own files.
 
-        An interruption at any point counts nothing twice: the file of the sum also names the files that it includes.
+        After an interruption at any point, nothing is counted twice: the file with the sum also names the files that
+        the sum includes.
         """
         with _try_lock(self._folder) as locked:
             if not locked or not (locks := self._ended_locks()):
@@ -217,7 +224,7 @@ def _merge(files: Iterable[Path]) -> list[Metric]:
 
 
 def _readable(file: Path) -> bool:
-    """Returns whether the file is intact: a file that a crash of the machine damaged loses only its own counts."""
+    """Returns whether the file is intact. If a crash of the machine damaged it, only the counts in it are lost."""
     try:
         _merge([file])
     except UNREADABLE:
@@ -230,7 +237,7 @@ def _key(sample: Sample) -> tuple[object, ...]:
 
 
 def _sum(some: Iterable[Metric], others: Iterable[Metric]) -> list[Metric]:
-    """Returns the sums of both: of counters, and of histograms with their buckets."""
+    """Adds the samples of two lists of metrics: counters, and histograms bucket by bucket."""
     sums = {family.name: family for family in some}
     for other in others:
         family = sums.setdefault(other.name, Metric(other.name, other.documentation, other.type))
@@ -244,21 +251,21 @@ def _sum(some: Iterable[Metric], others: Iterable[Metric]) -> list[Metric]:
 
 @contextmanager
 def _try_lock(folder: Path) -> Iterator[bool]:
-    """Try-lock: yields False if another process or thread holds it."""
+    """Tries to lock the folder for merging; yields False if another process or thread holds the lock."""
     descriptor = os.open(folder / "taking", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         yield _try_flock(descriptor, fcntl.LOCK_EX)
     finally:
-        # Closing alone would not release it, if a child that was forked meanwhile has the descriptor too.
+        # Closing alone would not release the lock if a child that was forked meanwhile has the descriptor too.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 @contextmanager
 def own_folder() -> Iterator[None]:
-    """Creates a folder for this process and its children, if the variable names none.
+    """Creates a folder for this process and its children, unless PROMETHEUS_MULTIPROC_DIR names one.
 
-    Also removes the folders that killed processes left behind.
+    If it creates a folder, it also removes the folders that killed processes left behind.
     """
     if os.environ.get(FOLDER_VARIABLE):
         yield
@@ -276,7 +283,7 @@ def _remove_abandoned(parent: Path) -> None:
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
-            # A folder without a lock may be new.
+            # A folder without a lock may be new, so it stays.
             locks = list(folder.glob("*.lock"))
             if locks and not any(map(_is_alive, locks)):
                 shutil.rmtree(folder, ignore_errors=True)

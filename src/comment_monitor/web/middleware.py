@@ -1,4 +1,8 @@
-"""The middleware of every request: its id, its span, HEAD, slashes in path segments, refused or closing connections."""
+"""Middleware for every request.
+
+It sets the request id, opens the span, answers HEAD, keeps encoded slashes, refuses requests on excess connections, and
+closes connections at shutdown.
+"""
 
 import re
 import uuid
@@ -20,17 +24,17 @@ if TYPE_CHECKING:
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-# Paths of the probes, which come at all times and under any load.
+# Paths of the health probes, which are sent at all times and under any load.
 PROBES: Final = frozenset(("/health", "/health/started"))
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
-# Replaces a slash that belongs to an id while the router splits the path. No id holds a lone surrogate, and decoding a
-# path never yields one.
+# Replaces a slash that is part of an id until the router has split the path. No id contains a lone surrogate, and
+# decoding a path never yields one.
 SLASH: Final = "\ud82f"
 ENCODED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 
 
 class RequestId:
-    """Binds a request's id (the caller's, if it is well-formed) to its log lines and returns it to the caller."""
+    """Adds a request's id to its log lines and to its response. A well-formed id that the caller sent is used."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
@@ -55,13 +59,13 @@ class RequestId:
 
 
 class Traced:
-    """Opens a server span for each request, in the caller's trace if there is one; not for the endless probes."""
+    """Opens a server span for each request except health probes, in the caller's trace if there is one."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on; the span has the route's name, because a path holds ids, which no trace may hold."""
+        """Passes the request on. The span gets the route's name: a path may contain ids, which no trace may contain."""
         if scope["type"] != ScopeType.HTTP or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
@@ -89,9 +93,9 @@ class Traced:
 
 
 class CloseOnDrain:
-    """Closes each connection after its next answer once this process is shutting down.
+    """Once this process is shutting down, closes each connection after its next answer.
 
-    Otherwise a client would go on using the connection, and might send a request at the moment at which it is closed.
+    Otherwise a client would continue to use the connection, and might send a request just when it is closed.
     """
 
     def __init__(self, app: "ASGIApp", is_leaving: Callable[[], bool]):
@@ -99,7 +103,7 @@ class CloseOnDrain:
         self.is_leaving = is_leaving
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on; whether the connection closes is decided when the answer begins."""
+        """Passes the request on; decides when the answer begins whether the connection is closed after it."""
 
         async def send_and_close(message: "Message") -> None:
             if message["type"] == "http.response.start" and self.is_leaving():
@@ -110,7 +114,10 @@ class CloseOnDrain:
 
 
 class Excess:
-    """Answers 503 on a connection beyond the limit, except to probes: a flood is no reason for a restart."""
+    """Answers 503 on a connection above the limit, except to health probes.
+
+    A 503 there would make Kubernetes restart the process, which does not help against too many connections.
+    """
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
@@ -121,7 +128,7 @@ class Excess:
         if not state.get("excess") or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
-        problem = errors.Overloaded("This process has as many connections as it may; repeat the request.")
+        problem = errors.Overloaded("This process has reached its connection limit; repeat the request.")
         metrics.count_error(problem.slug)
         refusals.note("too-many-connections", status=problem.status)
         content = content_of(problem.status, problem.slug, problem.title, problem.detail)
@@ -136,13 +143,13 @@ class Excess:
 
 
 class Head:
-    """Answers HEAD wherever GET is answered, with the same head and without the body."""
+    """Answers HEAD wherever GET is answered, with the same status and headers and without the body."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on, HEAD as GET; adds HEAD to an `Allow` that lists GET."""
+        """Passes the request on, a HEAD request as GET; adds HEAD to an `Allow` header that lists GET."""
         if scope["type"] == ScopeType.HTTP and scope["method"] == "HEAD":
             await self._as_get(scope, receive, send)
             return
@@ -159,18 +166,19 @@ class Head:
     async def _as_get(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         async def send_head(message: "Message") -> None:
             if message["type"] == "http.response.body":
-                # Of a body in several messages, only the last one is sent, empty: it ends the answer.
+                # If the body comes in several messages, only the last one is sent, with an empty body, because it ends
+                # the response.
                 message = {**message, "body": b""}
                 if message.get("more_body"):
                     return
             await send(message)
 
-        # A copy: the server has to know that the answer has no body.
+        # Changes a copy: the server must still see HEAD in its own scope, so that it expects no body.
         inner = cast("Scope", {**scope, "method": "GET"})
         try:
             await self.app(inner, receive, send_head)
         finally:
-            # The span of the request takes its name from the route.
+            # `Traced` reads the route from the original scope.
             if route := inner.get("path_template"):
                 scope["path_template"] = route
 
@@ -181,7 +189,7 @@ def _with_head(allowed: bytes) -> bytes:
 
 
 class EncodedSlash:
-    """Keeps an encoded slash inside its path segment: ids such as Bluesky's `at://...` hold slashes."""
+    """Keeps an encoded slash inside its path segment, because ids such as Bluesky's `at://...` contain slashes."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
