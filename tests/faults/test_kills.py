@@ -1,4 +1,4 @@
-"""SIGKILL at each named point of the data flow: comments answered 200 are stored once and analysed."""
+"""SIGKILL at each named point of the data flow: comments of requests that got 200 are stored once and analysed."""
 
 import asyncio
 import signal
@@ -32,7 +32,8 @@ async def test_a_killed_orchestrator_loses_nothing(system: System, tmp_path: Pat
     system.worker.start()
     system.orchestrator.start((point, "4", "self", str(marker)))
     await system.until_healthy()
-    # Waits for the publisher too: otherwise the sweep sends the rows, or one call sends many and no fourth call comes.
+    # Waits until the publisher is connected. Otherwise the sweep sends the rows, or one call of the publisher sends
+    # many, and the function that kills at its fourth call is never called four times.
     await system.until_health("ok")
     sender = Sender(system.url, edits=True)
     stop = asyncio.Event()
@@ -54,7 +55,8 @@ async def test_a_killed_orchestrator_loses_nothing(system: System, tmp_path: Pat
 @pytest.mark.parametrize("target", ["self", "all"])
 @pytest.mark.parametrize("point", WORKER)
 async def test_a_killed_worker_loses_nothing(make_system: MakeSystem, tmp_path: Path, point: str, target: str) -> None:
-    # So long that only the broker delivers again: a row that the sweep sends again takes another way, past some points.
+    # COMMENT_RESEND_AFTER is long so that only the broker redelivers. A row that the sweep sends again follows another
+    # code path, which skips some kill points.
     system = make_system(COMMENT_RESEND_AFTER=60)
     marker = tmp_path / "killed"
     system.orchestrator.start()
@@ -78,7 +80,10 @@ async def test_a_killed_worker_loses_nothing(make_system: MakeSystem, tmp_path: 
 async def test_a_worker_killed_during_a_slow_analysis_loses_nothing(
     make_system: MakeSystem, tmp_path: Path, point: str, target: str
 ) -> None:
-    """Kills between the statements that shrink rows, give them back and count starts; no comment is marked failed."""
+    """Kills before and after the statements that shrink rows, give them back or count starts.
+
+    No comment is marked as failed.
+    """
     system = make_system(SLOW_SECONDS="0.7", COMMENT_RESEND_AFTER=5, COMMENT_MAX_RETRIES=0)
     marker = tmp_path / "killed"
     system.orchestrator.start()
@@ -86,7 +91,7 @@ async def test_a_worker_killed_during_a_slow_analysis_loses_nothing(
     await system.until_health("ok")
     sender = Sender(system.url)
     await sender.send(2)
-    # As if their messages were lost: the rows are sent again in a single message.
+    # Simulates that the rows' messages were lost: the rows are sent again, in a single message.
     execute(system.dsn, "UPDATE analysis_outbox SET resends = 1, due_at = now() + interval '3 s'")
     system.worker.start((point, "1", target, str(marker)))
     await until(marker.exists, seconds=90)

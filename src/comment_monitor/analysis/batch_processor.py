@@ -1,4 +1,4 @@
-"""Processes batches in a worker: loads, analyses and stores them; a comment that fails never stops others."""
+"""Processes batches in a worker: loads and analyses them, and stores results; a failed comment never stops others."""
 
 import asyncio
 import time
@@ -25,16 +25,17 @@ from comment_monitor.storage.retry import RETRIED, with_retries
 
 logger = logs.get(__name__)
 
-# The most comments whose results share a transaction, and the seconds of analysis after which results are stored.
+# A task is processed in parts, and the results of a part are stored in one transaction. A part takes whole rows until
+# it has this number of comments or more, and its analysis ends once this number of seconds has passed.
 COMMENTS_STORED_TOGETHER: Final = 125
 SECONDS_STORED_TOGETHER: Final = 1.0
-# Comments that a process analyses together before it has measured its pace: the size of the largest row.
+# The number of comments of a part before the process has measured its pace: the size of the largest row.
 COMMENTS_AT_FIRST: Final = 25
 # Comments that are analysed before control returns to the event loop.
 YIELD_EVERY: Final = 8
-# A start is an analysis of a row that was begun, and counted in the row; it is unfinished if neither results nor a
-# failure followed. This is the fewest unfinished starts after which a row may be split, or its single comment marked
-# failed. (The rows of a split begin with one start each, and each must be analysed separately at least once.)
+# A start is a begun analysis of a row, counted in that row. It is unfinished if neither results nor a failure followed.
+# This is the least number of unfinished starts after which a row may be split, or its only comment marked as failed.
+# (The new rows of a split begin with one start each, and each must be analysed separately at least once.)
 LEAST_STARTS: Final = 2
 NOT_KNOWN: Final[RequestContexts] = {}
 CUT_SHORT: Final = "worker: every try ended before its result was stored"
@@ -43,7 +44,7 @@ Result = tuple[int, int, Analysis | Failure]
 
 
 class Piece(NamedTuple):
-    """A row, or a part of it, and the results of its first comments: of all comments, if there was enough time."""
+    """A row, or a part of its comments, and the results; if time was short, only the first comments have a result."""
 
     row: Loaded
     results: list[Result]
@@ -81,14 +82,14 @@ class BatchProcessor:
     async def analyse_batches(
         self, outbox_ids: Sequence[int], *, redelivered: bool, known: RequestContexts = NOT_KNOWN
     ) -> None:
-        """Analyses outbox rows: together if nothing suggests that they killed a worker, the others one by one.
+        """Analyses together the rows that are not suspected of killing a worker, and each suspect row alone.
 
         Never raises, like `analyse_batch`. Gives back the rows for which the time was too short.
         """
         attempt = self.attempt(redelivered=redelivered)
         rest = list(outbox_ids)
         failed = False
-        # A redelivered message may have killed its worker: the row at fault must not affect the others.
+        # A row of a redelivered message may have killed its worker. It must not affect the others.
         if len(rest) > 1 and not redelivered:
             try:
                 async with attempt.timeout():
@@ -97,8 +98,8 @@ class BatchProcessor:
                 failed = True
                 logger.warning("batches_split", batches=len(outbox_ids), error=type(error).__name__)
         for number, outbox_id in enumerate(rest):
-            # After a failed group one row is processed although it is late, but not after `ends`: if all rows were
-            # given back, they would form the same group and fail again.
+            # If the group failed, one row is still processed after the time limit for beginning a row (but not after
+            # `ends`). Otherwise all rows would be given back, form the same group again, and fail again.
             over = attempt.group_is_over if number else attempt.is_over and not failed
             if over or time.monotonic() >= attempt.ends:
                 attempt.unfinished.update(rest[number:])
@@ -116,9 +117,10 @@ class BatchProcessor:
     ) -> None:
         """Analyses one outbox row's comments; ignores a row that no longer exists, which another worker has finished.
 
-        Never raises: if PostgreSQL stays unavailable, or after an unexpected error, the row is unchanged and the sweep
-        sends it again. Log lines contain the batch's id and the known ids of its requests. Without an `attempt` the row
-        is a task of its own.
+        Never raises: if PostgreSQL stays unavailable, or after an unexpected error, the row keeps the comments that
+        have no stored result, and the sweep sends it again. After an unexpected error it also keeps its counted start.
+        Log lines contain the batch's id and the known ids of its requests. Without an `attempt`, the row is a task of
+        its own.
         """
         task = attempt or self.attempt(redelivered=redelivered)
         with structlog.contextvars.bound_contextvars(batch_id=outbox_id, **_named(known, [outbox_id])):
@@ -141,12 +143,13 @@ class BatchProcessor:
     async def _analyse_group(
         self, outbox_ids: Sequence[int], attempt: TaskAttempt, known: RequestContexts
     ) -> list[int]:
-        """Analyses new rows together; returns the rows to process separately: those with an unfinished start."""
+        """Analyses the rows without an unfinished start together; returns the others, to be processed separately."""
         async with self._database.connection() as conn:
             loaded = await outbox.load_batches(conn, outbox_ids)
             group = [row for row in loaded if row.starts == 0]
-            # A row that was sent again was most likely delayed or lost. If it kills this worker, its count of starts
-            # will show that. (The broker does not redeliver a message whose task was killed by its time limit.)
+            # If a row was sent again, its message was most likely delayed or lost, but the row may also kill workers.
+            # So its start is counted: after a kill by the time limit, the broker does not redeliver the message, and
+            # only the count shows the kill.
             await self._count_starts(conn, [row for row in group if row.resends > 0], attempt)
         await self._work_through(group, attempt, known)
         return [row.outbox_id for row in loaded if row.starts > 0]
@@ -162,7 +165,7 @@ class BatchProcessor:
     async def _work_through(self, rows: Sequence[Loaded], attempt: TaskAttempt, known: RequestContexts) -> None:
         """Analyses and stores rows while there is time; analyses the next rows while PostgreSQL stores the previous.
 
-        Analyses at least one comment.
+        Begins at least one comment, which has no result if `attempt.ends` interrupts it.
         """
         waiting = deque(rows)
         saving: asyncio.Task[None] | None = None
@@ -172,7 +175,8 @@ class BatchProcessor:
                 pieces = await self._analyse_part(_take(waiting, self._comments_together), attempt)
                 attempt.let_store()
                 if saving:
-                    # Cleared first: if it fails, the `finally` below must not raise its exception again.
+                    # `saving` is cleared before the await: if the task fails, the `finally` below must not await it
+                    # again and raise the same exception.
                     previous, saving = saving, None
                     await previous
                 saving = asyncio.create_task(self._save(pieces, started, known))
@@ -181,7 +185,7 @@ class BatchProcessor:
                 if attempt.group_is_over or (left and not any(piece.results for piece in pieces)):
                     break
         except asyncio.CancelledError:
-            # The time is up.
+            # The task's timeout has expired.
             if saving:
                 saving.cancel()
             raise
@@ -192,13 +196,13 @@ class BatchProcessor:
 
     @property
     def _comments_together(self) -> int:
-        """The number of comments that can probably be analysed before results are to be stored."""
+        """The number of comments for the next part: those that can probably be analysed in SECONDS_STORED_TOGETHER."""
         if self._pace is None:
             return COMMENTS_AT_FIRST
         return max(1, min(COMMENTS_STORED_TOGETHER, int(SECONDS_STORED_TOGETHER / max(self._pace, 1e-6))))
 
     async def _analyse_part(self, part: Sequence[Loaded], attempt: TaskAttempt) -> list[Piece]:
-        """Returns the results of the part's comments, until the time is over; analyses each comment once.
+        """Returns the results of the part's comments, as many as the time allows; analyses each comment once.
 
         (A comment that was edited since its batch was queued is in two rows, both with the current text.)
         """
@@ -223,7 +227,7 @@ class BatchProcessor:
         ]
 
     async def _save(self, pieces: Sequence[Piece], started: float, known: RequestContexts) -> None:
-        """Stores results, and ends or keeps their rows, in one transaction."""
+        """Stores results, and deletes or keeps their outbox rows, in one transaction."""
         pieces = [piece for piece in pieces if piece.results or piece.whole]
         if not pieces:
             return
@@ -244,7 +248,7 @@ class BatchProcessor:
         logger.debug("analysed", batch_ids=ids, comments=len(final), **_named(known, ids))
 
     async def _keep_row(self, conn: Connection, piece: Piece) -> bool:
-        """Keeps the unfinished comments of a row: those that failed, for a later try, and those not yet analysed.
+        """Keeps a row with its unfinished comments: the failed ones, for a later try, and those not yet analysed.
 
         Returns False if another worker has processed the same row and counted its results.
         """
@@ -277,7 +281,10 @@ class BatchProcessor:
         return row.failures >= self._settings.max_retries
 
     async def _count_starts(self, conn: Connection, rows: Sequence[Loaded], attempt: TaskAttempt) -> dict[int, int]:
-        """Counts a start on rows, in one statement; returns the counts of the rows that still exist."""
+        """Counts a start of each row, in one statement; returns the new counts by row.
+
+        A row has no count if it no longer exists, or if another worker has changed its `failures` meanwhile.
+        """
         if not rows:
             return {}
         before = [attempt.before(row.outbox_id, row.starts) for row in rows]
@@ -286,10 +293,10 @@ class BatchProcessor:
         return {row["id"]: row["starts"] for row in counted}
 
     async def _isolate(self, batch: Loaded, attempt: TaskAttempt) -> bool:
-        """Handles a batch that repeatedly ends its worker: splits it, and marks a single comment at fault as failed.
+        """Splits a batch that repeatedly ends its worker; marks the comment of a one-comment batch as failed.
 
-        The count of starts, committed before the analysis begins, distinguishes it from a batch whose message was
-        merely lost. Returns True if nothing is left to do.
+        The count of starts, which is committed before the analysis begins, distinguishes such a batch from one whose
+        message was merely lost. Returns True if nothing is left to do, False if the batch is to be analysed.
         """
         async with self._database.connection() as conn:
             starts = (await self._count_starts(conn, [batch], attempt)).get(batch.outbox_id)
@@ -310,9 +317,9 @@ class BatchProcessor:
         return True
 
     async def _take_back_start(self, outbox_id: int, attempt: TaskAttempt) -> None:
-        """Takes back a counted start that failed because of the database, not because of a comment.
+        """Takes back a counted start that was ended by the database, not by a comment.
 
-        Otherwise a long lock or a missing privilege would have good comments marked failed.
+        Otherwise good comments would be marked as failed because of a long lock or a missing privilege.
         """
         if outbox_id in attempt.counted:
             await self._best_effort(outbox.TAKE_BACK_STARTS, [outbox_id])
@@ -334,13 +341,13 @@ class BatchProcessor:
 
 
 def _named(known: RequestContexts, batches: Sequence[int]) -> dict[str, list[str]]:
-    """Returns the ids of the requests behind batches, for a log line; unknown for batches that were sent again."""
+    """Returns the known ids of the requests behind batches, for a log line; none for batches that were sent again."""
     found = correlation.request_ids(known, batches)[: correlation.MAX_REQUESTS] if known else []
     return {"request_ids": found} if found else {}
 
 
 def _take(waiting: "deque[Loaded]", most: int) -> list[Loaded]:
-    """Takes whole rows of at most `most` comments; if the first row alone has more, only its first `most` comments."""
+    """Takes whole rows until they have `most` comments or more; if the first row has more, only `most` of them."""
     part = [waiting.popleft()]
     if len(part[0].comments) > most:
         row = part[0]
