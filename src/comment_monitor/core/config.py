@@ -221,7 +221,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "COMMENT_RESEND_AFTER",
             "Seconds after which an outbox row that is not yet analysed is sent again. The time grows with each "
-            "repetition, with jitter. The workers' queue holds at most the work of half of this time.",
+            "repetition, with jitter. The workers' queue is limited to the work of about half of this time.",
             ge=1,
             le=3600,
         ),
@@ -255,7 +255,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     rabbitmq_url: Annotated[
         str,
-        setting("RABBITMQ_URL", "Used where `CELERY_BROKER_URL` is not set.", secret=True),
+        setting("RABBITMQ_URL", "The broker of the analysis queue, if `CELERY_BROKER_URL` is not set.", secret=True),
     ] = ""
     task_events: Annotated[
         bool,
