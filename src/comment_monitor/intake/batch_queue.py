@@ -139,7 +139,7 @@ class ProcessingQueue:
     async def take(self, limit: int) -> list[Batch] | None:
         """Waits for and returns the oldest batches: at least one, or several with at most `limit` comments in total.
 
-        A batch with `same_write` is included even beyond the limit. Drops batches whose request has ended: no request
+        A batch with `same_write` is included even above the limit. Drops batches whose request has ended: no request
         waits for them, and the client repeats them. Returns None once the queue is closed and empty.
         """
         async with self._wakeup:

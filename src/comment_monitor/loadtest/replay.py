@@ -11,7 +11,7 @@ from comment_monitor.intake.comment_decoder import DEFAULT_SOURCE
 from comment_monitor.intake.files.file_stream import DAMAGE, open_stream
 from comment_monitor.loadtest.plan import Load, encode
 
-# Maximum number of posts with a request that is not full yet; beyond it, the oldest of these requests is sent.
+# Maximum number of posts with a request that is not full yet. Above this number, the oldest of these requests is sent.
 MAX_OPEN: Final = 1000
 
 Line = dict[str, Any]

@@ -127,8 +127,8 @@ def bounds(
         rate: comments per second; None: not known.
         now: the outstanding work.
         resend_after: seconds after which a row is sent again.
-        batch_size: the most comments in a row.
-        most_rows: the most outstanding rows at any rate.
+        batch_size: the maximum number of comments in a row.
+        most_rows: the maximum number of outstanding rows at any rate.
         waiting: whether the broker holds messages that no worker has taken yet.
     """
     comments_a_row = now.comments / now.rows if now.rows else batch_size

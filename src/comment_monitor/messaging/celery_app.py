@@ -19,7 +19,7 @@ VARIABLE: Final = "CELERY_BROKER_URL"
 QUEUE_NAME: Final = "comment-analysis"
 ANALYSE: Final = "comment_monitor.analyse"
 SILENCE: Final = 10
-# The most comments of a message, and of a task that a worker runs.
+# The maximum number of comments in a message, and in a task that a worker runs.
 MAX_COMMENTS_PER_MESSAGE: Final = 250
 MAX_COMMENTS_PER_TASK: Final = 500
 # Messages that a worker process prefetches: enough small ones to process together; with the largest ones, two seconds

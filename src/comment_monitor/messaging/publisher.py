@@ -37,7 +37,7 @@ class PendingId(NamedTuple):
 class Publisher:
     """Sends from a separate thread, so that a slow or unavailable broker delays no request.
 
-    Holds at most 10,000 ids. Drops ids beyond that, and while the broker is unavailable: their rows are in the outbox.
+    Holds at most 10,000 ids. Drops further ids, and all ids while the broker is unavailable: the outbox has their rows.
     Without an application (no broker is configured) drops all ids. A message names at most `ids_per_message` of the ids
     that are queued when it is sent.
     """

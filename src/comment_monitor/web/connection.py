@@ -27,7 +27,7 @@ HEAD_BYTES: Final = 65_536
 HEAD_LINES: Final = 200
 # Seconds for a head, for the rest of a body that was answered early, and for a client that reads no more of its answer.
 PATIENCE: Final = 30.0
-# Seconds for the head of a connection beyond the limit.
+# Seconds for the head of a connection above the limit.
 EXCESS_PATIENCE: Final = 5.0
 # Seconds between an answer and the next request of a connection.
 KEEP_ALIVE: Final = 75.0

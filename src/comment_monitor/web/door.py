@@ -14,7 +14,7 @@ logger = logs.get(__name__)
 
 # Seconds between two checks of the connections.
 CHECK_INTERVAL: Final = 1.0
-# Connections that are accepted beyond the limit, so that probes get an answer and other requests a 503.
+# Connections that are accepted above the limit, so that probes get an answer and other requests a 503.
 EXCESS: Final = 64
 # Bytes of answers that are buffered for clients that do not read them.
 ANSWERS: Final = 64 * 1024 * 1024
@@ -26,7 +26,7 @@ MOST_FILES: Final = 65_536
 class Door:
     """Counts connections and enforces their limit.
 
-    Beyond the limit, the connection that has been idle longest is closed. If none is idle, the new connection is
+    Above the limit, the connection that has been idle longest is closed. If none is idle, the new connection is
     accepted all the same, because `/health` has to be answered in a flood too; its other requests are answered 503.
     """
 
@@ -60,7 +60,7 @@ class Door:
             oldest.transport.abort()
 
     def leave(self, connection: Connection) -> None:
-        """Removes a lost connection; the oldest one beyond the limit may take its place."""
+        """Removes a lost connection; the oldest one above the limit may take its place."""
         self._all.discard(connection)
         self._inside.pop(connection, None)
         self._excess.pop(connection, None)
@@ -83,7 +83,7 @@ class Door:
     def stuck(self, connection: Connection) -> None:
         """Notes that a client has stopped reading its answer.
 
-        The bytes buffered for such clients are bounded: beyond the bound, the longest stalled connections are aborted.
+        The bytes buffered for such clients are bounded: above the bound, the longest stalled connections are aborted.
         """
         self._stuck[connection] = None
         kept = sum(stalled.unsent for stalled in self._stuck)
