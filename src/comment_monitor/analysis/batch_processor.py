@@ -29,7 +29,7 @@ logger = logs.get(__name__)
 # it has this number of comments or more, and its analysis ends once this number of seconds has passed.
 COMMENTS_STORED_TOGETHER: Final = 125
 SECONDS_STORED_TOGETHER: Final = 1.0
-# The number of comments of a part before the process has measured its pace: the size of the largest row.
+# The number of comments that a part takes before the process has measured its pace: the size of the largest row.
 COMMENTS_AT_FIRST: Final = 25
 # Comments that are analysed before control returns to the event loop.
 YIELD_EVERY: Final = 8
@@ -76,7 +76,7 @@ class BatchProcessor:
         self._pace: float | None = None
 
     def attempt(self, *, redelivered: bool) -> TaskAttempt:
-        """Begins a task now."""
+        """Returns the time limits and the state of a task that begins now."""
         return TaskAttempt(redelivered=redelivered, text_seconds=self._settings.processing_timeout)
 
     async def analyse_batches(
@@ -89,7 +89,7 @@ class BatchProcessor:
         attempt = self.attempt(redelivered=redelivered)
         rest = list(outbox_ids)
         failed = False
-        # A row of a redelivered message may have killed its worker. It must not affect the others.
+        # If the message was redelivered, one of its rows may have killed a worker. It must not affect the others.
         if len(rest) > 1 and not redelivered:
             try:
                 async with attempt.timeout():

@@ -65,18 +65,18 @@ class Pipeline:
         self._database = database
         self._cache = cache
         self._publisher = publisher
-        # Whether most comments of the last write that Redis did not know were already stored in PostgreSQL, with the
+        # Whether, in the last write, most comments that Redis did not know were already stored in PostgreSQL with the
         # same text. If so, Redis has lost entries, and more such comments will follow.
         self._forgotten = False
         # Whether the last write stored only new comments: then the comments of the next write are probably new too.
         self._all_new = True
-        # Why the database, which responds, refused a write, and when (`time.monotonic`). None: it refused none, or a
-        # later group of batches succeeded, even if nothing was left to write. Other errors do not change the value.
+        # Why the database refused a write although it responded, and when (`time.monotonic`). None: it refused none, or
+        # a later group of batches succeeded, even if nothing was left to write. Other errors do not change the value.
         self._failed: tuple[str, float] | None = None
 
     @property
     def trouble(self) -> str | None:
-        """Why the database, which responds, refused a recent write; None: no refusal, or a later group succeeded."""
+        """Why the database refused a recent write although it responded; None: no refusal, or a later success."""
         if self._failed and time.monotonic() - self._failed[1] < TROUBLE_LASTS:
             return self._failed[0]
         return None

@@ -58,7 +58,7 @@ class ConfirmingProducer:
     def send(self, messages: Sequence[OutboxMessage]) -> None:
         """Sends a task for each message; returns once the broker has confirmed all of them.
 
-        A broker that confirms nothing, such as Redis, is not waited for.
+        With a broker that sends no confirmations, such as Redis, it returns once all messages are sent.
 
         Raises:
             NotTakenError: the broker rejected a message.

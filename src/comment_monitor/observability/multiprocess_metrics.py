@@ -60,7 +60,7 @@ class _Self:
         return self._name
 
     def _forked(self) -> None:
-        """Gives a child a new name, and closes its copy of the lock: it would keep the lock after the parent's end."""
+        """Gives a child a new name, and closes its copy of the parent's lock, so that the lock ends with the parent."""
         if self._name is not None:
             self._name = None
             os.close(self._lock)
@@ -86,7 +86,7 @@ def _try_reserve(folder: Path) -> None:
 
 
 def share() -> None:
-    """Stores metrics that are created from now on in the folder of PROMETHEUS_MULTIPROC_DIR; without one, in memory.
+    """If PROMETHEUS_MULTIPROC_DIR names a folder, metrics created from now on are stored there; otherwise in memory.
 
     Raises:
         ConfigurationError: the folder can't be used.

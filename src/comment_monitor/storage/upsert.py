@@ -84,8 +84,8 @@ _OUTBOX: Final = """
         RETURNING id
 """
 
-# Stores new comments, updates known comments (a trigger keeps an old text as a version), and queues new and edited
-# comments for analysis in outbox rows of at most {size} comments, in one statement for any number of comments.
+# One statement for any number of comments: it stores new comments, updates known comments (a trigger keeps an old text
+# as a version), and queues new and edited comments for analysis, in outbox rows of at most {size} comments.
 # The comments are sorted by identity, so that all writers lock in the same order.
 # If all comments are new, the result has only the outbox rows. The comments get ascending `id`s in the order of the
 # input, so the caller knows which comments each outbox row holds.

@@ -195,7 +195,7 @@ class EncodedSlash:
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on with its path decoded except for slashes."""
+        """Passes the request on; decodes its path, but replaces each encoded slash by SLASH."""
         raw: bytes | None = scope.get("raw_path") if scope["type"] == ScopeType.HTTP else None
         if raw and b"%2f" in raw.lower():
             text = raw.split(b"?", 1)[0].decode("latin-1")
