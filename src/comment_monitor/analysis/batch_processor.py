@@ -289,8 +289,9 @@ class BatchProcessor:
             return {}
         before = [attempt.before(row.outbox_id, row.starts) for row in rows]
         ids, failures = [row.outbox_id for row in rows], [row.failures for row in rows]
-        counted = await conn.fetch(outbox.COUNT_STARTS, ids, before, failures)
-        return {row["id"]: row["starts"] for row in counted}
+        counted = {row["id"]: row["starts"] for row in await conn.fetch(outbox.COUNT_STARTS, ids, before, failures)}
+        attempt.forget(set(ids) - counted.keys())
+        return counted
 
     async def _isolate(self, batch: Loaded, attempt: TaskAttempt) -> bool:
         """Splits a batch that repeatedly ends its worker; marks the comment of a one-comment batch as failed.

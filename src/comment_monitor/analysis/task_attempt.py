@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from comment_monitor.analysis.time_limit import TimeLimit
@@ -61,6 +62,11 @@ class TaskAttempt:
     def before(self, outbox_id: int, starts: int) -> int:
         """Returns a row's starts before this delivery, given its current count, which may include this one."""
         return self.counted.setdefault(outbox_id, starts)
+
+    def forget(self, outbox_ids: Iterable[int]) -> None:
+        """Notes that no start of these rows was counted after all, so that none is taken back."""
+        for outbox_id in outbox_ids:
+            self.counted.pop(outbox_id, None)
 
     def _in_loop(self, moment: float) -> float:
         return self._loop_began + moment - self._began

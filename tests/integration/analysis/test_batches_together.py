@@ -31,6 +31,7 @@ from comment_monitor.analysis.engine import Finding
 from comment_monitor.analysis.findings.text import Text
 from comment_monitor.core.config import Settings
 from comment_monitor.messaging.celery_app import make_celery
+from comment_monitor.storage.outbox import load_batches
 
 STARTS: Final = "SELECT starts FROM analysis_outbox ORDER BY id"
 
@@ -155,6 +156,21 @@ async def test_the_starts_of_a_cancelled_group_stay_counted(settings: Settings) 
     assert {starts for (starts,) in execute(settings.postgres_dsn, STARTS)} == {1}
     await analyse_together(settings)
     assert len(results(settings.postgres_dsn)) == 20
+
+
+async def test_a_row_that_another_worker_has_taken_keeps_its_starts(settings: Settings) -> None:
+    """A start that could not be counted is not taken back either."""
+    await take_in(settings, comment(1))
+    (row,) = outbox(settings.postgres_dsn)
+    async with open_worker(settings) as worker:
+        attempt = worker.attempt(redelivered=False)
+        async with worker._database.connection() as conn:
+            loaded = await load_batches(conn, [row.id])
+            execute(settings.postgres_dsn, "UPDATE analysis_outbox SET failures = 1, starts = 2")
+            assert await worker._count_starts(conn, loaded, attempt) == {}
+        attempt.unfinished.add(row.id)
+        await worker._give_back(attempt)
+    assert execute(settings.postgres_dsn, STARTS) == [(2,)]
 
 
 async def test_a_start_whose_response_was_lost_is_counted_once(
