@@ -2,17 +2,23 @@
 
 import asyncio
 
+import psutil
 import redis
 from tests.conftest import execute, until
 from tests.faults.conftest import MakeSystem
 from tests.support.messages import channel as broker_channel
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requests import comment
-from tests.support.system import Sender, System, traffic
+from tests.support.system import Sender, System, analysed, traffic
 
 from comment_monitor.devserver.redis_process import EmbeddedRedis
 from comment_monitor.messaging.celery_app import QUEUE_NAME
 
+# The connection of the process that runs the task.
+ANALYSING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'comment-monitor worker' "
+    "AND datname = current_database()"
+)
 HITS = "comment_dedup_cache_hits_total"
 
 
@@ -77,6 +83,34 @@ async def test_a_rabbitmq_outage_loses_nothing(make_system: MakeSystem, own_rabb
     assert clients.statuses == {200}
     await system.all_is_well(clients.sent)
     await system.until_health("ok", broker="ok")
+
+
+async def test_a_task_that_ends_during_a_rabbitmq_outage_does_not_count_as_too_slow(
+    make_system: MakeSystem, own_rabbitmq: RabbitMQ
+) -> None:
+    """The worker learns of the task's end only after the outage, when the task's hard time limit has passed."""
+    system = make_system(CELERY_BROKER_URL=own_rabbitmq.url, SLOW_SECONDS=2, HARD_SECONDS=6)
+    await system.start(system.orchestrator)
+    await system.post(comment("during"))
+    with broker_channel(own_rabbitmq.url) as channel:
+
+        def waiting() -> int:
+            found = channel.queue_declare(QUEUE_NAME, passive=True)
+            assert found
+            return int(found[1])
+
+        await until(lambda: waiting() == 1)
+        system.worker.start(module="tests.support.deadly")
+        await until(lambda: waiting() == 0)
+    await until(lambda: execute(system.dsn, ANALYSING) == [(1,)])
+    (process,) = psutil.Process(system.worker.process.pid).children()
+    own_rabbitmq.stop()
+    await until(lambda: analysed(system.dsn) == {"during"})
+    await asyncio.sleep(6)
+    await asyncio.to_thread(own_rabbitmq.start)
+    await system.post(comment("after"))
+    await system.all_is_well(["during", "after"])
+    assert psutil.Process(system.worker.process.pid).children() == [process]
 
 
 async def test_a_rabbitmq_memory_alarm_loses_nothing(make_system: MakeSystem, own_rabbitmq: RabbitMQ) -> None:

@@ -34,6 +34,7 @@ class Consumer(CeleryConsumer):
         super().__init__(*args, **more)
         self._loop_of_celery: Callable[..., object] = vars(self)["loop"]
         self.loop = self._loop_that_survives
+        self._was_connected = False
 
     def create_task_handler(self, *args: Any, **more: Any) -> Callable[[Any], object]:
         """Returns the function that handles each message."""
@@ -46,12 +47,26 @@ class Consumer(CeleryConsumer):
 
     def _loop_that_survives(self, *args: Any, **more: Any) -> object:
         """Treats a delivery that the client can't read (a foreign entry in Redis's list) as a lost connection."""
+        if self._was_connected:
+            self._read_results()
+        self._was_connected = True
         try:
             return self._loop_of_celery(*args, **more)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             metrics.count_error("foreign-message")
             logger.error("delivery_unreadable", error=type(error).__name__, at=logs.where(error.__traceback__))  # noqa: TRY400
             raise ConnectionError("the broker's delivery can't be read") from None
+
+    def _read_results(self) -> None:
+        """Reads the results of tasks that ended while Celery waited for the broker.
+
+        Celery reads no results during that wait. Afterwards it checks the time limits first, and would kill the
+        processes of tasks that ended long ago.
+        """
+        pool: Any = getattr(vars(self)["pool"], "_pool", None)
+        # A pool without processes (`--pool solo`) has no descriptors.
+        for descriptor in tuple(getattr(pool, "_fileno_to_outq", ())):
+            pool.handle_result_event(descriptor)
 
 
 class Dispatcher(EventDispatcher):
