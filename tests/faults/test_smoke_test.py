@@ -1,19 +1,19 @@
 """`comment-monitor smoke-test` as a process against a real system."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tests.conftest import execute
+from tests.support import forked
 from tests.support.rabbitmq import free_port
 from tests.support.system import System
 
 
 def run(system: System, *arguments: str) -> tuple[int, list[str], str]:
     """Returns exit code, output lines and error output."""
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "comment_monitor", "smoke-test", *arguments],
         env={**os.environ, **system.environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support import forked
 from tests.support.commands import SERVERS, Done, Run
 from tests.support.up import Up
 
@@ -60,6 +61,6 @@ def ingest(program: dict[str, str], tmp_path: Path) -> Run:
     def run(*arguments: object, stdin: bytes = b"", command: str = "ingest", **changes: str | None) -> Done:
         variables = {name: value for name, value in {**program, **changes}.items() if value is not None}
         line = [sys.executable, "-m", "comment_monitor", command, *map(str, arguments)]
-        return Done(subprocess.run(line, env=variables, cwd=tmp_path, input=stdin, capture_output=True, check=False))
+        return Done(forked.run(line, env=variables, cwd=tmp_path, input=stdin, capture_output=True, check=False))
 
     return run

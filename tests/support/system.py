@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from comment_monitor.storage.invariants import check
 from comment_monitor.storage.postgres import open_database
 from tests.conftest import execute, project_root, until
-from tests.support import http
+from tests.support import forked, http
 from tests.support.rabbitmq import free_port
 from tests.support.requests import adds_up, body, comment
 
@@ -35,19 +34,19 @@ class Program:
         # Temporary files of a killed process are removed with the test.
         (folder / "tmp").mkdir(exist_ok=True)
         self._environment = {**os.environ, **environment, "PYTHONPATH": path, "TMPDIR": str(folder / "tmp")}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forked.Popen | None = None
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> forked.Popen:
         assert self._process
         return self._process
 
-    def start(self, kill: tuple[str, ...] = ()) -> None:
-        """Starts the process; `kill` is (point, call, target, marker)."""
-        module = ["tests.support.killpoints", *kill] if kill else ["comment_monitor"]
+    def start(self, kill: tuple[str, ...] = (), module: str = "comment_monitor") -> None:
+        """Starts the process, or another module with the same arguments; `kill` is (point, call, target, marker)."""
+        words = ["tests.support.killpoints", *kill] if kill else [module]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *module, *self.arguments],
+            self._process = forked.Popen(
+                [sys.executable, "-m", *words, *self.arguments],
                 env=self._environment,
                 cwd=project_root(),
                 stdout=log,
@@ -71,7 +70,7 @@ class Program:
 
     def kill(self) -> None:
         """Kills the process and its children."""
-        if self._process and self._process.returncode is None:
+        if self._process and self._process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 

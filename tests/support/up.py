@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from tests.conftest import LONGEST_PAUSE, SHORTEST_PAUSE
-from tests.support import http
+from tests.support import forked, http
 from tests.support.rabbitmq import free_port
 
 SERVERS: Final = ("POSTGRES_DSN", "REDIS_URL", "CELERY_BROKER_URL", "RABBITMQ_URL", "PROMETHEUS_MULTIPROC_DIR")
@@ -65,13 +65,13 @@ class Up:
 
     def command(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Runs another command on the same data folder, without settings."""
-        return subprocess.run(
+        return forked.run(
             [*self._program(name), *arguments], env=self._environment, capture_output=True, text=True, check=False
         )
 
     def beside(self, name: str, *arguments: str, given: str) -> "subprocess.Popen[str]":
         """Starts another command with input on its standard input, which stays open."""
-        process = subprocess.Popen(
+        process = forked.Popen(
             [*self._program(name), *arguments],
             env=self._environment,
             stdin=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Broker, MakeSettings, project_root, until
+from tests.support import forked
 from tests.support.database import outbox, results, violated_invariants
 from tests.support.deadly import DEAF, EXIT, HANG, KILL
 from tests.support.requests import comment, parsed
@@ -35,7 +35,7 @@ def settings(make_settings: MakeSettings, rabbitmq: Broker, request: pytest.Fixt
 
 
 @pytest.fixture
-def worker(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[forked.Popen]:
     """A worker with one pool process, and the variables of the test's parameter."""
     environment = {
         **getattr(request, "param", {}),
@@ -46,7 +46,7 @@ def worker(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -
         "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
     }
     with (tmp_path / "worker.log").open("wb") as log:
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-m", "tests.support.deadly", "worker", "--concurrency", "1", "--metrics-port", "0"],
             env={**os.environ, **environment},
             cwd=project_root(),
@@ -74,7 +74,7 @@ async def analyse_texts(settings: Settings, *texts: str, seconds: float = 90) ->
 
 @pytest.mark.parametrize("word", [EXIT, KILL])
 async def test_a_comment_that_kills_its_process_fails_and_the_others_are_analysed(
-    settings: Settings, worker: "subprocess.Popen[bytes]", word: str
+    settings: Settings, worker: forked.Popen, word: str
 ) -> None:
     await analyse_texts(settings, *OTHERS, word)
     found = results(settings.postgres_dsn)
@@ -87,7 +87,7 @@ async def test_a_comment_that_kills_its_process_fails_and_the_others_are_analyse
 
 
 async def test_a_comment_that_kills_its_process_fails_alone_among_many_batches(
-    settings: Settings, worker: "subprocess.Popen[bytes]"
+    settings: Settings, worker: forked.Popen
 ) -> None:
     others = [f"other {number}" for number in range(150)]
     await analyse_texts(settings, *others[:75], KILL, *others[75:])
@@ -99,7 +99,7 @@ async def test_a_comment_that_kills_its_process_fails_alone_among_many_batches(
 
 
 async def test_two_comments_of_a_batch_that_kill_their_process_both_fail(
-    settings: Settings, worker: "subprocess.Popen[bytes]"
+    settings: Settings, worker: forked.Popen
 ) -> None:
     await analyse_texts(settings, "a", EXIT, "b", KILL)
     states = {name: result.status for name, result in results(settings.postgres_dsn).items()}
@@ -109,7 +109,7 @@ async def test_two_comments_of_a_batch_that_kill_their_process_both_fail(
 @pytest.mark.parametrize("settings", [{"COMMENT_MAX_RETRIES": 0}], indirect=True, ids=["no-retries"])
 @pytest.mark.parametrize("amount", [1, 60])
 async def test_an_analyser_that_hangs_is_ended_and_others_get_results(
-    settings: Settings, worker: "subprocess.Popen[bytes]", amount: int
+    settings: Settings, worker: forked.Popen, amount: int
 ) -> None:
     before, after = ([f"{name} {number}" for number in range(amount)] for name in ("before", "after"))
     await analyse_texts(settings, *before, HANG, *after)
@@ -126,7 +126,7 @@ async def test_an_analyser_that_hangs_is_ended_and_others_get_results(
 )
 @pytest.mark.parametrize("worker", [{"HARD_SECONDS": "4"}], indirect=True, ids=["hard-limit"])
 async def test_a_comment_that_hangs_until_the_hard_time_limit_fails_alone(
-    settings: Settings, worker: "subprocess.Popen[bytes]"
+    settings: Settings, worker: forked.Popen
 ) -> None:
     """The broker does not redeliver that message: the sweep sends its rows again, grouped with others."""
     others = [f"other {number}" for number in range(20)]
@@ -143,7 +143,7 @@ async def test_a_comment_that_hangs_until_the_hard_time_limit_fails_alone(
     indirect=["worker"], ids=["short", "medium", "long"],
 )  # fmt: skip
 async def test_a_slow_analyser_makes_steady_progress_and_no_text_fails(
-    settings: Settings, worker: "subprocess.Popen[bytes]", amount: int
+    settings: Settings, worker: forked.Popen, amount: int
 ) -> None:
     """Each comment is analysed about once, and results are stored as they are computed."""
     texts = [f"slow {number}" for number in range(amount)]

@@ -1,11 +1,11 @@
 """`comment-monitor check`, run as a process."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 from tests.conftest import MakeSettings, execute
+from tests.support import forked
 from tests.support.database import take_in
 from tests.support.requests import comment
 
@@ -20,7 +20,7 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 def check(dsn: str, *arguments: str, **variables: str) -> tuple[int, str, str]:
     """Returns the exit code, the output and the error output."""
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "comment_monitor", "check", *arguments],
         env={**os.environ, "POSTGRES_DSN": dsn, **variables},
         capture_output=True, text=True, check=False,

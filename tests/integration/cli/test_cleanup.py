@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.conftest import MakeSettings, execute, until
+from tests.support import forked
 from tests.support.database import (
     blocked,
     holding,
@@ -26,9 +27,9 @@ from comment_monitor.storage.retention import BATCH, recent_index_name
 RECENT = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'comments\\_recent\\_%'"
 
 
-async def begin(dsn: str, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "comment_monitor", "cleanup", *arguments,
+def begin(dsn: str, *arguments: str, **variables: str) -> forked.Popen:
+    return forked.Popen(
+        [sys.executable, "-m", "comment_monitor", "cleanup", *arguments],
         env={**os.environ, "POSTGRES_DSN": dsn, **variables},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -36,8 +37,8 @@ async def begin(dsn: str, *arguments: str, **variables: str) -> asyncio.subproce
 
 async def cleanup(dsn: str, *arguments: str, **variables: str) -> tuple[int | None, str, str]:
     """Returns the exit code, the output and the error output."""
-    process = await begin(dsn, *arguments, **variables)
-    out, error = await process.communicate()
+    process = begin(dsn, *arguments, **variables)
+    out, error = await process.ended()
     return process.returncode, out.decode(), without_progress(error.decode())
 
 
@@ -120,10 +121,10 @@ async def test_a_second_run_completes_a_killed_cleanup(dsn: str, make_settings: 
     stored_comments(dsn, 4 * BATCH)
     await take_in(make_settings(), comment("new"))
     with holding(dsn, result_in_use(2 * BATCH + 500)):
-        process = await begin(dsn, "--yes")
+        process = begin(dsn, "--yes")
         await until(lambda: blocked(dsn))
         process.kill()
-        await process.communicate()
+        await process.ended()
         assert len(names(dsn)) == 2 * BATCH + 1
         terminate_blocked(dsn)
     code, _, _ = await cleanup(dsn, "--yes")
@@ -135,10 +136,10 @@ async def test_a_second_run_completes_a_killed_cleanup(dsn: str, make_settings: 
 async def test_a_lost_database_connection_is_a_one_line_error(dsn: str) -> None:
     stored_comments(dsn, 2 * BATCH)
     with holding(dsn, result_in_use(BATCH + 500)):
-        process = await begin(dsn, "--yes")
+        process = begin(dsn, "--yes")
         await until(lambda: blocked(dsn))
         terminate_blocked(dsn)
-        out, error = await process.communicate()
+        out, error = await process.ended()
     assert (process.returncode, out) == (1, b"")
     assert re.fullmatch(r"Error: Cut short by the database: .+\. Run it again\.\n", without_progress(error.decode()))
     assert len(names(dsn)) == BATCH

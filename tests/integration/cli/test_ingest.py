@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import execute, until
+from tests.support import forked
 from tests.support.commands import SURNAME, Run, lines, record, table
 
 
@@ -230,9 +231,7 @@ async def test_a_second_run_completes_a_killed_ingest(
     path = tmp_path / "many.jsonl"
     path.write_bytes(lines(*map(record, range(count))))
     line = [sys.executable, "-m", "comment_monitor", "ingest", str(path)]
-    with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-        line, env=program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as killed:
+    with forked.Popen(line, env=program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as killed:
         try:
             await until(lambda: execute(dsn, "SELECT count(*) >= 2000 FROM comments") == [(True,)], seconds=60)
         finally:
@@ -258,7 +257,7 @@ def test_ctrl_c_ends_ingest_with_a_one_line_error(program: dict[str, str], dsn: 
     for _ in range(3):
         execute(dsn, "DELETE FROM comments")
         line = [sys.executable, "-m", "comment_monitor", "ingest", str(file)]
-        with subprocess.Popen(line, env=program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        with forked.Popen(line, env=program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
             try:
                 while execute(dsn, "SELECT count(*) FROM comments") == [(0,)]:
                     assert running.poll() is None
@@ -281,9 +280,7 @@ async def test_a_pausing_input_blocks_neither_commits_nor_ctrl_c(
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     line = [sys.executable, "-m", "comment_monitor", "ingest", str(fifo) if way == "fifo" else "-"]
-    with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-        line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as paused:
+    with forked.Popen(line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as paused:
         writer = fifo.open("wb") if way == "fifo" else paused.stdin
         assert writer
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import execute, until
+from tests.support import forked
 from tests.support.commands import SURNAME, Run, lines, record
 
 HEADER = "id,author,post_id,text\n"
@@ -158,6 +159,7 @@ async def test_a_signal_ends_ingest_with_a_hint_how_to_continue(
 ) -> None:
     """Before the first line arrives, and after some comments are stored."""
     line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
+    # Not forked: the copies of a forked process's descriptors look like an open input.
     with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
         line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
@@ -195,9 +197,7 @@ def _reads(pid: int) -> bool:
 async def test_a_single_line_of_an_open_pipe_is_stored(program: dict[str, str], dsn: str, tmp_path: Path) -> None:
     for number, first in enumerate((json.dumps(record("j")), HEADER + "c,a,p,x")):
         line = [sys.executable, "-m", "comment_monitor", "ingest", "-"]
-        with subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-            line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as running:
+        with forked.Popen(line, env=program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
             try:
                 assert running.stdin
                 running.stdin.write(f"{first}\n".encode())

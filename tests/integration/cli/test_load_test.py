@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
+from tests.support import forked
 
 from comment_monitor.cli.load_test import load_test
 
@@ -287,7 +288,7 @@ def test_an_unavailable_service_is_a_one_line_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        done = subprocess.run([*COMMAND, url], capture_output=True, text=True, check=False)
+        done = forked.run([*COMMAND, url], capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
     assert done.stdout == ""
@@ -304,7 +305,7 @@ def test_an_invalid_url_is_a_one_line_error(url: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def wait_for_line(process: "subprocess.Popen[str]", word: str) -> None:
+def wait_for_line(process: forked.Popen, word: str) -> None:
     """Waits until a line on standard error contains the word; lines of progress may come first."""
     assert process.stderr
     assert any(word in line for line in process.stderr)
@@ -314,7 +315,7 @@ def test_ctrl_c_waits_for_running_requests_and_prints_the_report(service: Servic
     """The report counts whole requests only, and the exit code shows the interrupt."""
     service.open.clear()
     command = [*COMMAND, service.url, "--concurrency", "2", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert service.arrived.wait(60)
         process.send_signal(signal.SIGINT)
         wait_for_line(process, "Interrupted")
@@ -332,7 +333,7 @@ def test_a_second_ctrl_c_abandons_running_requests(service: Service) -> None:
     """They are counted as cut off, because their outcome is unknown."""
     service.open.clear()
     command = [*COMMAND, service.url, "--concurrency", "1", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert service.arrived.wait(60)
         process.send_signal(signal.SIGINT)
         wait_for_line(process, "Interrupted")

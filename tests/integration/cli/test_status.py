@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 from tests.integration.conftest import MakeUp
+from tests.support import forked
 from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
@@ -175,7 +176,7 @@ def test_watch_continues_over_a_restart_until_ctrl_c(make_up: MakeUp) -> None:
 
 
 def status(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "comment_monitor", "status", "--interval", "0.2", *arguments],
         capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"},
     )  # fmt: skip

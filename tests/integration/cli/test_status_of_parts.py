@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Broker, execute, until
+from tests.support import forked
 from tests.support.exported import ours, until_reported, value
 from tests.support.requests import comment
 from tests.support.system import Program, System
@@ -28,7 +29,7 @@ async def system(tmp_path: Path, environment: dict[str, str], rabbitmq: Broker) 
 
 
 def status(system: System, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-m", "comment_monitor", "status", "--interval", "0.5", "--url", system.url, *arguments],
         capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "80"},
     )  # fmt: skip

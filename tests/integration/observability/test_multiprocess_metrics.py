@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from tests.conftest import project_root
+from tests.support import forked
 from tests.support.exported import Series, fallen, series, value
 
 from comment_monitor.observability.metrics_server import WithoutUnknown
@@ -36,9 +37,8 @@ def exported(folder: Path) -> Series:
 def program(folder: Path, *arguments: str, before: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
     command = [*before, sys.executable, *arguments]
-    return subprocess.Popen(
-        command, env=environment, cwd=project_root(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    start = subprocess.Popen if before or arguments[0] != "-m" else forked.Popen
+    return start(command, env=environment, cwd=project_root(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture

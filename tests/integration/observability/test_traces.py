@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 from tests.conftest import Broker
 from tests.integration.conftest import MakeUp
-from tests.support import http
+from tests.support import forked, http
 from tests.support.collector import Collector, Seen, collecting
 from tests.support.requests import body, comment
 from tests.support.up import Up, until
@@ -256,7 +256,7 @@ def test_a_worker_reports_invalid_tracing_settings_before_work(
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **variables,
     }  # fmt: skip
     command = [sys.executable, "-m", "comment_monitor", "worker", "--metrics-port", "0"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = forked.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.startswith("Error: ") and says in line], done.stderr
 

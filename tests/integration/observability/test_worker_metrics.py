@@ -11,6 +11,7 @@ from typing import Protocol
 
 import pytest
 from tests.conftest import Broker, MakeSettings, execute, project_root, until
+from tests.support import forked
 from tests.support.database import outbox, results, take_in
 from tests.support.deadly import EXIT, HANG, KILL
 from tests.support.exported import NEVER_FALLS, Series, fallen, ours, until_reported, value
@@ -64,7 +65,8 @@ class Running:
         }
         words = [word.format(port=self.port, other=free_port()) for word in command]
         with (folder / f"{self.port}.log").open("wb") as log:
-            self.process = subprocess.Popen(
+            start = forked.Popen if words[1] == "-m" else subprocess.Popen
+            self.process = start(
                 words,
                 env={**os.environ, **variables},
                 cwd=project_root(),

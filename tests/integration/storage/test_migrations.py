@@ -1,6 +1,5 @@
 """The migrations on real databases: upgrade, downgrade, concurrent migrators, locks and lost connections."""
 
-import asyncio
 import os
 import re
 import subprocess
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import execute, until
+from tests.support import forked
 from tests.support.database import blocked, holding, terminate_blocked
 
 from comment_monitor.devserver.postgres_process import _binary
 from comment_monitor.storage import migrations, revisions
-
-Process = asyncio.subprocess.Process
 
 # The advisory lock of every migrator; later releases must use the same lock.
 MIGRATION_LOCK = int.from_bytes(b"comment")
@@ -39,9 +37,9 @@ def schema(dsn: str) -> str:
     return re.sub(r"(?m)^\\(un)?restrict .*$", "", dump)
 
 
-async def migrator(dsn: str, *arguments: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "comment_monitor", "migrate", *arguments,
+def migrator(dsn: str, *arguments: str) -> forked.Popen:
+    return forked.Popen(
+        [sys.executable, "-m", "comment_monitor", "migrate", *arguments],
         env={**os.environ, "POSTGRES_DSN": dsn},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -49,8 +47,8 @@ async def migrator(dsn: str, *arguments: str) -> Process:
 
 async def migrate(dsn: str, *arguments: str) -> tuple[int | None, str, str]:
     """Returns exit code, output and error output of the command."""
-    process = await migrator(dsn, *arguments)
-    out, error = await process.communicate()
+    process = migrator(dsn, *arguments)
+    out, error = await process.ended()
     return process.returncode, out.decode(), error.decode()
 
 
@@ -116,10 +114,10 @@ async def test_concurrent_migrators_wait_for_each_other_and_all_succeed(empty_ds
         " AND now() - query_start > interval '5 s'"
     )
     with holding(empty_dsn, f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"):
-        processes = [await migrator(empty_dsn) for _ in range(3)]
+        processes = [migrator(empty_dsn) for _ in range(3)]
         await until(lambda: execute(empty_dsn, waiting) == [(3,)], seconds=60)
         assert tables(empty_dsn) == []
-    ends = [await process.communicate() for process in processes]
+    ends = [await process.ended() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], ends
     assert tables(empty_dsn) == OURS
     assert execute(empty_dsn, "SELECT count(*) FROM installation") == [(1,)]
@@ -148,10 +146,10 @@ async def test_a_reader_ends_a_downgrade_with_a_one_line_error_and_no_change(dsn
 
 async def test_a_killed_migration_leaves_no_partial_schema(empty_dsn: str) -> None:
     with holding(empty_dsn, CONFLICTING_TABLE):
-        process = await migrator(empty_dsn)
+        process = migrator(empty_dsn)
         await until(lambda: blocked(empty_dsn))
         process.kill()
-        await process.communicate()
+        await process.ended()
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     await until(lambda: execute(empty_dsn, others) == [(0,)])
     assert tables(empty_dsn) == []
@@ -161,10 +159,10 @@ async def test_a_killed_migration_leaves_no_partial_schema(empty_dsn: str) -> No
 
 async def test_a_cut_connection_ends_a_migration_with_a_one_line_error(empty_dsn: str) -> None:
     with holding(empty_dsn, CONFLICTING_TABLE):
-        process = await migrator(empty_dsn)
+        process = migrator(empty_dsn)
         await until(lambda: blocked(empty_dsn))
         terminate_blocked(empty_dsn)
-        out, error = await process.communicate()
+        out, error = await process.ended()
     assert (process.returncode, out) == (1, b"")
     assert re.fullmatch(r"Error: Not migrated: .+\n", error.decode())
     assert tables(empty_dsn) == []

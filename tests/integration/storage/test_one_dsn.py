@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psycopg2.extensions
 import pytest
 from tests.conftest import MakeSettings, execute, open_client
 from tests.integration.storage.test_migrations import migrate
+from tests.support import forked
 from tests.support.intake import outcome_counts, process
 from tests.support.requests import comment
 from tests.support.tls_front import TlsFront, make_certificates, tls_front
@@ -264,7 +264,7 @@ async def encryption_counts(server: Server, dsn: str) -> tuple[int, int]:
 def test_each_command_refuses_a_parameter_that_a_driver_cannot_honour(command: str, tmp_path: Path) -> None:
     (tmp_path / "comments.jsonl").write_text("")
     more = ["comments.jsonl"] if command == "ingest" else []
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "comment_monitor", command, *more],
         env={**os.environ, "POSTGRES_DSN": "postgresql://u:geheim@h/c?hostaddr=192.0.2.1", "CELERY_BROKER_URL": "redis://h"},
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,

@@ -173,10 +173,10 @@ KILLED_AT = {
 async def test_a_killed_renaming_is_rolled_back_and_the_next_migration_renames(statement: str, empty_dsn: str) -> None:
     make_old_installation(empty_dsn)
     with holding(empty_dsn, statement):
-        process = await migrator(empty_dsn)
+        process = migrator(empty_dsn)
         await until(lambda: blocked(empty_dsn))
         process.kill()
-        await process.communicate()
+        await process.ended()
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         execute(empty_dsn, others)
     assert execute(empty_dsn, KIND) == [("alembic_version", "r")]

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.conftest import until
-from tests.support import http
+from tests.support import forked, http
 from tests.support.rabbitmq import free_port
 from tests.support.requests import body, comment
 
@@ -57,7 +56,7 @@ def test_the_metrics_port_listens_on_the_families_of_its_host(host: str, familie
 def ports(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, int]]:
     """The ports of a service on `::`, for the API and the metrics."""
     ports = free_port(), free_port()
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "comment_monitor", "serve", "--host", "::",
          "--port", str(ports[0]), "--metrics-port", str(ports[1])],
         env={**os.environ, **environment, "COMMENT_RATE_LIMIT_PER_MINUTE": "50"}, cwd=tmp_path,

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 from tests.conftest import TEMPLATE, execute, with_database
-from tests.support import http
+from tests.support import forked, http
 from tests.support.rabbitmq import free_port
 from tests.support.requests import adds_up, body, comment
 
@@ -62,7 +61,7 @@ def served(
     port = free_port()
     log = tmp_path_factory.mktemp("served") / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-m", "comment_monitor", "serve", f"--port={port}", f"--metrics-port={free_port()}"],
             env={**environment, "COMMENT_RATE_LIMIT_PER_MINUTE": "0"},
             stdout=output,

@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tests.conftest import execute, until
-from tests.support import http
+from tests.support import forked, http
 from tests.support.api import Api, serving
 
 from comment_monitor.storage.readiness import SCHEMA_INTERVAL
@@ -99,9 +99,9 @@ async def test_an_outage_or_missing_tables_at_the_start_are_not_a_refusal(
 
 
 @contextmanager
-def worker(environment: dict[str, str], dsn: str) -> Iterator["subprocess.Popen[str]"]:
+def worker(environment: dict[str, str], dsn: str) -> Iterator[forked.Popen]:
     """Runs a worker whose broker is unavailable."""
-    running = subprocess.Popen(
+    running = forked.Popen(
         [sys.executable, "-m", "comment_monitor", "worker", "--concurrency", "1", "--metrics-port", "0"],
         env={**os.environ, **environment, "POSTGRES_DSN": dsn, "CELERY_BROKER_URL": "amqp://127.0.0.1:1//"},
         stdout=subprocess.PIPE,
