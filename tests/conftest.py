@@ -28,6 +28,7 @@ from comment_monitor.runtime import Runtime, open_runtime
 from comment_monitor.storage import migrations
 from comment_monitor.web.app import create_app, create_asgi
 from tests.support import http
+from tests.support.databases import Databases
 from tests.support.messages import empty
 from tests.support.rabbitmq import server_script, shared_url, stop_shared
 
@@ -140,22 +141,28 @@ def rabbitmq(rabbitmq_of_all: Broker) -> Broker:
 @pytest.fixture
 def empty_dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
     """An empty database for the test."""
-    yield from _database(postgres, "template0")
-
-
-@pytest.fixture
-def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """A migrated database for the test."""
-    yield from _database(postgres, TEMPLATE)
-
-
-def _database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
-    name = f"test_{os.getpid()}_{next(_names)}"
-    execute(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+    name = f"empty_{os.getpid()}_{next(_names)}"
+    execute(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE template0")
     try:
         yield with_database(postgres.dsn, name)
     finally:
         execute(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> Databases:
+    """Migrated databases of that server."""
+    return Databases(postgres, TEMPLATE)
+
+
+@pytest.fixture
+def dsn(databases: Databases) -> Iterator[str]:
+    """A migrated database for the test."""
+    taken = databases.take()
+    try:
+        yield taken
+    finally:
+        databases.give_back(taken)
 
 
 @pytest.fixture
