@@ -146,14 +146,15 @@ def test_a_write_of_known_comments_has_no_round() -> None:
 
 
 def test_duplicates_are_counted_by_where_they_were_noticed() -> None:
-    comments = [make_comment(id_, "x") for id_ in ("a", "b", "b", "c", "d")]
-    plan = WritePlan(comments, [True, False, False, False, False])
-    unchanged = {("s", "c"): Unchanged("version", 3, "p"), ("s", "d"): Unchanged("same", 2, "p")}
+    comments = [make_comment(id_, "x") for id_ in ("a", "b", "b", "c", "d", "e")]
+    plan = WritePlan(comments, [True, False, False, False, False, False])
+    same = Unchanged("same", 2, "p")
+    unchanged = {("s", "c"): Unchanged("version", 3, "p"), ("s", "d"): same, ("s", "e"): same}
     known = plan.record_results([Written({("s", "b"): (STORED, 1)}, [1], unchanged=unchanged)])
 
-    assert plan.duplicates == {"cache": 1, "request": 1, "version": 1, "database": 1}
+    assert plan.duplicates == {"cache": 1, "request": 1, "version": 1, "database": 2}
     # Redis must not get an earlier text.
-    assert sorted(known) == [(1, 1), (4, 2)]
+    assert sorted(known) == [(1, 1), (4, 2), (5, 2)]
 
 
 def test_a_row_without_result_equals_the_comment() -> None:
