@@ -26,15 +26,17 @@ from comment_monitor.storage.retry import RETRIED, with_retries
 logger = logs.get(__name__)
 
 # A task is processed in parts, and the results of a part are stored in one transaction. A part takes whole rows until
-# it has this number of comments or more, and its analysis ends once this number of seconds has passed.
+# it has this number of comments or more (fewer in a slow process), and its analysis ends once this number of seconds
+# has passed.
 COMMENTS_STORED_TOGETHER: Final = 125
 SECONDS_STORED_TOGETHER: Final = 1.0
 # The number of comments that a part takes before the process has measured its pace: the size of the largest row.
 COMMENTS_AT_FIRST: Final = 25
 # Comments that are analysed before control returns to the event loop.
 YIELD_EVERY: Final = 8
-# A start is a begun analysis of a row, counted in that row. It is unfinished if neither results nor a failure followed.
-# This is the least number of unfinished starts after which a row may be split, or its only comment marked as failed.
+# A row's `starts` count the analyses of it that began and did not come to an end. Only a row that may have killed a
+# worker is counted: its message was redelivered, it was sent again, or it has a count already.
+# This is the least number of starts after which a row may be split, or its only comment marked as failed.
 # (The new rows of a split begin with one start each, and each must be analysed separately at least once.)
 LEAST_STARTS: Final = 2
 NOT_KNOWN: Final[RequestContexts] = {}
@@ -98,8 +100,8 @@ class BatchProcessor:
                 failed = True
                 logger.warning("batches_split", batches=len(outbox_ids), error=type(error).__name__)
         for number, outbox_id in enumerate(rest):
-            # If the group failed, one row is still processed after the time limit for beginning a row (but not after
-            # `ends`). Otherwise all rows would be given back, form the same group again, and fail again.
+            # If the group failed, the first row is processed even if `attempt.is_over`, but not after `attempt.ends`.
+            # Otherwise all rows would be given back, form the same group again, and fail again.
             over = attempt.group_is_over if number else attempt.is_over and not failed
             if over or time.monotonic() >= attempt.ends:
                 attempt.unfinished.update(rest[number:])
@@ -165,7 +167,8 @@ class BatchProcessor:
     async def _work_through(self, rows: Sequence[Loaded], attempt: TaskAttempt, known: RequestContexts) -> None:
         """Analyses and stores rows while there is time; analyses the next rows while PostgreSQL stores the previous.
 
-        Begins at least one comment, which has no result if `attempt.ends` interrupts it.
+        Begins the analysis of at least one comment, however little time is left; the comment has no result if the
+        analysis is interrupted at `attempt.ends`.
         """
         waiting = deque(rows)
         saving: asyncio.Task[None] | None = None
@@ -318,7 +321,7 @@ class BatchProcessor:
         return True
 
     async def _take_back_start(self, outbox_id: int, attempt: TaskAttempt) -> None:
-        """Takes back a counted start that was ended by the database, not by a comment.
+        """Lowers the row's count of starts if this task raised it: the database, not a comment, ended the analysis.
 
         Otherwise good comments would be marked as failed because of a long lock or a missing privilege.
         """

@@ -93,7 +93,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     max_retries: Annotated[
         int,
-        setting("COMMENT_MAX_RETRIES", "Maximum number of retries after a failed first attempt.", ge=0, le=10),
+        setting(
+            "COMMENT_MAX_RETRIES", "Maximum number of retries of a failed database operation or analysis.", ge=0, le=10
+        ),
     ] = 3
     backoff_multiplier: Annotated[
         float,

@@ -61,7 +61,7 @@ class CacheKeys(NamedTuple):
 
 
 def digest(comment: Comment) -> bytes:
-    """Returns 12 bytes: the digest of the fields that must be equal in a duplicate (see `Comment.content`).
+    """Returns 12 bytes: the digest of the fields by which the cache recognises a repeat (see `Comment.content`).
 
     NUL, which no field contains, separates the fields.
     """
@@ -180,8 +180,8 @@ class DedupCache:
         The caller does this before it commits the edits. After the commit it would be too late: if this process died in
         between, the old text would pass for the latest until the entry expires.
 
-        Returns False if Redis could not be updated: then the caller must invalidate all entries, in the database (see
-        `cache_namespace.disown`).
+        Returns False if Redis could not be updated. Then the caller must record in the database that no existing entry
+        in Redis may be used (see `cache_namespace.disown`).
 
         Args:
             edited: the comments with their new revisions.

@@ -157,7 +157,8 @@ class Pipeline:
     def _require_storable(self, comments: Sequence[Comment]) -> None:
         """Checks that the schema has columns for the comments' fields: before migration 009 it lacks some.
 
-        Removal notices pass: before migration 009 they are stored as ordinary texts, without `removed_at`.
+        A removal notice (a platform's text such as "[removed]") with an author is accepted: before migration 009 it is
+        stored like any other text, without `removed_at`.
 
         Raises:
             SchemaBehind: a comment has no author, or has another field that the schema lacks.
@@ -253,8 +254,7 @@ class Pipeline:
     async def _find_existing(self, comments: Sequence[Comment], keys: CacheKeys, cached: Sequence[bool]) -> list[int]:
         """Returns the indexes of comments that Redis did not know but that are stored with the same content.
 
-        Returns nothing if an identity repeats. All writers lock rows in the same order, in the first round of the plan
-        (see `WritePlan`). If the first occurrence were skipped here, a later round would lock its row out of order.
+        Returns nothing if an identity repeats: `WritePlan` uses these indexes only if all identities are distinct.
 
         Writes the found comments to Redis at once: the later an entry is written, the more likely its text is outdated.
         """
@@ -341,12 +341,12 @@ class Pipeline:
         parts: Sequence[Sequence[Comment]],
         contexts: Sequence[RequestContext | None],
     ) -> RequestContexts:
-        """Returns the known requests whose comments are in each outbox row.
+        """Returns for each outbox row the requests whose comments it holds, as far as they have a request id.
 
-        If exactly one request of the group is known, it is named for every row.
+        If only one request of the group has an id, it is named for every row.
         """
         known = {context for context in contexts if context}
-        if len(known) < 2:  # noqa: PLR2004 - at most one known request
+        if len(known) < 2:  # noqa: PLR2004 - at most one request
             return {id_: list(known) for result in written for id_ in result.outbox} if known else {}
         owners = [context for part, context in zip(parts, contexts, strict=True) for _ in part]
         return {

@@ -27,7 +27,7 @@ class NotTakenError(Exception):
 
 
 class OutboxMessage(NamedTuple):
-    """The outbox rows of one task, and the known requests behind them."""
+    """The outbox rows of one task, and the requests that sent their comments, as far as they have a request id."""
 
     outbox_ids: Sequence[int]
     contexts: RequestContexts

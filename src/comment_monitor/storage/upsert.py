@@ -9,7 +9,8 @@ from typing import Final, LiteralString
 
 from comment_monitor.storage.postgres import Query
 
-# An `edited_at` more than a day in the future is stored but not used for ordering, because it would always win.
+# An `edited_at` more than a day in the future is not used for ordering, because it would always win. It is stored only
+# if the row has no `edited_at`.
 _BELIEVED: Final = "CASE WHEN {0}.edited_at <= now() + interval '1 day' THEN {0}.edited_at END"
 _NEW_EDIT: Final = _BELIEVED.replace("{0}", "{new}")
 _OLD_EDIT: Final = _BELIEVED.replace("{0}", "c")
@@ -37,10 +38,10 @@ _OTHER_NAME: Final = (
 )
 _STALE: Final = f"coalesce({_NEW_EDIT} < {_OLD_EDIT}, false) AND {{new}}.removed_at IS NULL"
 # Whether the row takes the new values: no, if they belong to another comment, if their text is older than the stored
-# one, or if they change nothing. This condition does not cover late repeats: the trigger `keep_comment_version`
-# (migration 009) skips an update whose text equals one of the last 100 versions, if that version was replaced within
-# the last day, or at any time if the row has an `edited_at` that does not change. It never skips a removal notice or an
-# update with a later `edited_at`.
+# one, or if they change nothing. An earlier text that arrives again late passes this condition; then the trigger
+# `keep_comment_version` (migration 009) may skip the update. It compares the text with the last 100 versions, and asks
+# how long ago the version was replaced and whether `edited_at` changes. It never skips a removal notice or an update
+# with a later `edited_at`.
 TAKEN: Final = f"NOT ({_ELSEWHERE}) AND ({_SAME_TEXT} OR NOT (({_OTHER_NAME}) OR ({_STALE}))) AND {_CHANGED}"
 # Why the row did not take the new values: the received comment is another comment (`conflict`), has the row's text
 # (`same`), or is an earlier text or edit (`version`).
@@ -91,9 +92,9 @@ _OUTBOX: Final = """
 # input, so the caller knows which comments each outbox row holds.
 # Otherwise the result also has a row for each comment that is new, an edit, a change of other fields, a conflict or an
 # earlier version, and one row with the number of comments that change nothing.
-# The CTE `unchanged` locks its rows again, although this transaction has locked them already: so it reads their current
-# state instead of the state in this statement's snapshot. It finds each row by the unique index, whatever table size
-# the planner assumes.
+# The CTE `unchanged` locks its rows a second time, because a SELECT with a lock reads the rows' current state, and one
+# without a lock reads the state in this statement's snapshot. It finds each row by the unique index, whatever table
+# size the planner assumes.
 _WRITE: Final = f"""
     WITH written AS ({_INSERT}
         ON CONFLICT (source, comment_id) DO UPDATE SET {{set}}, previous_revision = c.revision

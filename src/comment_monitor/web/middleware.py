@@ -103,7 +103,7 @@ class CloseOnDrain:
         self.is_leaving = is_leaving
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Passes the request on; decides when the answer begins whether the connection is closed after it."""
+        """Passes the request on; when the response begins, decides whether to close the connection after it."""
 
         async def send_and_close(message: "Message") -> None:
             if message["type"] == "http.response.start" and self.is_leaving():
