@@ -91,7 +91,7 @@ async def test_a_worker_killed_during_a_slow_analysis_loses_nothing(
     await system.until_health("ok")
     sender = Sender(system.url)
     await sender.send(2)
-    # Simulates that the rows' messages were lost: the rows are sent again, in a single message.
+    # As if the rows' messages were lost: the rows are sent again, in a single message.
     execute(system.dsn, "UPDATE analysis_outbox SET resends = 1, due_at = now() + interval '3 s'")
     system.worker.start((point, "1", target, str(marker)))
     await until(marker.exists, seconds=90)

@@ -253,6 +253,8 @@ class BatchProcessor:
     async def _keep_row(self, conn: Connection, piece: Piece) -> bool:
         """Keeps a row with its unfinished comments: the failed ones, for a later try, and those not yet analysed.
 
+        If the row has both, the failed comments move to a new row.
+
         Returns False if another worker has processed the same row and counted its results.
         """
         row = piece.row
