@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import forkserver, reduction
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -74,9 +75,10 @@ class Popen(subprocess.Popen[Any]):
         self.pid = cast("int", self._forked.pid)
         self._child_created = True
         self._close_pipe_fds(*descriptors)  # type: ignore[attr-defined]
-        while new_session and self._forked.exitcode is None and os.getpgid(self.pid) != self.pid:
-            # The caller may kill the process group at once.
-            time.sleep(0.001)
+        # The caller may kill the process group at once.
+        with suppress(ProcessLookupError):
+            while new_session and os.getpgid(self.pid) != self.pid:
+                time.sleep(0.001)
 
     async def ended(self) -> tuple[Any, Any]:
         """Waits for the end; returns the output and the error output."""
